@@ -1,0 +1,84 @@
+"""Saves and loads the subspace of a whole model as one safetensors file with its manifest inside."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from safety_lightning.subspaces.bases import Basis
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Subspace:
+    """The bases of a model's matrices, and what they were made from.
+
+    Attributes:
+        bases: A basis for every matrix, by the matrix's name.
+        recipe: What determines the bases: hashes of the inputs and every setting. Plain JSON. Two subspaces of
+            equal recipes are interchangeable.
+    """
+
+    bases: Mapping[str, Basis]
+    recipe: Mapping[str, Any]
+
+    @property
+    def num_zero(self) -> int:
+        """How many matrices have no subspace because their delta is zero."""
+        return sum(basis.delta_norm == 0 for basis in self.bases.values())
+
+    @property
+    def num_capped(self) -> int:
+        """How many bases stop short of their wanted rank at the numerical rank of their delta."""
+        return sum(0 < basis.rank < basis.wanted_rank for basis in self.bases.values())
+
+
+def save_subspace(subspace: Subspace, file: Path) -> None:
+    """Writes a subspace atomically: the file is whole or absent.
+
+    Args:
+        subspace: What to write.
+        file: A ``.safetensors`` path whose folder exists.
+    """
+    facts = {
+        name: {"wanted_rank": basis.wanted_rank, "delta_norm": basis.delta_norm, "method": basis.method}
+        for name, basis in subspace.bases.items()
+    }
+    manifest = {"format": FORMAT, "recipe": dict(subspace.recipe), "bases": facts}
+    tensors = {name: basis.columns.cpu().contiguous() for name, basis in subspace.bases.items()}
+    partial = file.with_name(file.name + ".partial")
+    save_file(tensors, partial, metadata={"manifest": json.dumps(manifest, sort_keys=True)})
+    os.replace(partial, file)
+
+
+def load_subspace(file: Path) -> Subspace:
+    """Reads a subspace that `save_subspace` wrote.
+
+    Raises:
+        ValueError: If the file is no such file, is truncated, or is of another format.
+    """
+    try:
+        with safe_open(file, framework="pt") as handle:
+            manifest = _read_manifest(file, handle.metadata())
+            bases = {
+                name: Basis(handle.get_tensor(name), facts["wanted_rank"], facts["delta_norm"], facts["method"])
+                for name, facts in manifest["bases"].items()
+            }
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{file} must be a saved subspace, it cannot be read: {error}") from error
+    return Subspace(bases, manifest["recipe"])
+
+
+def _read_manifest(file: Path, metadata: Mapping[str, str] | None) -> dict[str, Any]:
+    manifest: dict[str, Any] = json.loads((metadata or {}).get("manifest", "{}"))
+    if manifest.get("format") != FORMAT:
+        raise ValueError(f"{file} must be a saved subspace of format {FORMAT}, got {manifest.get('format')}")
+    return manifest
