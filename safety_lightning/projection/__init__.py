@@ -1,0 +1,41 @@
+"""Projects updates: operators (pure torch), the subspace's spec, the projector of live weights, its rows."""
+
+from safety_lightning.projection.operators import (
+    Component,
+    compute_chance,
+    compute_energy_by_rank,
+    compute_energy_kept,
+    compute_leak,
+    project_update,
+)
+from safety_lightning.projection.projector import UpdateMeasure, UpdateProjector
+from safety_lightning.projection.rows import (
+    ProjectionRow,
+    compute_stored_leak,
+    format_csv,
+    make_rows,
+    sum_chance,
+    sum_energy,
+)
+from safety_lightning.projection.spec import PreparedSubspace, SubspaceSpec, prepare_subspace, save_prepared
+
+__all__ = [
+    "Component",
+    "PreparedSubspace",
+    "ProjectionRow",
+    "SubspaceSpec",
+    "UpdateMeasure",
+    "UpdateProjector",
+    "compute_chance",
+    "compute_energy_by_rank",
+    "compute_energy_kept",
+    "compute_leak",
+    "compute_stored_leak",
+    "format_csv",
+    "make_rows",
+    "prepare_subspace",
+    "project_update",
+    "save_prepared",
+    "sum_chance",
+    "sum_energy",
+]

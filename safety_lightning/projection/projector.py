@@ -1,0 +1,175 @@
+"""Projects the update of a live model's weights, in place, and measures it. Knows no trainer.
+
+Shapes in this file: M = output features, N = input features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from safety_lightning.checkpoints import MatrixSlot
+from safety_lightning.projection.operators import Component, expand_coordinates, find_coordinates, sum_squares
+from safety_lightning.projection.spec import PreparedSubspace
+from safety_lightning.subspaces import Side
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdateMeasure:
+    """What the update of one matrix is made of.
+
+    Attributes:
+        slot: The matrix.
+        rank: Rank of its basis; 0 when its delta is zero.
+        inside: Squared norm of the update's part inside the subspace.
+        outside: Squared norm of the rest.
+        num_stuck: How many weights equal those that training started from.
+        num_weights: How many weights there are.
+    """
+
+    slot: MatrixSlot
+    rank: int
+    inside: float
+    outside: float
+    num_stuck: int
+    num_weights: int
+
+    @property
+    def total(self) -> float:
+        """Squared norm of the update."""
+        return self.inside + self.outside
+
+    def part(self, component: Component) -> float:
+        """Squared norm of one component."""
+        return self.inside if component == "parallel" else self.outside
+
+
+@dataclass(frozen=True)
+class _BoundMatrix:
+    slot: MatrixSlot
+    weights_MN: Tensor  # a view of the live parameter
+    reference_MN: Tensor  # float32
+    basis: Tensor  # float32
+
+
+class UpdateProjector:
+    """Keeps a model's update from its reference in one component of a subspace.
+
+    The displacement from the reference is projected, never the gradient: under adaptive optimizers a projected
+    gradient leaves about a quarter of the displacement on the wrong side.
+
+    Args:
+        prepared: The subspace and its reference.
+        component: Which part of the update is kept.
+    """
+
+    def __init__(self, prepared: PreparedSubspace, *, component: Component) -> None:
+        self.prepared = prepared
+        self.component: Component = component
+        self._bound: list[_BoundMatrix] = []
+
+    @property
+    def side(self) -> Side:
+        """The side that the bases lie on."""
+        return self.prepared.spec.side
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether `bind` has been called."""
+        return bool(self._bound)
+
+    def bind(self, model: nn.Module) -> None:
+        """Finds the live parameters, and brings reference weights (float32) and bases to their devices.
+
+        Args:
+            model: The model that is trained; its parameters' names are those of the reference's files, give or
+                take the prefix of its base model. Reference weights are read from the files, so that a resumed
+                model binds like a fresh one.
+
+        Raises:
+            ValueError: If a tensor of the subspace has no live parameter, or one of another shape.
+        """
+        live = match_parameters(model, [slot.tensor for slot in self.prepared.slots])
+        name, reference = "", torch.empty(0)
+        self._bound = []
+        for slot in self.prepared.slots:
+            parameter = live[slot.tensor]
+            if slot.tensor != name:
+                name = slot.tensor
+                reference = self.prepared.reference.read(name).to(parameter.device, torch.float32)
+                _check_shape(name, parameter, reference)
+            basis = self.prepared.subspace.bases[slot.name].columns.to(parameter.device)
+            self._bound.append(_BoundMatrix(slot, slot.view(parameter.data), slot.view(reference), basis))
+        self.prepared.reference.close()
+
+    @torch.no_grad()
+    def project(self) -> None:
+        """Replaces the live weights by reference + projected update, in place, computing in float32."""
+        for bound in self._bound:
+            self._project_matrix(bound)
+
+    @torch.no_grad()
+    def measure(self) -> list[UpdateMeasure]:
+        """Measures the live update of every matrix; changes nothing."""
+        return [self._measure_matrix(bound) for bound in self._bound]
+
+    def _project_matrix(self, bound: _BoundMatrix) -> None:
+        update_MN = bound.weights_MN.float() - bound.reference_MN
+        coordinates = find_coordinates(update_MN, bound.basis, side=self.side)
+        if self.component == "parallel":
+            start_MN, sign = bound.reference_MN, 1
+        else:
+            start_MN, sign = bound.weights_MN.float(), -1
+        first, second = (bound.basis, coordinates) if self.side == "left" else (coordinates, bound.basis.mT)
+        bound.weights_MN.copy_(torch.addmm(start_MN, first, second, alpha=sign, out=update_MN))
+
+    def _measure_matrix(self, bound: _BoundMatrix) -> UpdateMeasure:
+        update_MN = bound.weights_MN.float() - bound.reference_MN
+        coordinates = find_coordinates(update_MN, bound.basis, side=self.side)
+        start_MN = bound.reference_MN.to(bound.weights_MN.dtype)
+        outside_MN = update_MN.sub_(expand_coordinates(coordinates, bound.basis, side=self.side))
+        return UpdateMeasure(
+            slot=bound.slot,
+            rank=bound.basis.shape[1],
+            inside=float(sum_squares(coordinates)),
+            outside=float(sum_squares(outside_MN)),
+            num_stuck=int((bound.weights_MN == start_MN).sum()),
+            num_weights=bound.weights_MN.numel(),
+        )
+
+
+def match_parameters(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Parameter]:
+    """Finds the live parameter behind each tensor name of a checkpoint.
+
+    Raises:
+        ValueError: If a name has no parameter; up to three are named.
+    """
+    live = {_strip_wrappers(name): parameter for name, parameter in model.named_parameters()}
+    prefix = getattr(model, "base_model_prefix", "") + "."
+    candidates: list[Callable[[str], str]] = [str, lambda n: prefix + n, lambda n: n.removeprefix(prefix)]
+    found = {}
+    for name in names:
+        match = next((live[rename(name)] for rename in candidates if rename(name) in live), None)
+        if match is not None:
+            found[name] = match
+    absent = sorted({name for name in names if name not in found})
+    if absent:
+        raise ValueError(
+            f"every tensor of the subspace must be a parameter of the model, {len(absent)} are not: "
+            f"{', '.join(absent[:3])} (the model has {', '.join(list(live)[:2])}, ...)"
+        )
+    return found
+
+
+def _strip_wrappers(name: str) -> str:
+    return name.replace("_orig_mod.", "").removeprefix("module.")
+
+
+def _check_shape(name: str, parameter: nn.Parameter, reference: Tensor) -> None:
+    if parameter.shape != reference.shape:
+        raise ValueError(
+            f"parameter {name} must have the reference's shape {tuple(reference.shape)}, got {tuple(parameter.shape)}"
+        )

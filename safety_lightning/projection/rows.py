@@ -1,0 +1,129 @@
+"""The rows of `projection.csv`: what projection did to each matrix."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from safety_lightning.checkpoints import tied_output
+from safety_lightning.projection.operators import Component, compute_chance
+from safety_lightning.projection.projector import UpdateMeasure
+from safety_lightning.projection.spec import PreparedSubspace
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProjectionRow:
+    """One matrix: energies are shares in [0, 1], norms are Frobenius norms of float32 weights.
+
+    Attributes:
+        name: Tensor name, with the expert's number where it holds several matrices.
+        kind: Kind of module, such as ``q_proj``.
+        layer: Decoder layer from 0; None outside the layers.
+        rows: Output features.
+        columns: Input features.
+        source: Where the directions come from.
+        component: Which part was kept.
+        fraction: Share of the smaller dimension asked for.
+        rank: Directions in the basis; 0 where the delta is zero and there is no subspace.
+        energy_kept: Share of the update's energy in the component before the (last) projection; NaN without update.
+        chance: What a random update would keep.
+        update_norm: Norm of the update before the (last) projection.
+        leak: Share of the stored update's norm that is on the wrong side.
+    """
+
+    name: str
+    kind: str
+    layer: int | None
+    rows: int
+    columns: int
+    source: str
+    component: str
+    fraction: float
+    rank: int
+    energy_kept: float
+    chance: float
+    update_norm: float
+    leak: float
+
+
+def make_rows(
+    prepared: PreparedSubspace,
+    component: Component,
+    before: Sequence[UpdateMeasure],
+    stored: Sequence[UpdateMeasure],
+) -> list[ProjectionRow]:
+    """Joins measures from before projection with those of the stored result, a row a matrix.
+
+    Paper: with ``tied: each``, the output layer is listed beside the embedding that it shares its storage with.
+    """
+    rows = [_make_row(prepared, component, *pair) for pair in zip(before, stored, strict=True)]
+    tied = tied_output(prepared.reference)
+    if prepared.spec.tied == "each" and tied is not None:
+        rows += [
+            dataclasses.replace(row, name=tied, kind="lm_head") for row in rows if row.kind in ("embed_tokens", "wte")
+        ]
+    return rows
+
+
+def sum_energy(measures: Iterable[UpdateMeasure], component: Component) -> float:
+    """Returns the energy kept over many matrices: summed before dividing, matrices without a subspace left out."""
+    counted = [measure for measure in measures if measure.rank > 0]
+    return divide(sum(m.part(component) for m in counted), sum(m.total for m in counted))
+
+
+def sum_chance(measures: Iterable[UpdateMeasure], component: Component, *, side: str) -> float:
+    """Returns the chance level that belongs to `sum_energy`: each matrix weighs as much as its update."""
+    counted = [measure for measure in measures if measure.rank > 0]
+    weighted = sum(
+        m.total * compute_chance(m.rank, m.slot.rows if side == "left" else m.slot.columns, component=component)
+        for m in counted
+    )
+    return divide(weighted, sum(m.total for m in counted))
+
+
+def format_csv(rows: Sequence[ProjectionRow]) -> str:
+    """Formats rows as CSV with a header."""
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, [field.name for field in dataclasses.fields(ProjectionRow)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(dataclasses.asdict(row) for row in rows)
+    return stream.getvalue()
+
+
+def divide(part: float, total: float) -> float:
+    """Divides, with NaN for 0 / 0."""
+    return part / total if total > 0 else math.nan
+
+
+def compute_stored_leak(measures: Iterable[UpdateMeasure], component: Component) -> float:
+    """Returns the share of the norm of many updates that is on the wrong side; 0 without update."""
+    wrong: Component = "orthogonal" if component == "parallel" else "parallel"
+    known = list(measures)
+    total = sum(m.total for m in known)
+    return math.sqrt(sum(m.part(wrong) for m in known) / total) if total > 0 else 0.0
+
+
+def _make_row(
+    prepared: PreparedSubspace, component: Component, before: UpdateMeasure, stored: UpdateMeasure
+) -> ProjectionRow:
+    slot, spec = before.slot, prepared.spec
+    side_length = slot.rows if spec.side == "left" else slot.columns
+    return ProjectionRow(
+        name=slot.name,
+        kind=slot.kind,
+        layer=slot.layer,
+        rows=slot.rows,
+        columns=slot.columns,
+        source=spec.source,
+        component=component,
+        fraction=spec.fraction,
+        rank=before.rank,
+        energy_kept=divide(before.part(component), before.total),
+        chance=compute_chance(before.rank, side_length, component=component),
+        update_norm=math.sqrt(before.total),
+        leak=compute_stored_leak([stored], component),
+    )

@@ -1,0 +1,165 @@
+"""Says which subspace is wanted, and builds it from a pair of checkpoints or finds it saved."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from tqdm import tqdm
+
+from safety_lightning.checkpoints import (
+    CheckpointReader,
+    MatrixSlot,
+    check_pair,
+    iterate_deltas,
+    resolve_reference,
+    select_slots,
+)
+from safety_lightning.checkpoints.selection import Vectors
+from safety_lightning.subspaces import (
+    Basis,
+    Side,
+    Source,
+    Subspace,
+    check_fraction,
+    load_subspace,
+    save_subspace,
+    span_subspace,
+)
+
+_LOCATIONS = {"base", "reference", "file", "tied"}  # where things lie and how they are counted moves no basis
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubspaceSpec:
+    """Which subspace of which delta.
+
+    Attributes:
+        base: The checkpoint from before alignment: a folder, a hub name (``org/name@rev``) or ``lab:NAME``.
+        reference: The checkpoint that fine-tuning starts from; None for the model that is trained.
+        source: ``top_k`` leading singular vectors of the delta, ``random_k`` as many of them at random, or a
+            ``random`` subspace.
+        fraction: Share of the smaller dimension of each matrix that the subspace spans, in (0, 1].
+        side: ``left`` (output side, the paper's equations) or ``right`` (input side).
+        include: Patterns of tensor names that take part.
+        exclude: Patterns of tensor names that do not.
+        vectors: ``project`` treats 1-D tensors as M x 1 matrices, on the line of their delta; ``skip`` leaves them.
+        tied: Count tied weights ``once``, or, as the paper's release, ``each`` time they are named.
+        common_rows: Accept a vocabulary that was resized between base and reference; rows that only the reference
+            has lie outside the subspace.
+        seed: Seed of the random sources.
+        file: Where the subspace is saved, and taken from when its inputs and settings are the same.
+
+    Raises:
+        ValueError: If the fraction is outside (0, 1].
+    """
+
+    base: str
+    reference: str | None = None
+    source: Source = "top_k"
+    fraction: float = 0.25
+    side: Side = "left"
+    include: list[str] = field(default_factory=lambda: ["*"])
+    exclude: list[str] = field(default_factory=list)
+    vectors: Vectors = "project"
+    tied: Literal["once", "each"] = "once"
+    common_rows: bool = False
+    seed: int = 0
+    file: str | None = None
+
+    def __post_init__(self) -> None:
+        check_fraction(self.fraction)
+
+
+@dataclass(frozen=True)
+class PreparedSubspace:
+    """A subspace, the matrices it is for, and the checkpoint that updates are measured from."""
+
+    spec: SubspaceSpec
+    slots: Sequence[MatrixSlot]
+    subspace: Subspace
+    reference: CheckpointReader
+
+
+def prepare_subspace(spec: SubspaceSpec, *, device: torch.device | str = "cpu") -> PreparedSubspace:
+    """Checks a pair of checkpoints and spans the subspace of their delta, or loads it where it is saved.
+
+    Nothing is written: `save_prepared` writes the subspace.
+
+    Args:
+        spec: What is wanted; its reference must be given.
+        device: Where to decompose.
+
+    Returns:
+        The subspace on the CPU.
+
+    Raises:
+        ValueError: If the checkpoints do not fit each other, hold NaN or infinity, are identical, or a pattern
+            matches nothing.
+    """
+    if spec.reference is None:
+        raise ValueError("subspace.reference must name the checkpoint that fine-tuning starts from, got None")
+    base = CheckpointReader(resolve_reference(spec.base))
+    reference = CheckpointReader(resolve_reference(spec.reference))
+    check_pair(base, reference, common_rows=spec.common_rows)
+    slots = select_slots(reference, include=spec.include, exclude=spec.exclude, vectors=spec.vectors)
+    recipe = _describe(spec, base, reference)
+    saved = _find_saved(spec, recipe)
+    subspace = saved or Subspace(_span_all(spec, base, reference, slots, torch.device(device)), recipe)
+    base.close()
+    return PreparedSubspace(spec, slots, subspace, reference)
+
+
+def save_prepared(prepared: PreparedSubspace) -> None:
+    """Saves a subspace where its spec says, unless the same one is there already.
+
+    Raises:
+        ValueError: If the file holds something that is no subspace.
+    """
+    if prepared.spec.file is None:
+        return
+    if _find_saved(prepared.spec, prepared.subspace.recipe) is None:
+        Path(prepared.spec.file).parent.mkdir(parents=True, exist_ok=True)
+        save_subspace(prepared.subspace, Path(prepared.spec.file))
+
+
+def _describe(spec: SubspaceSpec, base: CheckpointReader, reference: CheckpointReader) -> dict[str, Any]:
+    settings = {key: value for key, value in asdict(spec).items() if key not in _LOCATIONS}
+    return {"base": base.hash_files(), "reference": reference.hash_files(), **settings}
+
+
+def _find_saved(spec: SubspaceSpec, recipe: dict[str, Any] | Any) -> Subspace | None:
+    if spec.file is None or not Path(spec.file).exists():
+        return None
+    saved = load_subspace(Path(spec.file))
+    return saved if saved.recipe == recipe else None
+
+
+def _span_all(
+    spec: SubspaceSpec,
+    base: CheckpointReader,
+    reference: CheckpointReader,
+    slots: Sequence[MatrixSlot],
+    device: torch.device,
+) -> dict[str, Basis]:
+    bases = {}
+    deltas = tqdm(iterate_deltas(base, reference, slots), total=len(slots), desc="Bases", unit="matrix", delay=1)
+    for slot, delta in deltas:
+        basis = span_subspace(
+            delta.to(device),
+            fraction=spec.fraction,
+            source=spec.source,
+            side=spec.side,
+            name=slot.name,
+            seed=spec.seed,
+        )
+        bases[slot.name] = Basis(basis.columns.cpu(), basis.wanted_rank, basis.delta_norm, basis.method)
+    if all(basis.delta_norm == 0 for basis in bases.values()):
+        raise ValueError(
+            f"base and reference must differ, {base.folder} and {reference.folder} are identical in all "
+            f"{len(bases)} selected matrices: there is no delta"
+        )
+    return bases
