@@ -1,0 +1,150 @@
+"""A run folder: never overwritten, its files whole or absent, with a manifest that suffices to repeat the run."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = ["safety_lightning", "torch", "lightning", "transformers", "datasets", "safetensors", "torchmetrics"]
+
+
+class RunFolder:
+    """The folder of one run.
+
+    Args:
+        path: The folder; None makes a fresh name under ``logs/``.
+        command: The command that runs, which fresh names begin with.
+        resume: Whether an earlier run of this folder goes on.
+    """
+
+    def __init__(self, path: Path | str | None, *, command: str, resume: bool = False) -> None:
+        self.path = Path(path).expanduser() if path is not None else _name_fresh_folder(command)
+        self.resume = resume
+
+    def check(self, *, num_bytes: int = 0) -> None:
+        """Checks that the run can be written, writing nothing.
+
+        Args:
+            num_bytes: How much the run will write, about.
+
+        Raises:
+            ValueError: If the folder exists and does not go on, does not exist and should, cannot be written, or
+                the disk is too full.
+        """
+        if self.resume and not self.path.is_dir():
+            raise ValueError(f"run folder {self.path} must exist to go on from its last checkpoint, it does not")
+        if not self.resume and self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise ValueError(
+                f"run folder {self.path} must not exist yet: it is never overwritten. Choose another --run_dir, or go "
+                "on with its run by --ckpt_path last"
+            )
+        parent = next(folder for folder in [self.path, *self.path.absolute().parents] if folder.is_dir())
+        if not os.access(parent, os.W_OK | os.X_OK):
+            raise ValueError(f"run folder {self.path} must be writable, there is no permission to write in {parent}")
+        free = shutil.disk_usage(parent).free
+        if free < num_bytes:
+            raise ValueError(
+                f"run folder {self.path} needs about {format_bytes(num_bytes)}, the disk has {format_bytes(free)} free"
+            )
+
+    def create(self) -> None:
+        """Makes the folder.
+
+        Raises:
+            ValueError: As `check`, which it calls again: another run may have come between.
+        """
+        self.check()
+        self.path.mkdir(parents=True, exist_ok=True)
+
+    def find_last_checkpoint(self) -> Path | None:
+        """Returns the checkpoint of the most optimizer steps, None if there is none yet."""
+        files = (self.path / "checkpoints").glob("step=*.ckpt")
+        return max(files, key=lambda file: int(file.stem.removeprefix("step=").split("-")[0]), default=None)
+
+    def read_manifest(self) -> dict[str, Any]:
+        """Returns the manifest, empty when none is written yet."""
+        file = self.path / "manifest.json"
+        return dict(json.loads(file.read_text())) if file.is_file() else {}
+
+    def write_manifest(self, manifest: Mapping[str, Any]) -> None:
+        """Writes ``manifest.json``."""
+        write_atomically(self.path / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+
+
+def describe_environment() -> dict[str, Any]:
+    """Returns versions, the git commit of the code, and the machine: what a manifest says of where a run ran."""
+    import torch
+
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu"
+    return {
+        "versions": {"python": platform.python_version(), **{name: _find_version(name) for name in _PACKAGES}},
+        "git_commit": find_git_commit(),
+        "device": device,
+        "num_threads": torch.get_num_threads(),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def find_git_commit() -> str | None:
+    """Returns the commit of the code with ``-dirty`` behind it when files differ; None outside a repository."""
+    folder = Path(__file__).resolve().parent
+
+    def run_git(*args: str) -> str | None:
+        try:
+            done = subprocess.run(["git", *args], cwd=folder, capture_output=True, text=True, timeout=10, check=True)
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return done.stdout.strip()
+
+    if run_git("ls-files", "--error-unmatch", __file__) is None:
+        return None  # installed into somebody else's repository
+    commit = run_git("rev-parse", "HEAD")
+    return f"{commit}-dirty" if commit and run_git("status", "--porcelain", "--untracked-files=no") else commit
+
+
+def write_atomically(file: Path, text: str) -> None:
+    """Writes a text file so that it is whole or absent, whatever kills the process."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(file.name + ".partial")
+    with partial.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(partial, file)
+
+
+def format_bytes(num_bytes: float) -> str:
+    """Formats a size.
+
+    Example:
+        >>> format_bytes(269_000_000)
+        '269.0 MB'
+    """
+    for unit in ("B", "kB", "MB", "GB"):
+        if num_bytes < 1000:
+            return f"{num_bytes:.1f} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:.1f} TB"
+
+
+def _find_version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _name_fresh_folder(command: str) -> Path:
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    path, number = Path("logs") / f"{command}-{stamp}", 1
+    while path.exists():
+        path, number = Path("logs") / f"{command}-{stamp}-{number}", number + 1
+    return path

@@ -1,0 +1,133 @@
+"""The Lightning callback that shows what the running update is made of."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from matplotlib.figure import Figure
+
+from safety_lightning.projection import (
+    SubspaceSpec,
+    UpdateMeasure,
+    UpdateProjector,
+    compute_stored_leak,
+    prepare_subspace,
+    sum_chance,
+    sum_energy,
+)
+from safety_lightning.training.callbacks.project_update import ProjectUpdate, find_model
+
+
+class MonitorUpdate(L.Callback):
+    """Logs the update's energy inside the subspace beside chance, its norm, its leak and the stuck share.
+
+    The stuck share is the share of weights that have not moved since the start: bfloat16 weights at a small learning
+    rate train almost nothing, and this tells. Each scalar is logged for the whole model and by kind of module
+    (``update/energy_inside/q_proj``). Without a subspace, norm and stuck share need a reference all the same, so
+    nothing is logged.
+
+    Args:
+        every_n_steps: Optimizer steps from one measurement to the next; 0 switches the monitor off.
+        figure_every_n_steps: Optimizer steps from one figure by layer to the next; 0 draws none.
+        subspace: Which subspace; None takes that of the `ProjectUpdate` callback.
+
+    Raises:
+        ValueError: If a number of steps is negative.
+    """
+
+    def __init__(
+        self, every_n_steps: int = 10, figure_every_n_steps: int = 100, subspace: SubspaceSpec | None = None
+    ) -> None:
+        for name, value in (("every_n_steps", every_n_steps), ("figure_every_n_steps", figure_every_n_steps)):
+            if value < 0:
+                raise ValueError(f"{name} must not be negative, got {value}")
+        self.every_n_steps = every_n_steps
+        self.figure_every_n_steps = figure_every_n_steps
+        self.subspace = subspace
+        self._projector: UpdateProjector | None = None
+        self._last_step = 0
+
+    def prepare(self, device: torch.device | str = "cpu") -> None:
+        """Spans a subspace of its own where one was given, once."""
+        if self.subspace is not None and self._projector is None:
+            self._projector = UpdateProjector(prepare_subspace(self.subspace, device=device), component="parallel")
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Spans a subspace of its own where one was given."""
+        if stage == "fit" and self.every_n_steps > 0:
+            self.prepare(trainer.strategy.root_device)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Binds to the live weights, or borrows the projector that is bound to them."""
+        self._last_step = trainer.global_step
+        if self._projector is not None:
+            self._projector.bind(find_model(pl_module))
+            return
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, ProjectUpdate):
+                self._projector = callback.projector
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any, **kwargs: Any) -> None:
+        """Measures on the schedule, once per optimizer step whatever the accumulation."""
+        step = trainer.global_step
+        if self._projector is None or step == self._last_step or self.every_n_steps == 0:
+            return
+        self._last_step = step
+        draws = self.figure_every_n_steps > 0 and step % self.figure_every_n_steps == 0
+        if step % self.every_n_steps and not draws:
+            return
+        measures = self._projector.measure()
+        scalars = summarise_measures(measures, self._projector)
+        for logger in trainer.loggers:
+            logger.log_metrics(scalars, step=step)
+            if draws and isinstance(logger, TensorBoardLogger):
+                figure = draw_layers(measures, self._projector)
+                logger.experiment.add_figure("update/by_layer", figure, global_step=step)
+
+
+def summarise_measures(measures: Sequence[UpdateMeasure], projector: UpdateProjector) -> dict[str, float]:
+    """Returns the scalars of the monitor, for the whole model and by kind of module."""
+    by_kind: dict[str, list[UpdateMeasure]] = defaultdict(list)
+    for measure in measures:
+        by_kind[measure.slot.kind].append(measure)
+    scalars = _summarise(measures, projector, suffix="")
+    for kind, group in by_kind.items():
+        scalars |= _summarise(group, projector, suffix=f"/{kind}")
+    return {name: value for name, value in scalars.items() if not math.isnan(value)}
+
+
+def draw_layers(measures: Sequence[UpdateMeasure], projector: UpdateProjector) -> Figure:
+    """Draws energy inside the subspace and chance against the layer."""
+    by_layer: dict[int, list[UpdateMeasure]] = defaultdict(list)
+    for measure in measures:
+        if measure.slot.layer is not None:
+            by_layer[measure.slot.layer].append(measure)
+    layers = sorted(by_layer)
+    side = projector.side
+    curves: list[tuple[str, Callable[[list[UpdateMeasure]], float], str]] = [
+        ("energy inside", lambda group: sum_energy(group, "parallel"), "o-"),
+        ("chance", lambda group: sum_chance(group, "parallel", side=side), "k--"),
+    ]
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot()
+    for label, summarise, style in curves:
+        axes.plot(layers, [summarise(by_layer[layer]) for layer in layers], style, label=label)
+    axes.set(xlabel="layer", ylabel="share of the update's energy", ylim=(0, 1.02))
+    axes.legend()
+    return figure
+
+
+def _summarise(group: Sequence[UpdateMeasure], projector: UpdateProjector, *, suffix: str) -> dict[str, float]:
+    return {
+        f"update/energy_inside{suffix}": sum_energy(group, "parallel"),
+        f"update/chance{suffix}": sum_chance(group, "parallel", side=projector.side),
+        f"update/norm{suffix}": math.sqrt(sum(measure.total for measure in group)),
+        f"update/leak{suffix}": compute_stored_leak(group, projector.component),
+        f"update/stuck_share{suffix}": sum(m.num_stuck for m in group) / sum(m.num_weights for m in group),
+    }

@@ -1,0 +1,155 @@
+"""The Lightning callback that keeps the fine-tuning update in one component of a safety subspace."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from safety_lightning.projection import (
+    Component,
+    ProjectionRow,
+    SubspaceSpec,
+    UpdateMeasure,
+    UpdateProjector,
+    format_csv,
+    make_rows,
+    prepare_subspace,
+    save_prepared,
+)
+from safety_lightning.projection.rows import Tied
+from safety_lightning.runs import write_atomically
+from safety_lightning.training.attach import hook_projection
+from safety_lightning.training.storage import StorageDtype, round_weights
+
+When = Literal["every_n_steps", "end"]
+
+
+class ProjectUpdate(L.Callback):
+    """Projects the update, finetuned − reference, on or off a safety subspace.
+
+    With ``when="every_n_steps"`` it acts right after the optimizer's step, exactly once per step under any
+    accumulation and before checkpoints are written. With ``when="end"`` it acts once when training has ended; other
+    callbacks may define ``on_before_projection(trainer, module)`` to see the model just before.
+
+    Args:
+        subspace: Which subspace; None projects nothing.
+        component: ``parallel`` keeps the update inside the subspace, ``orthogonal`` outside.
+        when: ``every_n_steps``, or once at the ``end``.
+        every_n_steps: Optimizer steps from one projection to the next.
+        storage_dtype: The dtype that the result will be stored in; the final weights are rounded to it, so that what
+            is measured is what is saved, and the leak tells what rounding undid. ``source`` is the reference's own.
+        tied: Count tied weights ``once`` in the rows, or ``each`` time they are named, as the paper's release.
+        folder: Where ``projection.csv`` is written; None writes none.
+
+    Raises:
+        ValueError: If `every_n_steps` is below 1.
+    """
+
+    def __init__(
+        self,
+        subspace: SubspaceSpec | None = None,
+        component: Component = "parallel",
+        when: When = "every_n_steps",
+        every_n_steps: int = 1,
+        storage_dtype: StorageDtype = "float32",
+        tied: Tied = "once",
+        folder: str | None = None,
+    ) -> None:
+        if every_n_steps < 1:
+            raise ValueError(f"every_n_steps must be at least 1, got {every_n_steps}")
+        self.subspace = subspace
+        self.component: Component = component
+        self.when: When = when
+        self.every_n_steps = every_n_steps
+        self.storage_dtype: StorageDtype = storage_dtype
+        self.tied: Tied = tied
+        self.folder = folder
+        self.projector: UpdateProjector | None = None
+        self.rows: list[ProjectionRow] = []
+        self._handle: RemovableHandle | None = None
+        self._num_steps = [0]
+
+    def prepare(self, device: torch.device | str = "cpu") -> None:
+        """Checks the checkpoints and spans the subspace, once; writes nothing.
+
+        Raises:
+            ValueError: See `prepare_subspace`.
+        """
+        if self.subspace is not None and self.projector is None:
+            self.projector = UpdateProjector(prepare_subspace(self.subspace, device=device), component=self.component)
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Spans the subspace before anything is trained or restored, and saves it where its spec says."""
+        if self.subspace is None or stage != "fit":
+            return
+        if isinstance(trainer.strategy, (DeepSpeedStrategy, FSDPStrategy)):
+            raise ValueError(
+                "ProjectUpdate needs a strategy with whole or DTensor parameters (auto, ddp, ModelParallelStrategy), "
+                f"got {type(trainer.strategy).__name__}"
+            )
+        self.prepare(trainer.strategy.root_device)
+        if trainer.is_global_zero and self.projector is not None:
+            save_prepared(self.projector.prepared)
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Binds the projector to the live weights and hooks it to the optimizer."""
+        if self.projector is None:
+            return
+        self.projector.bind(find_model(pl_module))
+        if self.when == "every_n_steps":
+            self._handle = hook_projection(
+                trainer.optimizers[0], self.projector, every_n_steps=self.every_n_steps, num_steps=self._num_steps
+            )
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Finishes: the last projection, rounding to the storage dtype, the rows."""
+        self._finish(trainer, pl_module)
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Finishes a run that was resumed after its last step, for which `on_train_end` is not called."""
+        self._finish(trainer, pl_module)
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Lets go of the optimizer."""
+        if self._handle is not None:
+            self._handle.remove()
+            self._handle = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the number of optimizer steps seen."""
+        return {"num_steps": self._num_steps[0]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on counting where the checkpoint stopped."""
+        self._num_steps[0] = state_dict["num_steps"]
+
+    def _finish(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.projector is None or self.rows:
+            return
+        before = self.projector.measure()
+        if self.when == "end":
+            for callback in trainer.callbacks:  # type: ignore[attr-defined]
+                if hasattr(callback, "on_before_projection"):
+                    callback.on_before_projection(trainer, pl_module)
+            self.projector.project()
+        round_weights(find_model(pl_module), self.storage_dtype, self.projector.prepared.reference)
+        self.rows = self._make_rows(before, self.projector.measure())
+        if self.folder is not None and trainer.is_global_zero:
+            write_atomically(Path(self.folder) / "projection.csv", format_csv(self.rows))
+
+    def _make_rows(self, before: Sequence[UpdateMeasure], stored: Sequence[UpdateMeasure]) -> list[ProjectionRow]:
+        assert self.projector is not None
+        return make_rows(self.projector.prepared, self.component, before, stored, tied=self.tied)
+
+
+def find_model(pl_module: L.LightningModule) -> nn.Module:
+    """Returns the language model inside a LightningModule: its ``model``, else the module itself."""
+    inner = getattr(pl_module, "model", None)
+    return inner if isinstance(inner, nn.Module) else pl_module

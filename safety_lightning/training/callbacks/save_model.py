@@ -1,0 +1,55 @@
+"""The Lightning callback that saves the result as a Hugging Face folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import lightning as L
+
+from safety_lightning.checkpoints import CheckpointReader, load_tokenizer, resolve_reference
+from safety_lightning.training.module import CausalLMModule
+from safety_lightning.training.storage import StorageDtype, resolve_dtype, save_model
+
+
+class SaveModel(L.Callback):
+    """Saves ``model/`` when the fit has ended, and the unprojected model beside it where that is wanted.
+
+    Args:
+        folder: Where ``model/`` is made; None saves nothing.
+        dtype: The dtype of the stored weights; ``source`` is the reference's own.
+        keep_unprojected: Save the model from before a projection at the end as ``model_unprojected/``.
+    """
+
+    def __init__(
+        self, folder: str | None = None, dtype: StorageDtype = "float32", keep_unprojected: bool = False
+    ) -> None:
+        self.folder = folder
+        self.dtype: StorageDtype = dtype
+        self.keep_unprojected = keep_unprojected
+
+    def on_before_projection(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Saves the unprojected model; called by `ProjectUpdate`."""
+        if self.keep_unprojected:
+            self._save(trainer, pl_module, "model_unprojected")
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Saves the result."""
+        self._save(trainer, pl_module, "model")
+
+    def _save(self, trainer: L.Trainer, pl_module: L.LightningModule, name: str) -> None:
+        if self.folder is None or not isinstance(pl_module, CausalLMModule):
+            return
+        weights = gather_weights(trainer, pl_module)
+        if trainer.is_global_zero:
+            reference = CheckpointReader(resolve_reference(pl_module.reference))
+            dtype = resolve_dtype(self.dtype, reference)
+            tokenizer = load_tokenizer(pl_module.reference)
+            save_model(pl_module.model, tokenizer, Path(self.folder) / name, dtype=dtype, weights=weights)
+        trainer.strategy.barrier()
+
+
+def gather_weights(trainer: L.Trainer, pl_module: CausalLMModule) -> dict[str, object]:
+    """Returns the model's whole weights, gathered from all processes where they are sharded."""
+    state = trainer.strategy.lightning_module_state_dict()
+    prefix = "model."
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
