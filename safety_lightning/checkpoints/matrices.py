@@ -104,4 +104,3 @@ def find_slots(name: str, shape: tuple[int, ...], *, model_type: str = "") -> li
             tensor=name, transposed=turned, rows=columns if turned else rows, columns=rows if turned else columns
         )
     ]
-

@@ -160,7 +160,8 @@ def _check_names(base: CheckpointReader, reference: CheckpointReader) -> None:
 
 
 def _check_shapes(base: CheckpointReader, reference: CheckpointReader, *, common_rows: bool) -> None:
-    wrong, resized = [], []
+    wrong: list[str] = []
+    resized: list[str] = []
     for name in sorted(set(base.infos) & set(reference.infos)):
         first, second = base.infos[name].shape, reference.infos[name].shape
         if first != second:

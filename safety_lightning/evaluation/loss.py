@@ -43,6 +43,4 @@ def measure_loss(model: PreTrainedModel, batches: Iterable[dict[str, Tensor]], *
     low, high = bootstrap_ratio_interval(loss_B, num_tokens_B, seed=seed)
     num_scored = int((num_tokens_B > 0).sum())
     value = float(loss_B.sum() / num_tokens_B.sum())
-    return Measurement(
-        metric="loss", value=value, low=low, high=high, num_total=len(loss_B), num_scored=num_scored
-    )
+    return Measurement(metric="loss", value=value, low=low, high=high, num_total=len(loss_B), num_scored=num_scored)

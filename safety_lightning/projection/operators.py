@@ -142,7 +142,8 @@ def compute_chance(rank: int, num_rows: int, *, component: Component) -> float:
 
 def sum_squares(tensor: Tensor) -> Tensor:
     """Returns the squared Frobenius norm as a float64 scalar."""
-    return torch.linalg.vector_norm(tensor, dtype=torch.float64).square()
+    norm: Tensor = torch.linalg.vector_norm(tensor, dtype=torch.float64)
+    return norm.square()
 
 
 def check_projection(update_MN: Tensor, basis: Tensor, *, side: Side) -> None:

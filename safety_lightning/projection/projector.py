@@ -50,9 +50,14 @@ class UpdateMeasure:
 @dataclass(frozen=True)
 class _BoundMatrix:
     slot: MatrixSlot
-    weights_MN: Tensor  # a view of the live parameter
+    parameter: nn.Parameter
     reference_MN: Tensor  # float32
     basis: Tensor  # float32
+
+    @property
+    def weights_MN(self) -> Tensor:
+        """A view of the live weights: strategies may move a parameter's storage, so it is taken anew each time."""
+        return self.slot.view(self.parameter.data)
 
 
 class UpdateProjector:
@@ -102,7 +107,7 @@ class UpdateProjector:
                 reference = self.prepared.reference.read(name).to(parameter.device, torch.float32)
                 _check_shape(name, parameter, reference)
             basis = self.prepared.subspace.bases[slot.name].columns.to(parameter.device)
-            self._bound.append(_BoundMatrix(slot, slot.view(parameter.data), slot.view(reference), basis))
+            self._bound.append(_BoundMatrix(slot, parameter, slot.view(reference), basis))
         self.prepared.reference.close()
 
     @torch.no_grad()
@@ -117,27 +122,26 @@ class UpdateProjector:
         return [self._measure_matrix(bound) for bound in self._bound]
 
     def _project_matrix(self, bound: _BoundMatrix) -> None:
-        update_MN = bound.weights_MN.float() - bound.reference_MN
+        weights_MN = bound.weights_MN
+        update_MN = weights_MN.float() - bound.reference_MN
         coordinates = find_coordinates(update_MN, bound.basis, side=self.side)
-        if self.component == "parallel":
-            start_MN, sign = bound.reference_MN, 1
-        else:
-            start_MN, sign = bound.weights_MN.float(), -1
+        start_MN, sign = (bound.reference_MN, 1) if self.component == "parallel" else (weights_MN.float(), -1)
         first, second = (bound.basis, coordinates) if self.side == "left" else (coordinates, bound.basis.mT)
-        bound.weights_MN.copy_(torch.addmm(start_MN, first, second, alpha=sign, out=update_MN))
+        weights_MN.copy_(torch.addmm(start_MN, first, second, alpha=sign, out=update_MN))
 
     def _measure_matrix(self, bound: _BoundMatrix) -> UpdateMeasure:
-        update_MN = bound.weights_MN.float() - bound.reference_MN
+        weights_MN = bound.weights_MN
+        update_MN = weights_MN.float() - bound.reference_MN
         coordinates = find_coordinates(update_MN, bound.basis, side=self.side)
-        start_MN = bound.reference_MN.to(bound.weights_MN.dtype)
+        start_MN = bound.reference_MN.to(weights_MN.dtype)
         outside_MN = update_MN.sub_(expand_coordinates(coordinates, bound.basis, side=self.side))
         return UpdateMeasure(
             slot=bound.slot,
             rank=bound.basis.shape[1],
             inside=float(sum_squares(coordinates)),
             outside=float(sum_squares(outside_MN)),
-            num_stuck=int((bound.weights_MN == start_MN).sum()),
-            num_weights=bound.weights_MN.numel(),
+            num_stuck=int((weights_MN == start_MN).sum()),
+            num_weights=weights_MN.numel(),
         )
 
 

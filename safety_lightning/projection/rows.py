@@ -8,11 +8,14 @@ import io
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from safety_lightning.checkpoints import tied_output
 from safety_lightning.projection.operators import Component, compute_chance
 from safety_lightning.projection.projector import UpdateMeasure
 from safety_lightning.projection.spec import PreparedSubspace
+
+Tied = Literal["once", "each"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,17 +58,18 @@ def make_rows(
     component: Component,
     before: Sequence[UpdateMeasure],
     stored: Sequence[UpdateMeasure],
+    *,
+    tied: Tied = "once",
 ) -> list[ProjectionRow]:
     """Joins measures from before projection with those of the stored result, a row a matrix.
 
-    Paper: with ``tied: each``, the output layer is listed beside the embedding that it shares its storage with.
+    Paper: with ``tied="each"``, the output layer is listed beside the embedding that it shares its storage with.
     """
     rows = [_make_row(prepared, component, *pair) for pair in zip(before, stored, strict=True)]
-    tied = tied_output(prepared.reference)
-    if prepared.spec.tied == "each" and tied is not None:
-        rows += [
-            dataclasses.replace(row, name=tied, kind="lm_head") for row in rows if row.kind in ("embed_tokens", "wte")
-        ]
+    output = tied_output(prepared.reference)
+    if tied == "each" and output is not None:
+        embeddings = [row for row in rows if row.kind in ("embed_tokens", "wte")]
+        rows += [dataclasses.replace(row, name=output, kind="lm_head") for row in embeddings]
     return rows
 
 

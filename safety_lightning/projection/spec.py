@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -30,7 +30,7 @@ from safety_lightning.subspaces import (
     span_subspace,
 )
 
-_LOCATIONS = {"base", "reference", "file", "tied"}  # where things lie and how they are counted moves no basis
+_LOCATIONS = {"base", "reference", "file"}  # where things lie moves no basis: the contents are hashed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,6 @@ class SubspaceSpec:
         include: Patterns of tensor names that take part.
         exclude: Patterns of tensor names that do not.
         vectors: ``project`` treats 1-D tensors as M x 1 matrices, on the line of their delta; ``skip`` leaves them.
-        tied: Count tied weights ``once``, or, as the paper's release, ``each`` time they are named.
         common_rows: Accept a vocabulary that was resized between base and reference; rows that only the reference
             has lie outside the subspace.
         seed: Seed of the random sources.
@@ -65,7 +64,6 @@ class SubspaceSpec:
     include: list[str] = field(default_factory=lambda: ["*"])
     exclude: list[str] = field(default_factory=list)
     vectors: Vectors = "project"
-    tied: Literal["once", "each"] = "once"
     common_rows: bool = False
     seed: int = 0
     file: str | None = None
@@ -131,7 +129,7 @@ def _describe(spec: SubspaceSpec, base: CheckpointReader, reference: CheckpointR
     return {"base": base.hash_files(), "reference": reference.hash_files(), **settings}
 
 
-def _find_saved(spec: SubspaceSpec, recipe: dict[str, Any] | Any) -> Subspace | None:
+def _find_saved(spec: SubspaceSpec, recipe: Mapping[str, Any]) -> Subspace | None:
     if spec.file is None or not Path(spec.file).exists():
         return None
     saved = load_subspace(Path(spec.file))

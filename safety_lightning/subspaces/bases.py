@@ -115,7 +115,8 @@ def draw_haar_basis(num_rows: int, rank: int, *, generator: torch.Generator) -> 
     gaussian = torch.randn(num_rows, rank, generator=generator, dtype=torch.float64)
     columns, triangle = torch.linalg.qr(gaussian)
     signs = torch.where(triangle.diagonal() < 0, -1.0, 1.0)  # without it, QR's sign rule would bias the law
-    return (columns * signs).to(torch.float32)
+    basis: Tensor = (columns * signs).to(torch.float32)
+    return basis
 
 
 def seed_generator(seed: int, name: str) -> torch.Generator:
@@ -125,6 +126,4 @@ def seed_generator(seed: int, name: str) -> torch.Generator:
 
 
 def _reorder(decomposition: Decomposition, order: Tensor) -> Decomposition:
-    return Decomposition(
-        decomposition.vectors[:, order], decomposition.singular_values[order], decomposition.method
-    )
+    return Decomposition(decomposition.vectors[:, order], decomposition.singular_values[order], decomposition.method)

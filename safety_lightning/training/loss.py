@@ -5,14 +5,12 @@ Shapes in this file: B = batch, T = tokens, S = scored positions, V = vocabulary
 
 from __future__ import annotations
 
-import functools
 import inspect
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from safety_lightning.data.chat import IGNORED_LABEL
-
 
 
 def sum_token_losses(model: PreTrainedModel, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -41,7 +39,7 @@ def compute_token_losses(model: PreTrainedModel, batch: dict[str, Tensor]) -> tu
     positions_S = (targets_BT != IGNORED_LABEL).any(dim=0).nonzero().squeeze(1)
     targets_BS = targets_BT[:, positions_S]
     inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "use_cache": False}
-    if _keeps_logits(type(model)):
+    if _keeps_logits(model):
         logits_BSV = model(**inputs, logits_to_keep=positions_S).logits
     else:
         logits_BSV = model(**inputs).logits[:, positions_S]
@@ -51,6 +49,5 @@ def compute_token_losses(model: PreTrainedModel, batch: dict[str, Tensor]) -> tu
     return losses.view_as(targets_BS), targets_BS != IGNORED_LABEL
 
 
-@functools.cache
-def _keeps_logits(model_class: type[PreTrainedModel]) -> bool:
-    return "logits_to_keep" in inspect.signature(model_class.forward).parameters
+def _keeps_logits(model: PreTrainedModel) -> bool:
+    return "logits_to_keep" in inspect.signature(model.forward).parameters

@@ -159,7 +159,7 @@ class CausalLMModule(L.LightningModule):
         return (parameter.grad for parameter in self.parameters() if parameter.grad is not None)
 
     def _reduce(self, totals: Tensor) -> Tensor:
-        gathered: Tensor = self.trainer.strategy.reduce(totals.to(self.device), reduce_op="sum")  # type: ignore[assignment]
+        gathered: Tensor = self.trainer.strategy.reduce(totals.to(self.device), reduce_op="sum")
         return gathered
 
     def _log_step(self, window: _Window, totals: Tensor) -> None:

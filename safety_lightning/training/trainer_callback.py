@@ -48,9 +48,7 @@ class ProjectUpdateTrainerCallback(TrainerCallback):
         model: nn.Module = kwargs["model"]
         self.projector.bind(model)
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Projects after the optimizer's step."""
         if self.when == "every_n_steps" and state.global_step % self.every_n_steps == 0:
             self.projector.project()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import lightning as L
+from torch import Tensor
 
 from safety_lightning.checkpoints import CheckpointReader, load_tokenizer, resolve_reference
 from safety_lightning.training.module import CausalLMModule
@@ -48,7 +49,7 @@ class SaveModel(L.Callback):
         trainer.strategy.barrier()
 
 
-def gather_weights(trainer: L.Trainer, pl_module: CausalLMModule) -> dict[str, object]:
+def gather_weights(trainer: L.Trainer, pl_module: CausalLMModule) -> dict[str, Tensor]:
     """Returns the model's whole weights, gathered from all processes where they are sharded."""
     state = trainer.strategy.lightning_module_state_dict()
     prefix = "model."

@@ -1,0 +1,54 @@
+"""Makes the parser's errors say which key or class was meant."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+from typing import Any, NoReturn
+
+from jsonargparse import ArgumentParser
+
+_UNKNOWN = re.compile(
+    r"unrecognized arguments: (?:--)?(?P<option>[\w.]+)"
+    r"|[Kk]ey [\"'](?P<key>[\w.]+)[\"'] is not expected"
+    r"|[Uu]nexpected key[s]?[^\"'\w]*[\"']?(?P<other>[\w.]+)"
+    r"|invalid choice: '(?P<choice>[\w.-]+)'"
+)
+
+
+class SuggestingParser(ArgumentParser):
+    """A parser whose errors name the nearest thing that exists."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Stops with a message, and the nearest key where one was misspelt."""
+        super().error(message + suggest_nearest(message, self), ex)
+
+
+def suggest_nearest(message: str, parser: ArgumentParser) -> str:
+    """Returns a sentence that names the nearest key to the unknown one of a message, empty if there is none."""
+    match = _UNKNOWN.search(message)
+    if match is None:
+        return ""
+    unknown = next(group for group in match.groups() if group)
+    known = set(list_keys(parser))
+    close = difflib.get_close_matches(unknown, known, n=1) or _match_last_part(unknown, known)
+    return f"\nDid you mean {close[0]}?" if close else ""
+
+
+def list_keys(parser: Any) -> Iterable[str]:
+    """Yields every key of a parser and of its commands."""
+    for action in parser._actions:
+        if isinstance(action.choices, dict):
+            for name, inner in action.choices.items():
+                yield name
+                yield from list_keys(inner)
+        elif action.dest:
+            yield action.dest
+
+
+def _match_last_part(unknown: str, known: set[str]) -> list[str]:
+    """Finds `trainer.max_steps` for `max_step`."""
+    by_last_part = {key.rsplit(".", 1)[-1]: key for key in sorted(known)}
+    close = difflib.get_close_matches(unknown.rsplit(".", 1)[-1], by_last_part, n=1)
+    return [by_last_part[name] for name in close]
