@@ -77,7 +77,7 @@ def main(args: Sequence[str] | None = None) -> None:
     if words and words[0] in TRAINER_VERBS:
         from safety_lightning.trainer_cli import run_verb
 
-        run_verb(words)
+        run_verb(words[0], args=None if args is None else words)
         return
     try:
         auto_cli(

@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from safety_lightning.checkpoints import CheckpointReader, resolve_reference
 from safety_lightning.cli import PROGRAM, stop
 from safety_lightning.cli_errors import SuggestingParser
-from safety_lightning.data import InstructionData
+from safety_lightning.data.datamodule import InstructionData
 from safety_lightning.evaluation.callback import CompareModels
 from safety_lightning.evaluation.report import print_summary
 from safety_lightning.profiles import name_profile, read_settings
@@ -44,8 +44,6 @@ class TrainerCLI(LightningCLI):
         """Adds the project's own groups, and links the model to the data and the projection."""
         parser.add_argument("--run_dir", type=str | None, default=None, help="Run folder; a fresh one under logs/.")
         parser.link_arguments("model.model", "data.model")
-        if self.verb != "fit":
-            return
         parser.add_lightning_class_args(ProjectUpdate, "projection")
         parser.add_lightning_class_args(MonitorUpdate, "monitor")
         parser.add_lightning_class_args(CompareModels, "compare")
@@ -67,11 +65,10 @@ class TrainerCLI(LightningCLI):
         resume = config.get("ckpt_path") == "last"
         self.run = RunFolder(config.run_dir, command=self.verb, resume=resume)
         config.run_dir = str(self.run.path)
-        if self.verb == "fit":
-            for group in ("projection", "compare", "save"):
-                config[group].folder = config[group].folder or str(self.run.path)
-            config.checkpoint.dirpath = config.checkpoint.dirpath or str(self.run.path / "checkpoints")
-            self._complete_subspace(config)
+        for group in ("projection", "compare", "save"):
+            config[group].folder = config[group].folder or str(self.run.path)
+        config.checkpoint.dirpath = config.checkpoint.dirpath or str(self.run.path / "checkpoints")
+        self._complete_subspace(config)
         if resume:
             last = self.run.find_last_checkpoint()
             config.ckpt_path = str(last) if last else None
@@ -108,9 +105,8 @@ class TrainerCLI(LightningCLI):
         num_bytes = sum(torch.Size(info.shape).numel() * 4 for info in checkpoint.infos.values())
         self.run.check(num_bytes=_COPIES_ON_DISK * num_bytes if self.verb == "fit" else 0)
         self.datamodule.prepare()
-        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, (ProjectUpdate, MonitorUpdate)):
-                callback.prepare("cuda" if torch.cuda.is_available() else "cpu")
+        if self.verb == "fit":
+            self._prepare_callbacks()
         manifest = self._describe_run()
         self._check_resumed(manifest)
         if self.trainer.is_global_zero:
@@ -118,6 +114,12 @@ class TrainerCLI(LightningCLI):
             self._write_config()
             self.run.write_manifest(manifest)
         self.trainer.strategy.barrier()
+
+    def _prepare_callbacks(self) -> None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, (ProjectUpdate, MonitorUpdate)):
+                callback.prepare(device)
 
     def _describe_run(self) -> dict[str, Any]:
         config = self._config_dict()
@@ -159,13 +161,14 @@ class TrainerCLI(LightningCLI):
         return dict(self.config[self.verb].as_dict())
 
 
-def run_verb(words: Sequence[str]) -> None:
-    """Runs a Trainer verb from its words.
+def run_verb(verb: str, *, args: Sequence[str] | None = None) -> None:
+    """Runs a Trainer verb.
 
     Args:
-        words: The verb and its options.
+        verb: ``fit`` or ``validate``.
+        args: The verb and its options; None takes those of the process.
     """
-    cli_class = type("TrainerCLI", (TrainerCLI,), {"verb": words[0]})
+    cli_class = type("TrainerCLI", (TrainerCLI,), {"verb": verb})
     try:
         cli_class(
             CausalLMModule,
@@ -174,10 +177,10 @@ def run_verb(words: Sequence[str]) -> None:
             trainer_defaults={"use_distributed_sampler": False, "precision": "bf16-mixed"},
             seed_everything_default=0,
             parser_class=VerbParser,
-            parser_kwargs={"prog": PROGRAM, "allow_abbrev": False, words[0]: {"allow_abbrev": False}},
+            parser_kwargs={"prog": PROGRAM, "allow_abbrev": False, verb: {"allow_abbrev": False}},
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
-            args=list(words),
+            args=None if args is None else list(args),
         )
     except ValueError as error:
         if _is_ours(error):

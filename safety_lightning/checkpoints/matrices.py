@@ -64,7 +64,7 @@ class MatrixSlot:
         if matrix.ndim > 2:
             matrix = matrix.view(matrix.shape[0], -1)
         elif matrix.ndim < 2:
-            matrix = matrix.view(-1, 1)
+            matrix = matrix.unsqueeze(-1) if matrix.ndim else matrix.view(1, 1)
         return matrix.mT if self.transposed else matrix
 
 

@@ -9,7 +9,6 @@ import lightning as L
 from lightning.pytorch.utilities import rank_zero_info
 
 from safety_lightning.checkpoints import load_tokenizer
-from safety_lightning.evaluation.lab_tasks import measure_lab_behaviour
 from safety_lightning.evaluation.loss import measure_loss
 from safety_lightning.evaluation.measurement import Measurement
 from safety_lightning.evaluation.results import ModelName, ResultFile
@@ -90,6 +89,8 @@ class CompareModels(L.Callback):
                 batches = trainer.datamodule.val_dataloader()  # type: ignore[attr-defined]
                 measurements.append(measure_loss(pl_module.model, batches, seed=self.seed))
             if "lab" in self.tasks:
+                from safety_lightning.evaluation.lab_tasks import measure_lab_behaviour
+
                 measurements += measure_lab_behaviour(
                     pl_module.model,
                     load_tokenizer(pl_module.reference),

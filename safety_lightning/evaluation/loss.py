@@ -9,7 +9,6 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from safety_lightning.evaluation.measurement import Measurement
-from safety_lightning.evaluation.statistics import bootstrap_ratio_interval
 from safety_lightning.training.loss import compute_token_losses
 
 
@@ -44,3 +43,23 @@ def measure_loss(model: PreTrainedModel, batches: Iterable[dict[str, Tensor]], *
     num_scored = int((num_tokens_B > 0).sum())
     value = float(loss_B.sum() / num_tokens_B.sum())
     return Measurement(metric="loss", value=value, low=low, high=high, num_total=len(loss_B), num_scored=num_scored)
+
+
+def bootstrap_ratio_interval(
+    sums_B: Tensor, counts_B: Tensor, *, confidence: float = 0.95, num_resamples: int = 2000, seed: int = 0
+) -> tuple[float, float]:
+    """Returns the percentile bootstrap interval of Σ sums / Σ counts, resampling examples.
+
+    Args:
+        sums_B: Loss of each example, float64.
+        counts_B: Tokens of each example, float64.
+        confidence: In (0, 1).
+        num_resamples: Bootstrap samples.
+        seed: Seed of the draws.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randint(len(sums_B), (num_resamples, len(sums_B)), generator=generator)
+    ratios = sums_B[drawn].sum(dim=1) / counts_B[drawn].sum(dim=1).clamp_min(1)
+    tail = (1 - confidence) / 2
+    low, high = torch.quantile(ratios, torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
+    return low, high

@@ -13,6 +13,13 @@ from torch import Tensor, nn
 
 from safety_lightning.checkpoints import MatrixSlot
 from safety_lightning.projection.operators import Component, expand_coordinates, find_coordinates, sum_squares
+from safety_lightning.projection.sharding import (
+    gather,
+    is_sharded,
+    lay_out_basis,
+    lay_out_reference,
+    replicate_partial,
+)
 from safety_lightning.projection.spec import PreparedSubspace
 from safety_lightning.subspaces import Side
 
@@ -104,9 +111,11 @@ class UpdateProjector:
             parameter = live[slot.tensor]
             if slot.tensor != name:
                 name = slot.tensor
-                reference = self.prepared.reference.read(name).to(parameter.device, torch.float32)
-                _check_shape(name, parameter, reference)
+                whole = self.prepared.reference.read(name).to(parameter.device, torch.float32)
+                _check_shape(name, parameter, whole)
+                reference = lay_out_reference(whole, parameter.data)
             basis = self.prepared.subspace.bases[slot.name].columns.to(parameter.device)
+            basis = lay_out_basis(basis, parameter.data, slot, side=self.side)
             self._bound.append(_BoundMatrix(slot, parameter, slot.view(reference), basis))
         self.prepared.reference.close()
 
@@ -124,23 +133,26 @@ class UpdateProjector:
     def _project_matrix(self, bound: _BoundMatrix) -> None:
         weights_MN = bound.weights_MN
         update_MN = weights_MN.float() - bound.reference_MN
-        coordinates = find_coordinates(update_MN, bound.basis, side=self.side)
+        coordinates = replicate_partial(find_coordinates(update_MN, bound.basis, side=self.side))
         start_MN, sign = (bound.reference_MN, 1) if self.component == "parallel" else (weights_MN.float(), -1)
         first, second = (bound.basis, coordinates) if self.side == "left" else (coordinates, bound.basis.mT)
-        weights_MN.copy_(torch.addmm(start_MN, first, second, alpha=sign, out=update_MN))
+        if is_sharded(weights_MN):
+            weights_MN.copy_(start_MN + sign * (first @ second))
+        else:
+            weights_MN.copy_(torch.addmm(start_MN, first, second, alpha=sign, out=update_MN))
 
     def _measure_matrix(self, bound: _BoundMatrix) -> UpdateMeasure:
         weights_MN = bound.weights_MN
         update_MN = weights_MN.float() - bound.reference_MN
-        coordinates = find_coordinates(update_MN, bound.basis, side=self.side)
+        coordinates = replicate_partial(find_coordinates(update_MN, bound.basis, side=self.side))
         start_MN = bound.reference_MN.to(weights_MN.dtype)
         outside_MN = update_MN.sub_(expand_coordinates(coordinates, bound.basis, side=self.side))
         return UpdateMeasure(
             slot=bound.slot,
             rank=bound.basis.shape[1],
-            inside=float(sum_squares(coordinates)),
-            outside=float(sum_squares(outside_MN)),
-            num_stuck=int((weights_MN == start_MN).sum()),
+            inside=float(gather(sum_squares(coordinates))),
+            outside=float(gather(sum_squares(outside_MN))),
+            num_stuck=int(gather((weights_MN == start_MN).sum())),
             num_weights=weights_MN.numel(),
         )
 

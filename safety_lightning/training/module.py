@@ -13,13 +13,16 @@ from typing import Any, Literal
 import lightning as L
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.strategies import DeepSpeedStrategy
+from lightning.pytorch.strategies import DeepSpeedStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard
 from torchmetrics import MeanMetric
 from transformers import PreTrainedModel, get_scheduler
 
 from safety_lightning.checkpoints import load_model
+from safety_lightning.projection.sharding import gather
 from safety_lightning.training.loss import sum_token_losses
 
 Schedule = Literal["cosine", "linear", "constant_with_warmup", "constant"]
@@ -78,11 +81,13 @@ class CausalLMModule(L.LightningModule):
         model = load_model(self.reference, dtype=torch.float32, attention=self.attention)
         model.config.use_cache = False
         if self.gradient_checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            model.activation_checkpointing_enable({"use_reentrant": False})
         self._float32_buffers = {
             name: buffer.clone() for name, buffer in model.named_buffers() if buffer.dtype == torch.float32
         }
         self.model = model.train()
+        if isinstance(self.trainer.strategy, ModelParallelStrategy):
+            shard_model(self.model, self.trainer.strategy.device_mesh["data_parallel"])
 
     def configure_optimizers(self) -> Any:
         """Makes the optimizer, and the warm-up and schedule over all optimizer steps of the run."""
@@ -120,7 +125,7 @@ class CausalLMModule(L.LightningModule):
         if not self._averages_micro_batches:
             # Lightning has divided by the micro-batches, and the strategy by the processes: both are undone here.
             factor = self.trainer.accumulate_grad_batches * self.trainer.world_size / totals[1].clamp_min(1)
-            torch._foreach_mul_(list(self._gradients()), factor)
+            torch._foreach_mul_(list(self._gradients()), float(factor))
         self._log_step(window, totals)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
@@ -172,9 +177,16 @@ class CausalLMModule(L.LightningModule):
             "train/samples_per_second": window.num_samples * self.trainer.world_size / seconds,
         }
         if not self._averages_micro_batches:
-            values["train/gradient_norm"] = torch.nn.utils.get_total_norm(list(self._gradients()))
+            values["train/gradient_norm"] = gather(torch.nn.utils.get_total_norm(list(self._gradients())))
         self.log("train/loss", loss, prog_bar=True)
         self.log_dict({name: torch.as_tensor(value, dtype=torch.float32) for name, value in values.items()})
+
+
+def shard_model(model: PreTrainedModel, mesh: DeviceMesh) -> None:
+    """Shards a model by FSDP2 in place, a group of parameters for each decoder layer."""
+    layers = getattr(model.base_model, "layers", None) or getattr(model.base_model, "h", [])
+    for block in [*layers, model]:
+        fully_shard(block, mesh=mesh)
 
 
 class _Window:

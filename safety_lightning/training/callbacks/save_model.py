@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import lightning as L
-from torch import Tensor
+from torch import Tensor, nn
 
 from safety_lightning.checkpoints import CheckpointReader, load_tokenizer, resolve_reference
+from safety_lightning.projection.sharding import gather, is_sharded
 from safety_lightning.training.module import CausalLMModule
 from safety_lightning.training.storage import StorageDtype, resolve_dtype, save_model
 
@@ -40,7 +41,7 @@ class SaveModel(L.Callback):
     def _save(self, trainer: L.Trainer, pl_module: L.LightningModule, name: str) -> None:
         if self.folder is None or not isinstance(pl_module, CausalLMModule):
             return
-        weights = gather_weights(trainer, pl_module)
+        weights = gather_weights(pl_module.model)
         if trainer.is_global_zero:
             reference = CheckpointReader(resolve_reference(pl_module.reference))
             dtype = resolve_dtype(self.dtype, reference)
@@ -49,8 +50,11 @@ class SaveModel(L.Callback):
         trainer.strategy.barrier()
 
 
-def gather_weights(trainer: L.Trainer, pl_module: CausalLMModule) -> dict[str, Tensor]:
-    """Returns the model's whole weights, gathered from all processes where they are sharded."""
-    state = trainer.strategy.lightning_module_state_dict()
-    prefix = "model."
-    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+def gather_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Returns a model's whole weights, tied ones once; sharded ones are gathered, one by one, in every process."""
+    names = {name for name, _ in [*model.named_parameters(), *model.named_buffers()]}
+    return {
+        name: gather(tensor.detach()).cpu() if is_sharded(tensor) else tensor.detach()
+        for name, tensor in model.state_dict().items()
+        if name in names
+    }

@@ -1,0 +1,133 @@
+"""Pads encoded examples to a batch, and puts examples of similar length together."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+from torch.utils.data import Sampler
+
+from safety_lightning.data.chat import IGNORED_LABEL, EncodedExample
+from safety_lightning.data.randomness import make_generator, shuffle_range
+
+_MEGA_BATCHES = 50  # global batches that are sorted together: enough for similar lengths, few enough to stay random
+
+
+def collate_examples(examples: Sequence[EncodedExample], *, pad_token_id: int) -> dict[str, Tensor]:
+    """Pads examples on the right to the longest of them.
+
+    The masks come from lengths: ``pad_token_id`` may be the end token, which stays attended to and trained.
+
+    Args:
+        examples: The examples of one batch, B of them, the longest of T tokens.
+        pad_token_id: What fills ``input_ids``.
+
+    Returns:
+        ``input_ids``, ``attention_mask`` and ``labels``, int64, shape ``(B, T)``; labels are -100 on prompts and
+        padding.
+
+    Raises:
+        ValueError: If there are no examples.
+    """
+    if not examples:
+        raise ValueError("examples must hold at least one example, got none")
+    shape = (len(examples), max(len(example.input_ids) for example in examples))
+    input_ids = torch.full(shape, pad_token_id, dtype=torch.int64)
+    attention_mask = torch.zeros(shape, dtype=torch.int64)
+    labels = torch.full(shape, IGNORED_LABEL, dtype=torch.int64)
+    for row, example in enumerate(examples):
+        length = len(example.input_ids)
+        input_ids[row, :length] = torch.tensor(example.input_ids, dtype=torch.int64)
+        attention_mask[row, :length] = 1
+        labels[row, :length] = torch.tensor(example.labels, dtype=torch.int64)
+    return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+
+
+class LengthGroupedBatchSampler(Sampler[list[int]]):
+    """Draws batches of examples of similar length, in an order that depends on nothing but seed and epoch.
+
+    A *global batch* is what all ranks see in one step: ``batch_size`` examples each. Examples are shuffled, cut into
+    mega-batches of 50 global batches, and sorted by length within each; the global batches are then shuffled. Every
+    rank takes its share of every global batch, so that all have as many batches as each other. The examples that fill
+    no global batch come last and are divided over the ranks; only where they are fewer than the ranks are they left
+    out (other ones in every epoch).
+
+    Args:
+        lengths: How many tokens each example has.
+        batch_size: Examples in a batch of one rank, at least 1.
+        seed: Seed of the order.
+        grouped: Whether examples of similar length share a batch; if not, batches are drawn at random.
+        rank: This process, in [0, ``world_size``).
+        world_size: How many processes share the examples.
+
+    Raises:
+        ValueError: If there are no examples, or fewer than processes, or a number is out of its range.
+    """
+
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        batch_size: int,
+        *,
+        seed: int,
+        grouped: bool = True,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank must be in [0, {world_size}), got {rank}")
+        if len(lengths) < world_size:
+            raise ValueError(f"there must be an example for each of {world_size} processes, got {len(lengths)}")
+        self.lengths = list(lengths)
+        self.batch_size = batch_size
+        self.seed = seed
+        self.grouped = grouped
+        self.rank = rank
+        self.world_size = world_size
+        self.epoch = 0
+        self.first_batch = 0  # of the next iteration: where a resumed one goes on
+
+    @property
+    def sampler(self) -> "LengthGroupedBatchSampler":
+        """Itself: Lightning calls ``set_epoch`` on the sampler of a batch sampler."""
+        return self
+
+    @property
+    def num_left_out(self) -> int:
+        """How many examples no rank sees in an epoch."""
+        num_rest = len(self.lengths) % (self.batch_size * self.world_size)
+        return num_rest if num_rest < self.world_size else 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the order of the next iteration."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        num_seen = len(self.lengths) - self.num_left_out
+        return -(-num_seen // (self.batch_size * self.world_size))
+
+    def __iter__(self) -> Iterator[list[int]]:
+        batches = self._draw_batches()[self.first_batch :]
+        self.first_batch = 0
+        yield from batches
+
+    def _draw_batches(self) -> list[list[int]]:
+        """Draws this rank's batches of the whole epoch."""
+        generator = make_generator("batches", self.seed, self.epoch)
+        order = shuffle_range(len(self.lengths), generator)
+        global_size = self.batch_size * self.world_size
+        num_full = len(order) // global_size
+        full, rest = order[: num_full * global_size], order[num_full * global_size :]
+        if self.grouped:
+            mega_size = global_size * _MEGA_BATCHES
+            megas = [full[start : start + mega_size] for start in range(0, len(full), mega_size)]
+            full = [index for mega in megas for index in self._sort(mega)]
+        starts = [number * global_size for number in shuffle_range(num_full, generator)]
+        global_batches = [full[start : start + global_size] for start in starts]
+        if len(rest) >= self.world_size:
+            global_batches.append(self._sort(rest) if self.grouped else rest)
+        return [batch[self.rank :: self.world_size] for batch in global_batches]
+
+    def _sort(self, indices: list[int]) -> list[int]:
+        return sorted(indices, key=self.lengths.__getitem__)

@@ -1,0 +1,52 @@
+"""Reads data sets from the Hugging Face hub as tables."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from safety_lightning.data.tables import Table
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+def read_hub_table(name: str, *, config: str | None, split: str, revision: str | None) -> Table:
+    """Downloads a data set (or finds it in the Hugging Face cache) and returns it as a table.
+
+    Args:
+        name: ``org/name``.
+        config: The data set's configuration, if it has several.
+        split: For example ``train`` or ``30k_train``.
+        revision: Commit, tag or branch; ``None`` is the newest.
+
+    Raises:
+        ValueError: If there is no such data set, configuration or split, or no hub.
+    """
+    import datasets
+
+    try:
+        data = datasets.load_dataset(name, config, split=split, revision=revision)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:  # OSError: no such data set, no network
+        raise ValueError(
+            f"data set {name} (config {config}, split {split}, revision {revision}) must be readable from the hub, "
+            f"got {type(error).__name__}: {error}; a local file can be given as `path`"
+        ) from error
+    if len(data) == 0:
+        raise ValueError(f"data set {name}, split {split}, must hold at least one row of data, got none")
+    return Table(
+        name=f"{name}:{split}",
+        columns=list(data.column_names),
+        rows=data.to_list(),
+        numbers=list(range(1, len(data) + 1)),
+        unit="row",
+        version=f"hub:{_find_revision(data) or revision or 'unknown'}",
+    )
+
+
+def _find_revision(data: Dataset) -> str | None:
+    """Reads the commit from the addresses that the data was downloaded from."""
+    for address in data.info.download_checksums or {}:
+        if match := re.search(r"@([0-9a-f]{40})", address):
+            return match[1]
+    return None

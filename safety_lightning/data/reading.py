@@ -1,0 +1,170 @@
+"""Reads the examples of a source: the right columns and rows, as text, as many as asked for."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from safety_lightning.data.hub import read_hub_table
+from safety_lightning.data.presets import find_preset, is_local_file, resolve_source
+from safety_lightning.data.randomness import make_generator, shuffle_range
+from safety_lightning.data.sources import Example, ExampleKind, InstructionSource
+from safety_lightning.data.tables import Table, check_column, read_table
+
+LAB_SIZE = 512  # how many examples the lab makes when no size is given
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What was read from a source.
+
+    Attributes:
+        name: The file, the data set or the lab's part.
+        version: What the content can be told by, such as ``sha256:...``.
+        examples: The examples taken.
+        num_rows: How many rows there were.
+        num_filtered: How many of them the filters left out.
+        num_blank: How many more had an empty prompt or response, and were left out.
+    """
+
+    name: str
+    version: str
+    examples: list[Example]
+    num_rows: int
+    num_filtered: int = 0
+    num_blank: int = 0
+
+
+def read_examples(source: str | InstructionSource, *, seed: int, kind: ExampleKind = "useful") -> list[Example]:
+    """Reads the examples of a source; see :func:`read_source`."""
+    return read_source(source, seed=seed, kind=kind).examples
+
+
+def read_prompts(source: str | InstructionSource, *, seed: int) -> list[str]:
+    """Reads the prompts of a source whose responses are not needed; see :func:`read_source`."""
+    source = resolve_source(source)
+    assert source.path is not None
+    if source.path.startswith("lab:"):
+        return [example.prompt for example in _read_lab(source, seed=seed, kind="useful").examples]
+    table = _open_table(source)
+    texts = _read_texts(table, _filter_rows(table, source), (str(source.prompt),))
+    return [prompt for (prompt,) in _take(texts, source, seed, table.name)]
+
+
+def read_source(source: str | InstructionSource, *, seed: int, kind: ExampleKind) -> Reading:
+    """Reads the examples of a source.
+
+    Rows are filtered, those without a prompt or a response are left out and counted, and ``size`` of the rest are
+    taken: drawn by the seed (a smaller draw is the beginning of a larger one), or the first ones.
+
+    Args:
+        source: Where the examples come from.
+        seed: Seed of the draw, and of what the lab makes.
+        kind: What the examples are used as.
+
+    Returns:
+        The examples, at least one, and the counts.
+
+    Raises:
+        ValueError: If the file or the data set cannot be read, lacks a column, holds something else than text in it,
+            keeps no row under the filters, or has fewer than ``size`` examples.
+    """
+    source = resolve_source(source)
+    assert source.path is not None
+    if source.path.startswith("lab:"):
+        return _read_lab(source, seed=seed, kind=kind)
+    table = _open_table(source)
+    kept = _filter_rows(table, source)
+    texts = _read_texts(table, kept, (str(source.prompt), str(source.response)))
+    return Reading(
+        name=table.name,
+        version=table.version,
+        examples=[
+            Example(prompt=prompt, response=response, kind=kind)
+            for prompt, response in _take(texts, source, seed, table.name)
+        ],
+        num_rows=len(table.rows),
+        num_filtered=len(table.rows) - len(kept),
+        num_blank=len(kept) - len(texts),
+    )
+
+
+def _read_lab(source: InstructionSource, *, seed: int, kind: ExampleKind) -> Reading:
+    from safety_lightning.lab.world import generate_examples
+
+    assert source.path is not None
+    find_preset(source.path)
+    if source.filters:
+        raise ValueError(f"filters must be left out for {source.path}, got {source.filters}")
+    size = source.size or LAB_SIZE
+    name = source.path.removeprefix("lab:")
+    drawn = generate_examples(cast(Any, name), split=cast(Any, source.split), size=size, seed=seed)
+    examples = [Example(prompt=one.prompt, response=one.response, kind=kind) for one in drawn]
+    version = f"generated:{source.split},size={size},seed={seed}"
+    return Reading(name=source.path, version=version, examples=examples, num_rows=size)
+
+
+def _open_table(source: InstructionSource) -> Table:
+    assert source.path is not None
+    assert source.split is not None
+    if is_local_file(source.path) or Path(source.path).exists():
+        return read_table(Path(source.path).expanduser(), columns=source.columns or ())
+    return read_hub_table(source.path, config=source.config, split=source.split, revision=source.revision)
+
+
+def _filter_rows(table: Table, source: InstructionSource) -> list[int]:
+    kept = list(range(len(table.rows)))
+    for column, wanted in (source.filters or {}).items():
+        check_column(table, column)
+        values = wanted if isinstance(wanted, list) else [wanted]
+        left = [index for index in kept if any(_equals(table.rows[index].get(column), value) for value in values)]
+        if not left:
+            found = dict.fromkeys(str(table.rows[index].get(column))[:40] for index in kept)
+            raise ValueError(
+                f"{table.name} must hold rows whose {column!r} is {wanted!r}, got only {', '.join(list(found)[:5])}"
+            )
+        kept = left
+    return kept
+
+
+def _equals(cell: Any, wanted: Any) -> bool:
+    """Compares a cell with a wanted value; a CSV cell is text, and says ``False`` or ``false`` for false."""
+    if isinstance(cell, str) and not isinstance(wanted, str):
+        return cell.strip().lower() == json.dumps(wanted)
+    return bool(cell == wanted) and isinstance(cell, bool) == isinstance(wanted, bool)
+
+
+def _read_texts(table: Table, indices: Sequence[int], columns: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """Returns the texts of the given rows, but for rows with an empty one."""
+    for column in columns:
+        check_column(table, column)
+    rows = (tuple(_read_text(table, index, column) for column in columns) for index in indices)
+    return [texts for texts in rows if all(text.strip() for text in texts)]
+
+
+def _read_text(table: Table, index: int, column: str) -> str:
+    row = table.rows[index]
+    if column not in row:
+        raise ValueError(f"{table.locate(index)}, must have {column!r}, got {', '.join(map(repr, row))}")
+    value = row[column]
+    if value is None:
+        return ""
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise ValueError(f"{table.locate(index)}, must have text in {column!r}, got {type(value).__name__} {value!r}")
+    try:
+        str(value).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{table.locate(index)}, must have valid text in {column!r}, got {error}") from error
+    return str(value)
+
+
+def _take(texts: list[tuple[str, ...]], source: InstructionSource, seed: int, name: str) -> list[tuple[str, ...]]:
+    size = len(texts) if source.size is None else source.size
+    if not texts:
+        raise ValueError(f"{name} must hold at least one row with text, got only empty ones")
+    if size > len(texts):
+        raise ValueError(f"size must be at most {len(texts)}, the number of examples in {name}, got {size}")
+    if source.pick == "first" or source.size is None:
+        return texts[:size]
+    return [texts[index] for index in shuffle_range(len(texts), make_generator("sample", seed))[:size]]

@@ -1,0 +1,190 @@
+"""Reads JSONL, JSON, CSV and Parquet files as named columns, and says where a broken one is broken."""
+
+import csv
+import difflib
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+NumberedRow = tuple[int, dict[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Rows with named columns.
+
+    Attributes:
+        name: The file, or the data set.
+        columns: The columns' names, in the order in which they turn up.
+        rows: One dictionary a row.
+        numbers: Each row's line in the file, or its number.
+        unit: What ``numbers`` counts, ``line`` or ``row``.
+        version: What the content can be told by: ``sha256:...`` of a file, the revision of a data set.
+    """
+
+    name: str
+    columns: list[str]
+    rows: list[dict[str, Any]]
+    numbers: list[int]
+    unit: str
+    version: str
+
+    def locate(self, index: int) -> str:
+        """Says in words where a row is."""
+        return f"{self.name}, {self.unit} {self.numbers[index]}"
+
+
+def read_table(path: Path, *, columns: Sequence[str] = ()) -> Table:
+    """Reads a file whose suffix says what it holds.
+
+    Args:
+        path: A ``.jsonl``, ``.json`` (a list of objects, or one a line), ``.csv`` or ``.parquet`` file.
+        columns: Names for the columns of a CSV file without a header line. A first line that repeats them is a header.
+
+    Returns:
+        The table, with at least one row.
+
+    Raises:
+        ValueError: If the file does not exist, has another suffix, is broken or is empty.
+    """
+    reader = _READERS.get(path.suffix.lower())
+    if path.is_dir():
+        raise ValueError(f"a data file must be a file, got the folder {path}")
+    if not path.exists():
+        raise ValueError(f"data file {path} does not exist{_suggest_file(path)}")
+    if reader is None:
+        raise ValueError(f"a data file must end in one of {', '.join(_READERS)}, got {path}")
+    try:
+        numbered = reader(path, columns)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} must be UTF-8 text, got {error}") from error
+    if not numbered:
+        raise ValueError(f"{path} must hold at least one row of data, got none")
+    numbers, rows = zip(*numbered, strict=True)
+    return Table(
+        name=str(path),
+        columns=list(dict.fromkeys(name for row in rows for name in row)),
+        rows=list(rows),
+        numbers=list(numbers),
+        unit="row" if path.suffix.lower() == ".parquet" or _is_list(path) else "line",
+        version=f"sha256:{hash_file(path)}",
+    )
+
+
+def hash_file(path: Path) -> str:
+    """Returns the SHA-256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_column(table: Table, column: str) -> None:
+    """Raises ValueError, naming the columns found and the nearest, if the table lacks a column."""
+    if column in table.columns:
+        return
+    close = difflib.get_close_matches(column, table.columns, n=1)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    if table.name.endswith(".csv"):
+        hint += " (a CSV file without a header line needs its names in `columns`)"
+    raise ValueError(f"{table.name} must have a column {column!r}, got {', '.join(map(repr, table.columns))}{hint}")
+
+
+def _read_jsonl(path: Path, _: Sequence[str]) -> list[NumberedRow]:
+    rows = []
+    with path.open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                rows.append((number, _parse_object(line, f"{path}, line {number}")))
+    return rows
+
+
+def _read_json(path: Path, columns: Sequence[str]) -> list[NumberedRow]:
+    if not _is_list(path):
+        return _read_jsonl(path, columns)  # what the hub calls .json is often one object a line
+    try:
+        items = json.loads(path.read_text(encoding="utf-8-sig"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}, line {error.lineno}, must be JSON, got an error: {error.msg}") from error
+    for number, item in enumerate(items, start=1):
+        if not isinstance(item, dict):
+            raise ValueError(f"{path}, row {number}, must be a JSON object, got {_shorten(json.dumps(item))}")
+    return list(enumerate(items, start=1))
+
+
+def _is_list(path: Path) -> bool:
+    if path.suffix.lower() != ".json":
+        return False
+    with path.open(encoding="utf-8-sig") as file:
+        return file.read(4096).lstrip()[:1] == "["
+
+
+def _parse_object(line: str, place: str) -> dict[str, Any]:
+    try:
+        value = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{place}, must be one JSON object, got {_shorten(line.strip())} ({error.msg} at column {error.colno})"
+        ) from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{place}, must be one JSON object, got {_shorten(line.strip())}")
+    return value
+
+
+def _read_csv(path: Path, columns: Sequence[str]) -> list[NumberedRow]:
+    names = list(columns)
+    rows: list[NumberedRow] = []
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file, strict=True)
+        last_line = 0
+        try:
+            for cells in reader:
+                number, last_line = last_line + 1, reader.line_num  # a quoted cell may span lines
+                if not cells or (not rows and cells == names):
+                    continue
+                if not names:
+                    names = _check_header(cells, path)
+                    continue
+                if len(cells) != len(names):
+                    raise ValueError(f"{path}, line {number}, must have {len(names)} cells, got {len(cells)}")
+                rows.append((number, dict(zip(names, cells, strict=True))))
+        except csv.Error as error:
+            raise ValueError(f"{path}, line {last_line + 1}, must be CSV, got an error: {error}") from error
+    return rows
+
+
+def _check_header(names: list[str], path: Path) -> list[str]:
+    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    if twice:
+        raise ValueError(f"{path} must name each column once, got {', '.join(map(repr, twice))} more than once")
+    return names
+
+
+def _read_parquet(path: Path, _: Sequence[str]) -> list[NumberedRow]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.read_table(path)
+    except (pyarrow.ArrowInvalid, OSError) as error:
+        raise ValueError(f"{path} must be a Parquet file, got an error: {error}") from error
+    return list(enumerate(table.to_pylist(), start=1))
+
+
+def _suggest_file(path: Path) -> str:
+    names = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    close = difflib.get_close_matches(path.name, names, n=1)
+    return f"; did you mean {path.parent / close[0]}?" if close else ""
+
+
+def _shorten(text: str, length: int = 60) -> str:
+    return repr(text if len(text) <= length else text[:length] + "...")
+
+
+_READERS: dict[str, Callable[[Path, Sequence[str]], list[NumberedRow]]] = {
+    ".jsonl": _read_jsonl,
+    ".json": _read_json,
+    ".csv": _read_csv,
+    ".parquet": _read_parquet,
+}
