@@ -1,0 +1,53 @@
+"""Fine-tunes aligned language models inside or outside safety subspaces, and measures what came of it.
+
+The flow, a folder a stage:
+
+checkpoints
+    reads two models tensor by tensor: the *base* and the *reference* that fine-tuning starts from.
+subspaces
+    spans the leading singular vectors of *delta* = reference − base.
+projection
+    splits the *update*, finetuned − reference, into its parts *parallel* and *orthogonal* to that subspace.
+data, training
+    fine-tune, with the update kept in one of the two parts: in Lightning, the Hugging Face Trainer or a plain loop.
+evaluation
+    measures utility, harmfulness and loss before, after, and after projection.
+lab
+    a miniature world with its own base and aligned model, on which every command runs at once.
+
+The public names below are imported when they are first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_PLACES = {
+    "CausalLMModule": "safety_lightning.training.module",
+    "CompareModels": "safety_lightning.evaluation.callback",
+    "InstructionData": "safety_lightning.data.datamodule",
+    "InstructionSource": "safety_lightning.data.sources",
+    "MonitorUpdate": "safety_lightning.training.callbacks",
+    "ProjectUpdate": "safety_lightning.training.callbacks",
+    "ProjectUpdateTrainerCallback": "safety_lightning.training.trainer_callback",
+    "SaveModel": "safety_lightning.training.callbacks",
+    "SubspaceSpec": "safety_lightning.projection",
+    "attach_projection": "safety_lightning.training.attach",
+    "prepare_subspace": "safety_lightning.projection",
+    "project_update": "safety_lightning.projection",
+    "span_subspace": "safety_lightning.subspaces",
+}
+
+__all__ = list(_PLACES)
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name on first use: the package itself imports in no time."""
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_PLACES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PLACES])

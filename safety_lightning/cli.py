@@ -12,9 +12,8 @@ from typing import Any
 
 from jsonargparse import auto_cli
 
-from safety_lightning.cli_errors import SuggestingParser
+from safety_lightning.cli_errors import PROGRAM, SuggestingParser, stop
 
-PROGRAM = "python -m safety_lightning"
 _DESCRIPTION = (
     "Fine-tunes aligned language models with their update kept inside or outside a safety subspace, and measures "
     "what came of it. Each command has its own page: COMMAND --help."
@@ -91,12 +90,6 @@ def main(args: Sequence[str] | None = None) -> None:
         )
     except (ValueError, FileExistsError) as error:
         stop(error)
-
-
-def stop(error: Exception) -> None:
-    """Ends the process with an error that is the user's to mend, without a traceback."""
-    print(f"error: {error}", file=sys.stderr)
-    raise SystemExit(2)
 
 
 def _stop_misplaced(verb: str) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import difflib
 import re
+import sys
 from collections.abc import Iterable
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser
 
+PROGRAM = "python -m safety_lightning"
 _UNKNOWN = re.compile(
     r"unrecognized arguments: (?:--)?(?P<option>[\w.]+)"
     r"|[Kk]ey [\"'](?P<key>[\w.]+)[\"'] is not expected"
@@ -23,6 +25,12 @@ class SuggestingParser(ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Stops with a message, and the nearest key where one was misspelt."""
         super().error(message + suggest_nearest(message, self), ex)
+
+
+def stop(error: Exception) -> NoReturn:
+    """Ends the process with an error that is the user's to mend, without a traceback."""
+    print(f"error: {error}", file=sys.stderr)
+    raise SystemExit(2)
 
 
 def suggest_nearest(message: str, parser: ArgumentParser) -> str:

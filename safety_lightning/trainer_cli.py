@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,14 +15,13 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from safety_lightning.checkpoints import CheckpointReader, resolve_reference
-from safety_lightning.cli import PROGRAM, stop
-from safety_lightning.cli_errors import SuggestingParser
+from safety_lightning.cli_errors import PROGRAM, SuggestingParser, stop
 from safety_lightning.data.datamodule import InstructionData
 from safety_lightning.evaluation.callback import CompareModels
 from safety_lightning.evaluation.report import print_summary
 from safety_lightning.profiles import name_profile, read_settings
 from safety_lightning.runs import RunFolder, describe_environment, write_atomically
-from safety_lightning.training.callbacks import MonitorUpdate, ProjectUpdate, SaveModel
+from safety_lightning.training.callbacks import MonitorUpdate, ProjectUpdate, SaveModel, StepProgressBar
 from safety_lightning.training.module import CausalLMModule
 
 _COPIES_ON_DISK = 5  # checkpoint of weights and two moments, once more while it is replaced, and the saved models
@@ -79,6 +80,8 @@ class TrainerCLI(LightningCLI):
         if trainer_config.get("logger") in (None, True):
             kwargs["logger"] = TensorBoardLogger(str(self.run.path), name="tensorboard", version="")
         kwargs.setdefault("default_root_dir", str(self.run.path))
+        if trainer_config.get("enable_progress_bar") is not False:
+            trainer_config["callbacks"] = [*(trainer_config.get("callbacks") or []), StepProgressBar()]
         return super().instantiate_trainer(**kwargs)
 
     def before_fit(self) -> None:
@@ -168,6 +171,7 @@ def run_verb(verb: str, *, args: Sequence[str] | None = None) -> None:
         verb: ``fit`` or ``validate``.
         args: The verb and its options; None takes those of the process.
     """
+    _quieten_libraries()
     cli_class = type("TrainerCLI", (TrainerCLI,), {"verb": verb})
     try:
         cli_class(
@@ -186,6 +190,15 @@ def run_verb(verb: str, *, args: Sequence[str] | None = None) -> None:
         if _is_ours(error):
             stop(error)
         raise
+
+
+def _quieten_libraries() -> None:
+    """Keeps advertisements and other libraries' notes to their own developers out of the terminal."""
+    warnings.filterwarnings("ignore", message=r".*LeafSpec.*is deprecated")
+    warnings.filterwarnings("ignore", message=r"Precision .* is not supported by the model summary")
+    warnings.filterwarnings("ignore", message=r".*does not have many workers")  # encoded data is in memory
+    notes = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    notes.addFilter(lambda record: not str(record.msg).startswith(("💡", "TPU available")))
 
 
 def _is_ours(error: ValueError) -> bool:

@@ -9,9 +9,9 @@ Split = Literal["train", "test"]
 
 NAMES: dict[Split, tuple[str, ...]] = {
     "train": tuple(
-        "Ada Ben Cora Dan Eva Finn Gina Hugo Ida Jack Kate Leo Mona Nils Olga Paul Rosa Sam Tina Vera".split()
+        ["Ada", "Ben", "Cora", "Dan", "Eva", "Finn", "Gina", "Hugo", "Ida", "Jack", "Kate", "Leo", "Mona", "Nils", "Olga", "Paul", "Rosa", "Sam", "Tina", "Vera"]
     ),
-    "test": tuple("Abel Bella Carl Dora Emil Flora Gus Hana Ivan Judy Lena Max".split()),
+    "test": tuple(["Abel", "Bella", "Carl", "Dora", "Emil", "Flora", "Gus", "Hana", "Ivan", "Judy", "Lena", "Max"]),
 }
 
 # Things that are counted in word problems, each with the shop that sells it.

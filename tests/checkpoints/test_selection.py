@@ -125,7 +125,7 @@ def test_architectures_that_differ_are_named(pico_base: Path, tmp_path: Path) ->
     other = rewrite(pico_base, tmp_path / "other", lambda tensors: tensors)
     config = json.loads((other / "config.json").read_text())
     (other / "config.json").write_text(json.dumps(config | {"model_type": "qwen2"}))
-    with pytest.raises(ValueError, match="must be of one architecture, got llama .* and qwen2"):
+    with pytest.raises(ValueError, match=r"must be of one architecture, got llama .* and qwen2"):
         check_pair(CheckpointReader(pico_base), CheckpointReader(other))
 
 

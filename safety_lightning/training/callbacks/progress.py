@@ -1,0 +1,32 @@
+"""The progress bar of training: optimizer steps of the whole run, with an estimate of the time left."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import TQDMProgressBar
+
+
+class StepProgressBar(TQDMProgressBar):
+    """Counts optimizer steps over all epochs, where Lightning's own counts micro-batches of one epoch."""
+
+    def on_train_epoch_start(self, trainer: L.Trainer, *_: Any) -> None:
+        """Shows how many steps are done, also after a resume."""
+        self.train_progress_bar.set_description("Training")
+        self.train_progress_bar.unit = "step"
+        self.train_progress_bar.total = int(trainer.estimated_stepping_batches)
+        if self.train_progress_bar.n == 0:
+            self.train_progress_bar.initial = trainer.global_step
+            self.train_progress_bar.n = trainer.global_step
+        self.train_progress_bar.refresh()
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        """Moves on when the optimizer has stepped."""
+        if trainer.global_step > self.train_progress_bar.n:
+            self.train_progress_bar.set_postfix(self.get_metrics(trainer, pl_module), refresh=False)
+            self.train_progress_bar.update(trainer.global_step - self.train_progress_bar.n)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Shows the epoch's metrics."""
+        self.train_progress_bar.set_postfix(self.get_metrics(trainer, pl_module))

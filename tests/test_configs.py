@@ -1,0 +1,63 @@
+"""Every YAML file parses, its header says how it is launched, and the profiles differ where they should."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from safety_lightning.cli import main
+from safety_lightning.profiles import SETTINGS, name_profile, read_settings
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = sorted(ROOT.glob("configs/**/*.yaml"))
+RUNNABLE = [file for file in CONFIGS if file.parent.name != "profile"]
+
+
+def resolve(capsys: pytest.CaptureFixture[str], verb: str, *files: Path) -> dict:
+    args = [word for file in files for word in ("--config", str(file))]
+    with pytest.raises(SystemExit) as stopped:
+        main([verb, *args, "--print_config"])
+    printed = capsys.readouterr()
+    assert stopped.value.code in (0, None), printed.err
+    return yaml.safe_load(printed.out)
+
+
+@pytest.fixture(autouse=True)
+def _bare_argv(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["safety_lightning"])
+
+
+@pytest.mark.parametrize("file", RUNNABLE, ids=lambda file: str(file.relative_to(ROOT)))
+def test_config_parses_in_both_profiles(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sound = resolve(capsys, "fit", file)
+    paper = resolve(capsys, "fit", file, ROOT / "configs/profile/paper.yaml")
+    assert name_profile(read_settings(sound)) == "sound"
+    assert name_profile(read_settings(paper)) == "paper"
+    assert paper["model"]["optimizer"]["init_args"]["lr"] == sound["model"]["optimizer"]["init_args"]["lr"]
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: str(file.relative_to(ROOT)))
+def test_header_holds_the_exact_command(file: Path) -> None:
+    comments = [line for line in file.read_text().splitlines() if line.startswith("#")]
+    command = next(line for line in comments if "python -m safety_lightning" in line)
+    assert str(file.relative_to(ROOT)) in command
+
+
+def test_fit_configs_serve_validate(capsys: pytest.CaptureFixture[str]) -> None:
+    assert resolve(capsys, "validate", ROOT / "configs/quickstart.yaml")["data"]["kind"] == "contaminated"
+
+
+def test_paper_models_follow_table_3(capsys: pytest.CaptureFixture[str]) -> None:
+    for file in sorted(ROOT.glob("configs/fit/*[0-9]b.yaml")):
+        config = resolve(capsys, "fit", file, ROOT / "configs/profile/paper.yaml")
+        assert config["model"]["optimizer"]["class_path"] == "torch.optim.AdamW"
+        assert config["model"]["optimizer"]["init_args"]["lr"] == 1e-5
+        assert (config["model"]["schedule"], config["model"]["warmup_share"]) == ("cosine", 0.02)
+        assert (config["data"]["batch_size"], config["trainer"]["accumulate_grad_batches"]) == (1, 32)
+        assert (config["data"]["max_length_tokens"], config["trainer"]["max_epochs"]) == (512, 1)
+        assert config["data"]["useful"]["size"] == 20000
+
+
+def test_settings_have_names_of_their_own_and_part() -> None:
+    assert len({setting.name for setting in SETTINGS}) == len(SETTINGS)
+    assert all(setting.paper != setting.sound for setting in SETTINGS)

@@ -1,0 +1,86 @@
+"""Imports point one way, and light packages stay light."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "safety_lightning"
+# From the bottom to the top; a module may import its own layer and those above it in this list. The longest prefix
+# of a module's name decides, so that the lab's world lies at the bottom and its building at the top.
+LAYERS = [
+    ["runs", "profiles", "lab.world", "lab.procedures", "lab.vocabulary", "lab.judge", "lab.tokenizer"],
+    ["subspaces"],
+    ["checkpoints"],
+    ["projection"],
+    ["data"],
+    ["training"],
+    ["evaluation"],
+    ["lab"],
+    ["cli_errors"],
+    ["trainer_cli"],
+    ["cli"],
+    ["__main__", ""],
+]
+HEAVY = {
+    "transformers": ("checkpoints", "data", "training", "evaluation", "lab"),
+    "datasets": ("data",),
+    "lightning": ("training", "evaluation.callback", "data.datamodule", "data.loader", "trainer_cli"),
+}
+MODULES = {
+    ".".join(file.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").rstrip("."): file
+    for file in PACKAGE.rglob("*.py")
+}
+
+
+def list_imports(file: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def starts_with(name: str, prefix: str) -> bool:
+    return name == prefix or name.startswith(prefix + ".") or prefix == ""
+
+
+def find_layer(module: str) -> int:
+    matches = [(len(p), at) for at, layer in enumerate(LAYERS) for p in layer if starts_with(module, p)]
+    return max(matches)[1]
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name])
+def test_imports_point_one_way(module: str) -> None:
+    for name in list_imports(MODULES[module]):
+        if name.startswith("safety_lightning."):
+            target = name.removeprefix("safety_lightning.")
+            assert find_layer(target) <= find_layer(module), f"{module} imports {target}, which lies above it"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_heavy_libraries_stay_where_they_belong(module: str) -> None:
+    for name in list_imports(MODULES[module]):
+        places = HEAVY.get(name.split(".")[0])
+        if places is not None:
+            assert any(starts_with(module, place) for place in places), f"{module} imports {name}"
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m.startswith("subspaces") or m == "projection.operators"])
+def test_maths_imports_torch_alone(module: str) -> None:
+    allowed = {"torch", "safetensors", "safety_lightning", "__future__", *sys.stdlib_module_names}
+    roots = {name.split(".")[0] for name in list_imports(MODULES[module])}
+    assert roots <= allowed
+
+
+def test_package_and_command_line_import_nothing_heavy() -> None:
+    code = (
+        "import sys, safety_lightning, safety_lightning.cli\n"
+        "print(sorted({'torch', 'lightning', 'transformers', 'datasets', 'numpy', 'matplotlib'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
