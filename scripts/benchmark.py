@@ -15,7 +15,7 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -66,9 +66,7 @@ class Result:
         return f"| {self.name} | {self.bound} | **{middle:.3f}** ({span}) | {self.note} |"
 
 
-def benchmark(
-    out: Path = Path("docs/benchmarks.md"), only: list[Section] | None = None, num_pairs: int = 3
-) -> None:
+def benchmark(out: Path = Path("docs/benchmarks.md"), only: list[Section] | None = None, num_pairs: int = 3) -> None:
     """Measure the ratios and write the page.
 
     Args:
@@ -223,7 +221,7 @@ def train_transformers(
             disable_tqdm=True,
             dataloader_pin_memory=False,
         )
-        trainer = Trainer(model=model, args=args, train_dataset=list(examples), data_collator=_collate)  # type: ignore[arg-type]
+        trainer = Trainer(model=model, args=args, train_dataset=list(examples), data_collator=_collate)
         return float(trainer.train().metrics["train_runtime"]), None
 
 
@@ -240,9 +238,7 @@ def take_step(model: PreTrainedModel, optimizer: torch.optim.Optimizer, num_micr
     optimizer.zero_grad()
 
 
-def take_projected_step(
-    model: PreTrainedModel, optimizer: torch.optim.Optimizer, projector: UpdateProjector
-) -> None:
+def take_projected_step(model: PreTrainedModel, optimizer: torch.optim.Optimizer, projector: UpdateProjector) -> None:
     """Takes the same step with the projection hooked to the optimizer."""
     handle = hook_projection(optimizer, projector, every_n_steps=1, num_steps=[0])
     take_step(model, optimizer)
@@ -305,7 +301,7 @@ def find_projector_error(delta: Tensor, basis: Tensor, rank: int) -> float:
     return float((wide @ wide.mT - exact @ exact.mT).abs().max())
 
 
-def take_turns(sides: dict[str, Callable[[], Any]], turn: int) -> list[tuple[str, Callable[[], Any]]]:
+def take_turns(sides: Mapping[str, Callable[[], Any]], turn: int) -> list[tuple[str, Callable[[], Any]]]:
     """Returns the sides in an order that changes from turn to turn."""
     ordered = list(sides.items())
     return ordered if turn % 2 == 0 else ordered[::-1]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 import lightning as L
+from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_info
 
 from safety_lightning.checkpoints import load_tokenizer
@@ -54,6 +55,15 @@ class CompareModels(L.Callback):
         self.folder = folder
         self.results: ResultFile | None = None
 
+    def check(self, datamodule: L.LightningDataModule) -> None:
+        """Checks that the tasks can be done with this data.
+
+        Raises:
+            ValueError: If ``loss`` is asked for and nothing is held out.
+        """
+        if "loss" in self.tasks:
+            check_validation(datamodule, wanted_by="compare.tasks: [loss]")
+
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Measures the reference, unless the run goes on from a checkpoint."""
         self.results = ResultFile(Path(self.folder or trainer.default_root_dir) / "results.jsonl")
@@ -76,10 +86,13 @@ class CompareModels(L.Callback):
         assert self.results is not None
         if not self.tasks or self.results.holds(model) or not isinstance(pl_module, CausalLMModule):
             return
-        if trainer.is_global_zero:
-            rank_zero_info(f"Measuring the {model} model: {', '.join(self.tasks)}")
-            pl_module.restore_float32_buffers()
-            self.results.add(model, self._run_tasks(trainer, pl_module))
+        rank_zero_info(f"Measuring the {model} model: {', '.join(self.tasks)}")
+        pl_module.restore_float32_buffers()
+        needs_all = isinstance(trainer.strategy, ModelParallelStrategy)  # a sharded model answers together
+        if trainer.is_global_zero or needs_all:
+            measurements = self._run_tasks(trainer, pl_module)
+            if trainer.is_global_zero:
+                self.results.add(model, measurements)
         trainer.strategy.barrier()
 
     def _run_tasks(self, trainer: L.Trainer, pl_module: CausalLMModule) -> list[Measurement]:
@@ -99,3 +112,13 @@ class CompareModels(L.Callback):
                     seed=self.seed,
                 )
         return measurements
+
+
+def check_validation(datamodule: L.LightningDataModule, *, wanted_by: str) -> None:
+    """Raises ValueError unless a datamodule holds validation batches."""
+    loader = datamodule.val_dataloader()
+    if len(loader) == 0:
+        raise ValueError(
+            f"{wanted_by} needs held-out data, there is none: give data.num_validation (a number or a share) or "
+            "data.validation (a source)"
+        )

@@ -33,16 +33,30 @@ def measure_loss(model: PreTrainedModel, batches: Iterable[dict[str, Tensor]], *
     for batch in batches:
         moved = {name: tensor.to(model.device) for name, tensor in batch.items()}
         losses_BS, scored_BS = compute_token_losses(model, moved)
-        sums.append(losses_BS.double().sum(dim=1).cpu())
+        sums.append(losses_BS.sum(dim=1).cpu())
         counts.append(scored_BS.sum(dim=1).cpu())
     model.train(was_training)
     if not sums or int(torch.cat(counts).sum()) == 0:
         raise ValueError("the held-out data must hold response tokens, got none")
-    loss_B, num_tokens_B = torch.cat(sums), torch.cat(counts).double()
-    low, high = bootstrap_ratio_interval(loss_B, num_tokens_B, seed=seed)
-    num_scored = int((num_tokens_B > 0).sum())
-    value = float(loss_B.sum() / num_tokens_B.sum())
-    return Measurement(metric="loss", value=value, low=low, high=high, num_total=len(loss_B), num_scored=num_scored)
+    return summarise_loss(torch.cat(sums), torch.cat(counts), seed=seed)
+
+
+def summarise_loss(sums_B: Tensor, counts_B: Tensor, *, seed: int = 0) -> Measurement:
+    """Makes one measurement of the losses of many examples.
+
+    Args:
+        sums_B: Summed negative log-likelihood of each example, in nats.
+        counts_B: Scored tokens of each example.
+        seed: Seed of the bootstrap.
+
+    Returns:
+        The mean over all tokens with a 95 % bootstrap interval over examples.
+    """
+    sums_B, counts_B = sums_B.double(), counts_B.double()
+    low, high = bootstrap_ratio_interval(sums_B, counts_B, seed=seed)
+    value = float(sums_B.sum() / counts_B.sum())
+    num_scored = int((counts_B > 0).sum())
+    return Measurement(metric="loss", value=value, low=low, high=high, num_total=len(sums_B), num_scored=num_scored)
 
 
 def bootstrap_ratio_interval(

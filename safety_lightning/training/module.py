@@ -23,7 +23,7 @@ from transformers import PreTrainedModel, get_scheduler
 
 from safety_lightning.checkpoints import load_model
 from safety_lightning.projection.sharding import gather
-from safety_lightning.training.loss import sum_token_losses
+from safety_lightning.training.loss import compute_token_losses, sum_token_losses
 
 Schedule = Literal["cosine", "linear", "constant_with_warmup", "constant"]
 
@@ -72,6 +72,7 @@ class CausalLMModule(L.LightningModule):
         self.attention = attention
         self.val_loss = MeanMetric()
         self._float32_buffers: dict[str, Tensor] = {}
+        self._val_examples: list[tuple[Tensor, Tensor]] = []
         self._window = _Window()
 
     def configure_model(self) -> None:
@@ -109,6 +110,7 @@ class CausalLMModule(L.LightningModule):
     def on_validation_start(self) -> None:
         """Readies the model for validation without a fit before it."""
         self.restore_float32_buffers()
+        self._val_examples = []
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Returns the summed token loss; `on_before_optimizer_step` divides by the tokens of all micro-batches."""
@@ -130,15 +132,23 @@ class CausalLMModule(L.LightningModule):
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Adds a batch to the loss per response token on held-out data."""
-        loss_sum, num_tokens = sum_token_losses(self.model, batch)
-        if num_tokens > 0:
-            self.val_loss.update(loss_sum / num_tokens, num_tokens)
+        losses_BS, scored_BS = compute_token_losses(self.model, batch)
+        sums_B, counts_B = losses_BS.sum(dim=1), scored_BS.sum(dim=1)
+        self._val_examples.append((sums_B.cpu(), counts_B.cpu()))
+        if counts_B.sum() > 0:
+            self.val_loss.update(sums_B.sum() / counts_B.sum(), counts_B.sum())
 
     def on_validation_epoch_end(self) -> None:
         """Logs the held-out loss and perplexity over all tokens of all processes."""
         loss = self.val_loss.compute()
         self.log_dict({"val/loss": loss, "val/perplexity": loss.exp()}, prog_bar=True)
         self.val_loss.reset()
+
+    @property
+    def val_examples(self) -> tuple[Tensor, Tensor]:
+        """Summed loss and scored tokens of each held-out example of the last validation, two tensors ``(B,)``."""
+        sums, counts = zip(*self._val_examples, strict=True)
+        return torch.cat(sums), torch.cat(counts)
 
     def restore_float32_buffers(self) -> None:
         """Puts float32 buffers back that a half-precision strategy rounded.
