@@ -78,6 +78,9 @@ def main(args: Sequence[str] | None = None) -> None:
 
         run_verb(words[0], args=None if args is None else words)
         return
+    misplaced = [word for word in words if word in TRAINER_VERBS]
+    if misplaced and words[0].startswith("-"):
+        _stop_misplaced(misplaced[0])
     try:
         auto_cli(
             COMMANDS,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Iterator
@@ -100,7 +101,13 @@ class CheckpointReader:
 
 
 def hash_file(file: Path) -> str:
-    """Returns the SHA-256 of a file as hexadecimal digits."""
+    """Returns the SHA-256 of a file as hexadecimal digits; a file that has not changed is read once a process."""
+    state = file.stat()
+    return _hash_once(file.resolve(), state.st_size, state.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=256)
+def _hash_once(file: Path, size: int, changed_ns: int) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Literal
 
 import lightning as L
+import torch
+from lightning.pytorch.plugins.precision import HalfPrecision
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_info
 
@@ -97,7 +100,7 @@ class CompareModels(L.Callback):
 
     def _run_tasks(self, trainer: L.Trainer, pl_module: CausalLMModule) -> list[Measurement]:
         measurements: list[Measurement] = []
-        with trainer.precision_plugin.forward_context():
+        with choose_context(trainer, pl_module):
             if "loss" in self.tasks:
                 batches = trainer.datamodule.val_dataloader()  # type: ignore[attr-defined]
                 measurements.append(measure_loss(pl_module.model, batches, seed=self.seed))
@@ -112,6 +115,17 @@ class CompareModels(L.Callback):
                     seed=self.seed,
                 )
         return measurements
+
+
+def choose_context(trainer: L.Trainer, pl_module: L.LightningModule) -> AbstractContextManager[None]:
+    """Returns the precision that the Trainer computes in; none for a half-precision model that was brought to float32.
+
+    A projection at the end leaves such a model.
+    """
+    is_wide = next(pl_module.parameters()).dtype == torch.float32
+    if is_wide and isinstance(trainer.precision_plugin, HalfPrecision):
+        return nullcontext()
+    return trainer.precision_plugin.forward_context()
 
 
 def check_validation(datamodule: L.LightningDataModule, *, wanted_by: str) -> None:

@@ -236,6 +236,15 @@ def test_storage_dtype_rounds_what_is_kept_and_reports_the_leak(
     assert min(leaks) > 1e-4
 
 
+def test_result_of_half_precision_training_is_projected_in_float32(
+    spec: SubspaceSpec, pico_aligned: Path, tmp_path: Path
+) -> None:
+    module = make_module(pico_aligned)
+    callback = ProjectUpdate(subspace=spec, when="end", component="orthogonal")
+    fit(module, draw_batches(4), tmp_path, callbacks=[callback], precision="bf16-true")
+    assert max(row.leak for row in callback.rows if row.columns > 1) < 1e-4
+
+
 def test_tied_weights_are_listed_twice_as_in_the_release(
     spec: SubspaceSpec, pico_aligned: Path, tmp_path: Path
 ) -> None:
