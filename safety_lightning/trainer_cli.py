@@ -106,6 +106,7 @@ class TrainerCLI(LightningCLI):
             elif isinstance(callback, (ProjectUpdate, MonitorUpdate)):
                 callback.prepare("cuda" if torch.cuda.is_available() else "cpu")
         self._create_folder()
+        self._save_subspaces()
 
     def before_validate(self) -> None:
         """Checks run folder and data, and only then makes the run folder."""
@@ -152,6 +153,12 @@ class TrainerCLI(LightningCLI):
         text = self._parser(self.verb).dump(self.config[self.verb], skip_none=False)
         write_atomically(self.run.path / name, text)
         self.run.write_manifest(manifest)
+
+    def _save_subspaces(self) -> None:
+        """Saves bases at once, so that processes that are started now need not find them again."""
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, ProjectUpdate) and _find_rank() == 0:
+                callback.save()
 
     def _describe_run(self) -> dict[str, Any]:
         config = self._config_dict()

@@ -113,6 +113,7 @@ class CompareModels(L.Callback):
                     num_prompts=self.num_prompts,
                     batch_size=self.batch_size,
                     seed=self.seed,
+                    template=trainer.datamodule.options.template,  # type: ignore[attr-defined]
                 )
         return measurements
 

@@ -37,7 +37,8 @@ def make_table(rows: list[ResultRow]) -> Table:
     metrics = list(dict.fromkeys(row.metric for row in rows))
     models = list(dict.fromkeys(row.model for row in rows))
     cells = {(row.model, row.metric): _format_cell(row) for row in rows}
-    table = Table(title="value [95 % interval], scored of total")
+    sizes = ", ".join(str(size) for size in sorted({row.num_total for row in rows}))
+    table = Table(title=f"value and 95 % interval over {sizes} cases, all scored unless said", show_lines=True)
     table.add_column("model")
     for metric in metrics:
         table.add_column(metric.replace("_", "-"), justify="right")
@@ -47,4 +48,5 @@ def make_table(rows: list[ResultRow]) -> Table:
 
 
 def _format_cell(row: ResultRow) -> str:
-    return rf"{row.value:.3f} \[{row.low:.3f}, {row.high:.3f}]" + f" {row.num_scored}/{row.num_total}"
+    unscored = "" if row.num_scored == row.num_total else f"\n{row.num_scored} of {row.num_total}"
+    return f"{row.value:.3f}\n" + rf"\[{row.low:.3f}, {row.high:.3f}]" + unscored

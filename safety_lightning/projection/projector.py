@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from safety_lightning.checkpoints import MatrixSlot
 from safety_lightning.projection.operators import Component, expand_coordinates, find_coordinates, sum_squares
 from safety_lightning.projection.sharding import (
+    agree_on,
     gather,
     is_sharded,
     lay_out_basis,
@@ -115,7 +116,7 @@ class UpdateProjector:
                 _check_shape(name, parameter, whole)
                 reference = lay_out_reference(whole, parameter.data)
             basis = self.prepared.subspace.bases[slot.name].columns.to(parameter.device)
-            basis = lay_out_basis(basis, parameter.data, slot, side=self.side)
+            basis = agree_on(lay_out_basis(basis, parameter.data, slot, side=self.side))
             self._bound.append(_BoundMatrix(slot, parameter, slot.view(reference), basis))
         self.prepared.reference.close()
 

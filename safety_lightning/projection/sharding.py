@@ -6,6 +6,7 @@ cross between processes.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
@@ -36,6 +37,13 @@ def lay_out_basis(basis: Tensor, parameter: Tensor, slot: MatrixSlot, *, side: S
     runs_along_rows = (side == "left") != slot.transposed
     placements = parameter.placements if runs_along_rows else [Replicate()] * len(parameter.placements)
     return distribute_tensor(basis, parameter.device_mesh, placements)
+
+
+def agree_on(tensor: Tensor) -> Tensor:
+    """Gives every process the first one's whole tensor: decompositions may differ in their last digits."""
+    if not isinstance(tensor, DTensor) and torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.broadcast(tensor, src=0)
+    return tensor
 
 
 def replicate_partial(tensor: Tensor) -> Tensor:

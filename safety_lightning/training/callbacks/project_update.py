@@ -85,6 +85,11 @@ class ProjectUpdate(L.Callback):
         if self.subspace is not None and self.projector is None:
             self.projector = UpdateProjector(prepare_subspace(self.subspace, device=device), component=self.component)
 
+    def save(self) -> None:
+        """Saves the subspace where its spec says, unless it is there already."""
+        if self.projector is not None:
+            save_prepared(self.projector.prepared)
+
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Spans the subspace before anything is trained or restored, and saves it where its spec says."""
         if self.subspace is None or stage != "fit":
@@ -95,8 +100,8 @@ class ProjectUpdate(L.Callback):
                 f"got {type(trainer.strategy).__name__}"
             )
         self.prepare(trainer.strategy.root_device)
-        if trainer.is_global_zero and self.projector is not None:
-            save_prepared(self.projector.prepared)
+        if trainer.is_global_zero:
+            self.save()
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Binds the projector to the live weights and hooks it to the optimizer."""

@@ -1,0 +1,104 @@
+"""Intervals: how sure a share or a mean is, given how many cases it rests on."""
+
+from collections.abc import Sequence
+from math import sqrt
+from statistics import NormalDist
+
+import torch
+from torch import Tensor
+
+_MAX_DRAWS = 4_000_000  # indices drawn at a time, which bounds the memory
+
+
+def wilson_interval(num_successes: int, num_total: int, *, confidence: float = 0.95) -> tuple[float, float]:
+    r"""Returns the Wilson score interval of a share.
+
+    With :math:`p` the share, :math:`n` the number of cases and :math:`z` the normal quantile of the confidence
+
+    .. math:: \frac{p + z^2 / 2n \pm z \sqrt{p (1 - p) / n + z^2 / 4 n^2}}{1 + z^2 / n}
+
+    Unlike :math:`p \pm z \sqrt{p (1 - p) / n}` it has a width at shares of 0 and 1 too.
+
+    Args:
+        num_successes: Cases that count, between 0 and ``num_total``.
+        num_total: All cases, at least 1.
+        confidence: In (0, 1).
+
+    Returns:
+        The lower and the upper end, both in [0, 1].
+
+    Raises:
+        ValueError: If an argument is out of its range.
+
+    Example:
+        >>> low, high = wilson_interval(0, 100)
+        >>> round(low, 4), round(high, 4)
+        (0.0, 0.037)
+    """
+    _check_confidence(confidence)
+    if num_total < 1:
+        raise ValueError(f"num_total must be at least 1, got {num_total}")
+    if not 0 <= num_successes <= num_total:
+        raise ValueError(f"num_successes must be between 0 and num_total ({num_total}), got {num_successes}")
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    share, scale = num_successes / num_total, 1 + z**2 / num_total
+    centre = (share + z**2 / (2 * num_total)) / scale
+    half = z * sqrt(share * (1 - share) / num_total + z**2 / (4 * num_total**2)) / scale
+    low = 0.0 if num_successes == 0 else centre - half  # exact at the ends, where rounding would be seen
+    high = 1.0 if num_successes == num_total else centre + half
+    return low, high
+
+
+def bootstrap_interval(
+    values: Sequence[float] | Tensor,
+    *,
+    confidence: float = 0.95,
+    num_resamples: int = 2000,
+    generator: torch.Generator | None = None,
+) -> tuple[float, float]:
+    r"""Returns the percentile bootstrap interval of a mean.
+
+    Draws :math:`n` of the :math:`n` values with replacement, takes their mean, does so ``num_resamples`` times and
+    returns the :math:`(1 - c) / 2` and :math:`(1 + c) / 2` quantiles of these means, :math:`c` being the confidence.
+
+    Args:
+        values: One value a case, finite, at least one; shape ``(B,)``.
+        confidence: In (0, 1).
+        num_resamples: How often to draw, at least 1.
+        generator: Where the draws come from, on the CPU; None is a new one with seed 0.
+
+    Returns:
+        The lower and the upper end, between the smallest and the largest value.
+
+    Raises:
+        ValueError: If the values are empty, not of one dimension or not finite, or an argument is out of its range.
+
+    Example:
+        >>> bootstrap_interval([2.0, 2.0, 2.0])
+        (2.0, 2.0)
+    """
+    _check_confidence(confidence)
+    values_B = torch.as_tensor(values, dtype=torch.float64).cpu()
+    if values_B.ndim != 1 or len(values_B) == 0 or not bool(values_B.isfinite().all()):
+        raise ValueError(f"values must be one or more finite numbers in one dimension, got {values!r}")
+    if num_resamples < 1:
+        raise ValueError(f"num_resamples must be at least 1, got {num_resamples}")
+    means = _draw_means(values_B, num_resamples, generator or torch.Generator().manual_seed(0))
+    ends = torch.tensor([(1 - confidence) / 2, (1 + confidence) / 2], dtype=torch.float64)
+    low, high = torch.quantile(means, ends).tolist()
+    return low, high
+
+
+def _draw_means(values_B: Tensor, num_resamples: int, generator: torch.Generator) -> Tensor:
+    num_values = len(values_B)
+    num_at_once = max(1, _MAX_DRAWS // num_values)
+    means = []
+    for start in range(0, num_resamples, num_at_once):
+        shape = (min(num_at_once, num_resamples - start), num_values)
+        means.append(values_B[torch.randint(num_values, shape, generator=generator)].mean(dim=1))
+    return torch.cat(means)
+
+
+def _check_confidence(confidence: float) -> None:
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must be in (0, 1), got {confidence}")
