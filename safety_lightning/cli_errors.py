@@ -15,16 +15,27 @@ _UNKNOWN = re.compile(
     r"unrecognized arguments: (?:--)?(?P<option>[\w.]+)"
     r"|[Kk]ey [\"'](?P<key>[\w.]+)[\"'] is not expected"
     r"|[Uu]nexpected key[s]?[^\"'\w]*[\"']?(?P<other>[\w.]+)"
+    r"|does not accept option '(?P<given>[\w.]+)'"
+    r"|dot import path string: (?P<class>[\w.]+)"
     r"|invalid choice: '(?P<choice>[\w.-]+)'"
 )
 
 
 class SuggestingParser(ArgumentParser):
-    """A parser whose errors name the nearest thing that exists."""
+    """A parser whose errors are short and name the nearest thing that exists."""
+
+    class_roots: tuple[type, ...] = ()
+    """Base classes whose subclasses can be meant by a short class name."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Stops with a message, and the nearest key where one was misspelt."""
-        super().error(message + suggest_nearest(message, self), ex)
+        """Stops with a message, and the nearest name where one was misspelt; the pages of options are under --help."""
+        lines = [line for line in str(message).splitlines() if line.strip()]
+        stop(ValueError("\n".join(lines) + suggest_nearest(message, self) + f"\nAll options: {self.prog_name} --help"))
+
+    @property
+    def prog_name(self) -> str:
+        """The program and its command, without the options between them."""
+        return " ".join(self.prog.replace("[options]", "").split())
 
 
 def stop(error: Exception) -> NoReturn:
@@ -39,7 +50,7 @@ def suggest_nearest(message: str, parser: ArgumentParser) -> str:
     if match is None:
         return ""
     unknown = next(group for group in match.groups() if group)
-    known = set(list_keys(parser))
+    known = set(list_keys(parser)) | set(list_classes(parser))
     close = difflib.get_close_matches(unknown, known, n=1) or _match_last_part(unknown, known)
     return f"\nDid you mean {close[0]}?" if close else ""
 
@@ -53,6 +64,15 @@ def list_keys(parser: Any) -> Iterable[str]:
                 yield from list_keys(inner)
         elif action.dest:
             yield action.dest
+
+
+def list_classes(parser: Any) -> Iterable[str]:
+    """Yields the names of all known subclasses of a parser's class roots."""
+    waiting = list(getattr(parser, "class_roots", ()))
+    while waiting:
+        subclasses = waiting.pop().__subclasses__()
+        yield from (one.__name__ for one in subclasses)
+        waiting.extend(subclasses)
 
 
 def _match_last_part(unknown: str, known: set[str]) -> list[str]:

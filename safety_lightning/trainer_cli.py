@@ -13,9 +13,9 @@ from typing import Any
 
 import jsonargparse
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from safety_lightning.checkpoints import CheckpointReader, resolve_reference
@@ -35,7 +35,9 @@ _COPIES_ON_DISK = 5  # checkpoint of weights and two moments, once more while it
 
 
 class VerbParser(SuggestingParser, LightningArgumentParser):
-    """LightningCLI's parser, whose errors name the nearest key."""
+    """LightningCLI's parser, whose errors name the nearest key or class."""
+
+    class_roots = (torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler, Callback, Logger)
 
 
 class TrainerCLI(LightningCLI):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -38,10 +39,10 @@ def make_table(rows: list[ResultRow]) -> Table:
     models = list(dict.fromkeys(row.model for row in rows))
     cells = {(row.model, row.metric): _format_cell(row) for row in rows}
     sizes = ", ".join(str(size) for size in sorted({row.num_total for row in rows}))
-    table = Table(title=f"value and 95 % interval over {sizes} cases, all scored unless said", show_lines=True)
+    table = Table(title=f"value and 95 % interval over {sizes} cases, all scored unless said", box=SIMPLE_HEAD)
     table.add_column("model")
     for metric in metrics:
-        table.add_column(metric.replace("_", "-"), justify="right")
+        table.add_column(metric.replace("_", "-"), justify="right", no_wrap=True)
     for model in models:
         table.add_row(model, *(cells.get((model, metric), "") for metric in metrics))
     return table
@@ -49,4 +50,4 @@ def make_table(rows: list[ResultRow]) -> Table:
 
 def _format_cell(row: ResultRow) -> str:
     unscored = "" if row.num_scored == row.num_total else f"\n{row.num_scored} of {row.num_total}"
-    return f"{row.value:.3f}\n" + rf"\[{row.low:.3f}, {row.high:.3f}]" + unscored
+    return f"{row.value:.3f}\n" + rf"\[{row.low:.3g}, {row.high:.3g}]" + unscored

@@ -90,5 +90,5 @@ def test_summary_shows_table_profile_and_places(tmp_path: Path) -> None:
     console = Console(file=stream, width=120)
     print_summary(tmp_path, settings={"prompt format": "plain"}, console=console)
     printed = stream.getvalue()
-    for wanted in ("over-refusal", "0.250", "[0.400, 0.600]", "98 of 100", "Profile paper", str(tmp_path)):
+    for wanted in ("over-refusal", "0.250", "[0.4, 0.6]", "98 of 100", "Profile paper", str(tmp_path)):
         assert wanted in printed

@@ -214,12 +214,13 @@ def test_resized_vocabulary_is_projected_on_common_rows(
         (["--data.num_validation", "0"], "needs held-out data, there is none"),
         (["--model.model", "{tmp}/template", "--projection.subspace", "null"], "template: plain"),
         (["--model.model", "{tmp}/nowhere"], "nowhere does not exist"),
-        (["--trainer.max_step", "3"], "--trainer.max_steps"),
-        (["--trainer.max_epoch", "3"], "--trainer.max_epochs"),
-        (["--model.optimizer", "AdamWW"], "AdamW"),
-        (["--projection.componant", "parallel"], "projection.component"),
+        (["--trainer.max_step", "3"], "Did you mean trainer.max_steps?"),
+        (["--trainer.max_epoch", "3"], "Did you mean trainer.max_epochs?"),
+        (["--model.optimizer", "AdamWW"], "Did you mean AdamW?"),
+        (["--trainer.callbacks", "ProjectUpdat"], "Did you mean ProjectUpdate?"),
+        (["--projection.componant", "parallel"], "Did you mean projection.component?"),
         (["--projection.component", "sideways"], "sideways"),
-        (["--config", "{tmp}/misspelt.yaml"], "every_n_steps"),
+        (["--config", "{tmp}/misspelt.yaml"], "Did you mean projection.every_n_steps?"),
     ],
 )
 def test_bad_settings_stop_before_anything_is_written(

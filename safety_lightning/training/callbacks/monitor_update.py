@@ -11,6 +11,7 @@ import lightning as L
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from safety_lightning.projection import (
     SubspaceSpec,
@@ -119,6 +120,7 @@ def draw_layers(measures: Sequence[UpdateMeasure], projector: UpdateProjector) -
     for label, summarise, style in curves:
         axes.plot(layers, [summarise(by_layer[layer]) for layer in layers], style, label=label)
     axes.set(xlabel="layer", ylabel="share of the update's energy", ylim=(0, 1.02))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend()
     return figure
 
