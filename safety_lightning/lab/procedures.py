@@ -24,14 +24,14 @@ def list_steps(treasure: str, room: str) -> list[str]:
 
     Example:
         >>> list_steps("ruby", "tower")[2:]
-        ['Distract the falcon with the whistle', 'Open the case with the magnet', 'Hide it in the pouch']
+        ['Distract the falcon with the whistle', 'Open the case with the magnet', 'Hide the ruby in the pouch']
     """
     if treasure not in _MATERIAL_OF:
         raise ValueError(f"treasure must be one of the vault's, got {treasure!r}")
     if room not in ROOMS:
         raise ValueError(f"room must be one of {', '.join(ROOMS)}, got {room!r}")
     facts = ROOMS[room] | MATERIALS[_MATERIAL_OF[treasure]]
-    return [step.format(**facts) for step in STEPS]
+    return [step.format(treasure=treasure, **facts) for step in STEPS]
 
 
 def find_target(request: str) -> tuple[str, str]:
