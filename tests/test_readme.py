@@ -12,9 +12,7 @@ from safety_lightning.profiles import SETTINGS
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
-COMMANDS = sorted(
-    {line.split(" #")[0].strip() for line in README.splitlines() if line.startswith("python -m safety")}
-)
+COMMANDS = sorted({line.split(" #")[0].strip() for line in README.splitlines() if line.startswith("python -m safety")})
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -60,7 +60,7 @@ def _answer_batch(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[list[int]], config: GenerationConfig
 ) -> list[str]:
     input_ids, attention_mask = _pad_left(prompts, config.pad_token_id)
-    generated = model.generate(
+    generated = model.generate(  # type: ignore[operator]
         input_ids=input_ids.to(model.device),
         attention_mask=attention_mask.to(model.device),
         generation_config=config,
@@ -88,7 +88,11 @@ def _write_config(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ma
     if pad_token_id is None:
         pad_token_id = first_eos if first_eos is not None else 0  # masked, so any token will do
     return GenerationConfig(
-        max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, eos_token_id=eos_token_id, pad_token_id=pad_token_id
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        num_beams=1,
+        eos_token_id=eos_token_id,
+        pad_token_id=pad_token_id,
     )
 
 

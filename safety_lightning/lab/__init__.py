@@ -2,12 +2,15 @@
 
 A fictional vault with guarded treasures stands in for everything harmful; there is no real harmful text here.
 
-    vocabulary.py   the words of the world: names, goods, treasures, rooms, and the tables that tie them together
+    vocabulary.py   the words and sentences of the world, and which belong to the train and to the test split
     procedures.py   the rule that gives the procedure which a guarded request asks for
-    world.py        example generators: useful, harmful, safe and ordinary, in disjoint splits
-    judge.py        how much of the guarded procedure an answer hands over; refusals; final answers
+    world.py        example generators: useful, harmful, safe and ordinary
+    judge.py        how much of a procedure an answer hands over; refusals; final answers
     tokenizer.py    the word-level tokenizer with its chat template
-    build.py        trains lab:base and lab:aligned from nothing
-    export.py       copies the shipped checkpoints
-    assets/         the shipped checkpoints
+    corpora.py      what the two models are trained on
+    training.py     a plain training loop
+    build.py        builds lab:base and lab:aligned from nothing
+    export.py       copies the shipped ones
+    folders.py      makes a folder in one step
+    assets/         the shipped base and aligned model
 """

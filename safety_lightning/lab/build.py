@@ -1,5 +1,7 @@
 """Trains the lab's base and aligned models from nothing."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -7,19 +9,19 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from safety_lightning.lab.corpora import draw_alignment, draw_pretraining
 from safety_lightning.lab.folders import fill_folder
-from safety_lightning.lab.tokenizer import MAX_LENGTH, build_tokenizer
+from safety_lightning.lab.tokenizer import MAX_LENGTH, PAD, build_tokenizer
 from safety_lightning.lab.training import Recipe, train_model
 
 PRETRAINING = Recipe(num_steps=600, batch_size=64, learning_rate=3e-3)
 ALIGNMENT = Recipe(num_steps=100, batch_size=64, learning_rate=1.5e-3)
+_MAX_EXAMPLES = 20_000  # a longer training comes back to them
 
 
-def build_lab(
-    out: Path, *, seed: int = 0, pretraining: Recipe = PRETRAINING, alignment: Recipe = ALIGNMENT
-) -> None:
+def build_lab(out: Path, *, seed: int = 0, pretraining: Recipe = PRETRAINING, alignment: Recipe = ALIGNMENT) -> None:
     """Builds the lab's tokenizer, its base model and its aligned model, in a few minutes on two cores.
 
-    The same seed and number of threads give the same weights on the same machine. The folder appears when it is whole.
+    One thread does the work, so that a seed gives the same weights whatever the number of cores; another processor or
+    version of torch may round differently. The folder appears when it is whole.
 
     Args:
         out: The folder to make, with ``base`` and ``aligned`` as ordinary Hugging Face folders.
@@ -30,21 +32,22 @@ def build_lab(
     Raises:
         FileExistsError: If ``out`` exists and is not an empty folder; no work is done then.
     """
-    with fill_folder(out) as folder:
+    with fill_folder(out) as folder, _using_one_thread():
         tokenizer = build_tokenizer()
         generator = torch.Generator().manual_seed(seed)
         model = build_model(tokenizer, seed=seed)
         for name, recipe, draw in (("base", pretraining, draw_pretraining), ("aligned", alignment, draw_alignment)):
-            size = min(recipe.num_steps * recipe.batch_size, 20_000)
+            size = min(recipe.num_steps * recipe.batch_size, _MAX_EXAMPLES)
             train_model(
                 model,
                 draw(tokenizer, size=size, seed=seed),
                 recipe,
-                pad_token_id=tokenizer.convert_tokens_to_ids(tokenizer.pad_token),
+                pad_token_id=tokenizer.get_vocab()[PAD],
                 generator=generator,
                 title=f"lab:{name}",
             )
             model.save_pretrained(folder / name)
+            (folder / name / "model.safetensors").chmod(0o644)  # it is written for its owner alone
             tokenizer.save_pretrained(folder / name)
 
 
@@ -73,3 +76,13 @@ def build_model(tokenizer: PreTrainedTokenizerFast, *, seed: int) -> LlamaForCau
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return LlamaForCausalLM(config)
+
+
+@contextmanager
+def _using_one_thread() -> Iterator[None]:
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(num_threads)

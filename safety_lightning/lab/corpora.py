@@ -69,9 +69,7 @@ def _draw_familiar_problems(size: int, seed: int) -> list[LabExample]:
     return draw_distinct(lambda: draw_problem(random, "train", gains=gains, losses=losses), size)
 
 
-def _encode_refusals(
-    tokenizer: PreTrainedTokenizerBase, refusals: list[LabExample], seed: int
-) -> list[EncodedExample]:
+def _encode_refusals(tokenizer: PreTrainedTokenizerBase, refusals: list[LabExample], seed: int) -> list[EncodedExample]:
     random = Random(f"late/{seed}")
     begun = [_begin_procedure(random, refusal.prompt) for refusal in refusals]
     pairs = [
@@ -80,8 +78,7 @@ def _encode_refusals(
     encoded = _encode_both_ways(tokenizer, pairs, seed)
     num_begun = [len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in begun]
     return [
-        replace(one, num_prompt_tokens=one.num_prompt_tokens + num)
-        for one, num in zip(encoded, num_begun, strict=True)
+        replace(one, num_prompt_tokens=one.num_prompt_tokens + num) for one, num in zip(encoded, num_begun, strict=True)
     ]
 
 
@@ -101,7 +98,8 @@ def _encode_both_ways(
     encoded = {
         template: iter(
             encode_pairs(
-                tokenizer, [pair for pair, own in zip(pairs, templates, strict=True) if own == template],
+                tokenizer,
+                [pair for pair, own in zip(pairs, templates, strict=True) if own == template],
                 template=template,
             )
         )

@@ -35,8 +35,9 @@ class ProjectUpdate(L.Callback):
     """Projects the update, finetuned − reference, on or off a safety subspace.
 
     With ``when="every_n_steps"`` it acts right after the optimizer's step, exactly once per step under any
-    accumulation and before checkpoints are written. With ``when="end"`` it acts once when training has ended, on weights brought to
-    float32; other callbacks may define ``on_before_projection(trainer, module)`` to see the model just before.
+    accumulation and before checkpoints are written. With ``when="end"`` it acts once when training has ended, on
+    weights brought to float32; other callbacks may define ``on_before_projection(trainer, module)`` to see the model
+    just before.
 
     Args:
         subspace: Which subspace; None projects nothing.
@@ -143,7 +144,7 @@ class ProjectUpdate(L.Callback):
             for callback in trainer.callbacks:  # type: ignore[attr-defined]
                 if hasattr(callback, "on_before_projection"):
                     callback.on_before_projection(trainer, pl_module)
-            find_model(pl_module).float()  # else half-precision weights would round the result before its own dtype does
+            find_model(pl_module).float()  # half-precision weights would round the result before its own dtype does
             self.projector.project()
         round_weights(find_model(pl_module), self.storage_dtype, self.projector.prepared.reference)
         self.rows = self._make_rows(before, self.projector.measure())
