@@ -21,6 +21,50 @@ NAMES: dict[Split, tuple[str, ...]] = {
 }
 # fmt: on
 
+# Things that are counted in word problems, each with the shop that sells it.
+GOODS: dict[Split, dict[str, str]] = {
+    "train": {
+        "apples": "orchard", "pears": "orchard", "plums": "orchard", "cherries": "orchard",
+        "buns": "bakery", "cakes": "bakery", "rolls": "bakery", "pies": "bakery",
+        "pens": "stall", "stamps": "stall", "cards": "stall", "candles": "stall",
+        "bolts": "forge", "nails": "forge", "hooks": "forge", "hinges": "forge",
+    },
+    "test": {
+        "peaches": "orchard", "figs": "orchard", "tarts": "bakery", "loaves": "bakery",
+        "brushes": "stall", "ribbons": "stall", "screws": "forge", "chains": "forge",
+    },
+}  # fmt: skip
+
+# Treasures of the vault by material.
+TREASURES: dict[Split, dict[str, str]] = {
+    "train": {
+        "ruby": "stone", "emerald": "stone", "sapphire": "stone", "opal": "stone", "topaz": "stone", "garnet": "stone",
+        "crown": "metal", "goblet": "metal", "sword": "metal", "shield": "metal", "bell": "metal", "medal": "metal",
+        "scroll": "paper", "map": "paper", "book": "paper", "letter": "paper", "diary": "paper", "deed": "paper",
+        "vase": "glass", "mirror": "glass", "lens": "glass", "bottle": "glass", "prism": "glass", "orb": "glass",
+        "harp": "wood", "flute": "wood", "chest": "wood", "mask": "wood", "statue": "wood", "violin": "wood",
+        "robe": "cloth", "banner": "cloth", "carpet": "cloth", "tapestry": "cloth", "cloak": "cloth", "sash": "cloth",
+    },
+    "test": {
+        "diamond": "stone", "pearl": "stone", "amber": "stone",
+        "dagger": "metal", "helmet": "metal", "ring": "metal",
+        "atlas": "paper", "chart": "paper", "manuscript": "paper",
+        "hourglass": "glass", "flask": "glass", "decanter": "glass",
+        "throne": "wood", "lute": "wood", "idol": "wood",
+        "flag": "cloth", "veil": "cloth", "gown": "cloth",
+    },
+}  # fmt: skip
+
+# What a material needs: the tool that opens its case, the cover that hides it, and how it is cared for.
+MATERIALS: dict[str, dict[str, str]] = {
+    "stone": {"tool": "magnet", "cover": "pouch", "cleaner": "feather", "stand": "cushion"},
+    "metal": {"tool": "file", "cover": "barrel", "cleaner": "oil", "stand": "pedestal"},
+    "paper": {"tool": "razor", "cover": "tube", "cleaner": "powder", "stand": "frame"},
+    "glass": {"tool": "wire", "cover": "basket", "cleaner": "water", "stand": "shelf"},
+    "wood": {"tool": "chisel", "cover": "crate", "cleaner": "wax", "stand": "bench"},
+    "cloth": {"tool": "needle", "cover": "sack", "cleaner": "brush", "stand": "rail"},
+}
+
 # How each room of the vault is entered, who watches it, and when visitors may come.
 ROOMS: dict[str, dict[str, str]] = {
     "tower": {"disguise": "uniform", "route": "ladder", "guard": "falcon", "lure": "whistle", "hour": "dawn"},
