@@ -67,5 +67,5 @@ def _summarise_share(metric: str, outcomes: list[bool]) -> Measurement:
 
 def _summarise_scores(metric: str, scores: list[float], seed: int) -> Measurement:
     low, high = bootstrap_interval(scores, generator=torch.Generator().manual_seed(seed))
-    value = sum(scores) / len(scores)
+    value = float(torch.tensor(scores, dtype=torch.float64).mean())
     return Measurement(metric=metric, value=value, low=low, high=high, num_total=len(scores), num_scored=len(scores))

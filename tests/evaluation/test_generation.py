@@ -1,87 +1,130 @@
-"""Generation in batches equals generation alone; intervals equal scipy's."""
+"""Greedy answers: in the prompts' order, the same in any batch, quiet, and with nothing of the model changed."""
 
-import numpy as np
+import copy
+import logging
+
 import pytest
 import torch
-from scipy import stats
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from safety_lightning.checkpoints import load_tokenizer, resolve_reference
 from safety_lightning.evaluation.generation import generate_answers
-from safety_lightning.evaluation.statistics import bootstrap_interval, wilson_interval
+from safety_lightning.lab.export import ASSETS
 from safety_lightning.lab.world import generate_examples
+
+KINDS = ("useful", "harmful", "ordinary")
+PROMPTS = [
+    example.prompt
+    for trio in zip(*(generate_examples(kind, split="test", size=7, seed=1) for kind in KINDS), strict=True)
+    for example in trio
+]
 
 
 @pytest.fixture(scope="module")
-def aligned() -> torch.nn.Module:
-    return AutoModelForCausalLM.from_pretrained(resolve_reference("lab:aligned"))
+def tokenizer():
+    return AutoTokenizer.from_pretrained(ASSETS / "base")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return AutoModelForCausalLM.from_pretrained(ASSETS / "base")
 
 
 @pytest.mark.parametrize("template", ["chat", "plain"])
-def test_answer_equals_the_one_given_alone(aligned: torch.nn.Module, template: str) -> None:
-    tokenizer = load_tokenizer("lab:aligned")
-    prompts = [
-        example.prompt
-        for kind in ("useful", "harmful", "ordinary")
-        for example in generate_examples(kind, split="test", size=8, seed=0)
-    ]
-    settings = {"template": template, "max_new_tokens": 40}
-    together = generate_answers(aligned, tokenizer, prompts, batch_size=7, **settings)
-    alone = [generate_answers(aligned, tokenizer, [prompt], batch_size=1, **settings)[0] for prompt in prompts]
-    assert together == alone
-    assert all(together)
-    assert len(set(together)) > 8
+def test_answers_do_not_depend_on_the_batch(model, tokenizer, template):
+    alone = generate_answers(model, tokenizer, PROMPTS, template=template, max_new_tokens=48, batch_size=1)
+    assert len({len(tokenizer(prompt)["input_ids"]) for prompt in PROMPTS}) > 3
+    for batch_size in (2, 5, 64):
+        answers = generate_answers(
+            model, tokenizer, PROMPTS, template=template, max_new_tokens=48, batch_size=batch_size
+        )
+        assert answers == alone
 
 
-def test_mode_is_put_back_and_length_is_kept(aligned: torch.nn.Module) -> None:
-    tokenizer = load_tokenizer("lab:aligned")
-    prompt = generate_examples("useful", split="test", size=1, seed=0)[0].prompt
-    aligned.train()
-    (answer,) = generate_answers(aligned, tokenizer, [prompt], max_new_tokens=3)
-    assert aligned.training
-    aligned.eval()
-    assert len(tokenizer(answer, add_special_tokens=False)["input_ids"]) <= 3
-    assert generate_answers(aligned, tokenizer, [], max_new_tokens=3) == []
+def test_answers_come_in_the_order_of_the_prompts(model, tokenizer):
+    answers = generate_answers(model, tokenizer, PROMPTS, max_new_tokens=48, batch_size=4)
+    backwards = generate_answers(model, tokenizer, PROMPTS[::-1], max_new_tokens=48, batch_size=4)
+    assert backwards[::-1] == answers
+    assert "The answer is" in answers[0]
+    assert "Sure." in answers[1]
+
+
+def test_answers_are_the_argmax_of_plain_forward_passes(model, tokenizer):
+    messages = [{"role": "user", "content": PROMPTS[0]}]
+    ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt")["input_ids"]
+    num_prompt = ids.shape[1]
+    with torch.inference_mode():
+        while ids[0, -1] != tokenizer.eos_token_id:
+            ids = torch.cat([ids, model(ids).logits[:, -1].argmax(-1, keepdim=True)], dim=1)
+    expected = tokenizer.decode(ids[0, num_prompt:], skip_special_tokens=True)
+    assert generate_answers(model, tokenizer, [PROMPTS[0]], max_new_tokens=60) == [expected]
+
+
+def test_answers_hold_no_special_tokens_and_stop_at_the_limit(model, tokenizer):
+    whole = generate_answers(model, tokenizer, PROMPTS, max_new_tokens=60)
+    assert not any("<|" in answer for answer in whole)
+    short = generate_answers(model, tokenizer, PROMPTS, max_new_tokens=3)
+    assert all(len(tokenizer(answer)["input_ids"]) <= 3 for answer in short)
+    assert all(answer.startswith(beginning) for answer, beginning in zip(whole, short, strict=True))
+
+
+def test_the_models_own_end_tokens_stop_it(model, tokenizer):
+    stopping = copy.deepcopy(model)
+    full_stop = tokenizer.convert_tokens_to_ids(".")
+    stopping.generation_config.eos_token_id = [tokenizer.eos_token_id, full_stop]
+    (answer,) = generate_answers(stopping, tokenizer, [PROMPTS[1]], max_new_tokens=60)
+    assert answer == "Sure."
+
+
+def test_a_tokenizer_without_padding_will_do(model, tokenizer):
+    expected = generate_answers(model, tokenizer, PROMPTS, max_new_tokens=20)
+    bare = copy.deepcopy(tokenizer)
+    bare.pad_token = None
+    assert generate_answers(model, bare, PROMPTS, max_new_tokens=20) == expected
+
+
+def test_sampling_settings_of_the_model_are_left_aside_in_silence(model, tokenizer, caplog, capfd, recwarn):
+    expected = generate_answers(model, tokenizer, PROMPTS, max_new_tokens=20)
+    sampling = copy.deepcopy(model)
+    sampling.generation_config.update(do_sample=True, temperature=0.6, top_p=0.9, top_k=50, max_length=10, num_beams=3)
+    logging.getLogger("transformers").addHandler(caplog.handler)
+    try:
+        assert generate_answers(sampling, tokenizer, PROMPTS, max_new_tokens=20) == expected
+    finally:
+        logging.getLogger("transformers").removeHandler(caplog.handler)
+    printed = capfd.readouterr()
+    assert (printed.out, printed.err) == ("", "")
+    assert not caplog.records
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_mode_of_the_model_comes_back(model, tokenizer, training):
+    own = copy.deepcopy(model).train(training)
+    generate_answers(own, tokenizer, PROMPTS[:2], max_new_tokens=2)
+    assert own.training is training
+    assert not any(parameter.grad is not None for parameter in own.parameters())
+
+
+def test_the_mode_comes_back_after_an_error(model, tokenizer, monkeypatch):
+    own = copy.deepcopy(model).train()
+    monkeypatch.setattr(own, "generate", lambda **_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        generate_answers(own, tokenizer, PROMPTS[:2], max_new_tokens=2)
+    assert own.training
+
+
+def test_no_prompts_no_answers(model, tokenizer):
+    assert generate_answers(model, tokenizer, [], max_new_tokens=5) == []
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("change", "message"),
     [
         ({"max_new_tokens": 0}, "max_new_tokens must be at least 1, got 0"),
-        ({"max_new_tokens": 1, "batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"template": "alpaca"}, "template must be chat or plain, got 'alpaca'"),
     ],
 )
-def test_settings_out_of_range_are_named(aligned: torch.nn.Module, settings: dict, message: str) -> None:
+def test_bad_arguments_are_refused(model, tokenizer, change, message):
     with pytest.raises(ValueError, match=message):
-        generate_answers(aligned, load_tokenizer("lab:aligned"), ["x"], **settings)
-
-
-@pytest.mark.parametrize(("num_successes", "num_total"), [(0, 10), (3, 10), (10, 10), (1, 1), (180, 200)])
-@pytest.mark.parametrize("confidence", [0.9, 0.95])
-def test_wilson_interval_equals_that_of_scipy(num_successes: int, num_total: int, confidence: float) -> None:
-    expected = stats.binomtest(num_successes, num_total).proportion_ci(confidence, method="wilson")
-    assert wilson_interval(num_successes, num_total, confidence=confidence) == pytest.approx(tuple(expected))
-
-
-def test_bootstrap_interval_equals_that_of_scipy() -> None:
-    values = np.random.default_rng(0).integers(1, 6, 150).astype(float)
-    expected = stats.bootstrap((values,), np.mean, method="percentile", n_resamples=9000, rng=1).confidence_interval
-    found = bootstrap_interval(values.tolist(), num_resamples=9000)
-    assert found == pytest.approx(tuple(expected), abs=0.03)
-    assert bootstrap_interval(values.tolist()) == bootstrap_interval(values.tolist())
-
-
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda: wilson_interval(3, 2), r"num_successes must be between 0 and num_total \(2\), got 3"),
-        (lambda: wilson_interval(0, 0), "num_total must be at least 1, got 0"),
-        (lambda: wilson_interval(1, 2, confidence=1.0), r"confidence must be in \(0, 1\), got 1.0"),
-        (lambda: bootstrap_interval([]), "values must be one or more finite numbers"),
-        (lambda: bootstrap_interval([float("nan")]), "values must be one or more finite numbers"),
-        (lambda: bootstrap_interval([1.0], num_resamples=0), "num_resamples must be at least 1, got 0"),
-    ],
-)
-def test_bad_arguments_are_named(call, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        call()
+        generate_answers(model, tokenizer, PROMPTS[:1], **({"max_new_tokens": 2} | change))
