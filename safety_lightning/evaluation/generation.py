@@ -47,7 +47,7 @@ def generate_answers(
     order = sorted(range(len(prompts)), key=lambda index: len(encoded[index]))
     config = _write_config(model, tokenizer, max_new_tokens)
     answers = [""] * len(prompts)
-    with _evaluating(model), torch.inference_mode():
+    with _ready_to_answer(model, config), torch.inference_mode():
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
             texts = _answer_batch(model, tokenizer, [encoded[index] for index in chosen], config)
@@ -97,10 +97,13 @@ def _write_config(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ma
 
 
 @contextmanager
-def _evaluating(model: PreTrainedModel) -> Iterator[None]:
-    was_training = model.training
+def _ready_to_answer(model: PreTrainedModel, config: GenerationConfig) -> Iterator[None]:
+    """Puts the model in eval mode with our settings, for ``generate`` would fill the gaps of ours from its own."""
+    was_training, own = model.training, model.generation_config
     model.eval()
+    model.generation_config = config
     try:
         yield
     finally:
+        model.generation_config = own
         model.train(was_training)

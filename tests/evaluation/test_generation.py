@@ -98,10 +98,12 @@ def test_sampling_settings_of_the_model_are_left_aside_in_silence(model, tokeniz
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_the_mode_of_the_model_comes_back(model, tokenizer, training):
+def test_mode_and_settings_of_the_model_come_back(model, tokenizer, training):
     own = copy.deepcopy(model).train(training)
+    settings = own.generation_config
     generate_answers(own, tokenizer, PROMPTS[:2], max_new_tokens=2)
     assert own.training is training
+    assert own.generation_config is settings
     assert not any(parameter.grad is not None for parameter in own.parameters())
 
 
