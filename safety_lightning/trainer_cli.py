@@ -73,6 +73,8 @@ class TrainerCLI(LightningCLI):
         """Chooses the run folder and puts every output into it."""
         config = self.config[self.verb]
         resume = self.verb == "fit" and config.get("ckpt_path") == "last"
+        if resume and config.run_dir is None:
+            raise ValueError("--ckpt_path last must come with the --run_dir of the run that goes on, got none")
         self.run = RunFolder(_share_run_dir(config.run_dir), command=self.verb, resume=resume)
         os.environ[_RUN_DIR] = str(self.run.path)
         config.run_dir = str(self.run.path)

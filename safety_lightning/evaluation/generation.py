@@ -60,7 +60,7 @@ def _answer_batch(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[list[int]], config: GenerationConfig
 ) -> list[str]:
     input_ids, attention_mask = _pad_left(prompts, config.pad_token_id)
-    generated = model.generate(  # type: ignore[operator]  # a mixin that torch.nn.Module hides  # type: ignore[operator]
+    generated = model.generate(  # type: ignore[operator]  # a mixin that torch.nn.Module hides
         input_ids=input_ids.to(model.device),
         attention_mask=attention_mask.to(model.device),
         generation_config=config,

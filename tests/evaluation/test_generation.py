@@ -14,7 +14,7 @@ from safety_lightning.lab.world import generate_examples
 KINDS = ("useful", "harmful", "ordinary")
 PROMPTS = [
     example.prompt
-    for trio in zip(*(generate_examples(kind, split="test", size=7, seed=1) for kind in KINDS), strict=True)
+    for trio in zip(*(generate_examples(kind, split="test", size=5, seed=1) for kind in KINDS), strict=True)
     for example in trio
 ]
 
@@ -33,7 +33,7 @@ def model():
 def test_answers_do_not_depend_on_the_batch(model, tokenizer, template):
     alone = generate_answers(model, tokenizer, PROMPTS, template=template, max_new_tokens=48, batch_size=1)
     assert len({len(tokenizer(prompt)["input_ids"]) for prompt in PROMPTS}) > 3
-    for batch_size in (2, 5, 64):
+    for batch_size in (4, 64):
         answers = generate_answers(
             model, tokenizer, PROMPTS, template=template, max_new_tokens=48, batch_size=batch_size
         )

@@ -235,6 +235,12 @@ def test_bad_settings_stop_before_anything_is_written(
     expect_error(run_cli, [*words, *filled], message, tmp_path)
 
 
+def test_resume_needs_to_know_the_run(run_cli: Run, words: list[str]) -> None:
+    code, printed = run_cli("fit", *words, "--ckpt_path", "last")
+    assert code == 2
+    assert "--ckpt_path last must come with the --run_dir of the run that goes on" in printed
+
+
 def test_run_folder_without_permission_stops_before_work(
     run_cli: Run, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,7 +22,7 @@ print(hashlib.sha256(repr(drawn).encode()).hexdigest())
 """
 
 
-def list_used_words(kind: str, split: str, size: int = 3000) -> set[str]:
+def list_used_words(kind: str, split: str, size: int = 2000) -> set[str]:
     examples = generate_examples(kind, split=split, size=size, seed=0)
     return set(re.findall(r"[A-Za-z]+", " ".join(f"{one.prompt} {one.response}" for one in examples)))
 
