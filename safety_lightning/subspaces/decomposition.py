@@ -20,6 +20,7 @@ NOISE_FLOOR = 8 * torch.finfo(torch.float32).eps
 # share, with two digits to spare, the singular value decomposition takes over.
 GRAM_FLOOR = 1e-4
 _CHUNK_ROWS = 8192
+_MIN_STRIP = 64
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def decompose_delta(delta: Tensor, *, side: Side = "left", rank: int | None = No
     if not matrix_MN.any():
         empty = torch.zeros(0, dtype=torch.float64, device=delta.device)
         return Decomposition(empty.new_zeros(len(matrix_MN), 0), empty, "zero")
-    scale = matrix_MN.abs().max().double()  # no overflow or underflow when squared
+    scale = _find_scale(matrix_MN)
     values, vectors = _decompose_gram(matrix_MN, scale, limit)
     if values[-1] >= GRAM_FLOOR * values[0]:
         return Decomposition(vectors, values * scale, "gram")
@@ -89,24 +90,31 @@ def _check_delta(delta: Tensor, rank: int | None) -> None:
         raise ValueError(f"rank must be at least 1, got {rank}")
 
 
-def _decompose_gram(matrix_MN: Tensor, scale: Tensor, limit: int) -> tuple[Tensor, Tensor]:
+def _find_scale(matrix_MN: Tensor) -> float:
+    """Returns what float64 numbers are divided by so that their squares fit; float32 numbers square without it."""
+    return float(matrix_MN.abs().max()) if matrix_MN.dtype == torch.float64 else 1.0
+
+
+def _decompose_gram(matrix_MN: Tensor, scale: float, limit: int) -> tuple[Tensor, Tensor]:
     """Returns the `limit` largest singular values of the matrix over `scale`, and their left vectors."""
     num_rows, num_columns = matrix_MN.shape
-    if num_rows <= num_columns:
-        squares, vectors = torch.linalg.eigh(_sum_of_products(matrix_MN.mT, scale))
-        values = squares[-limit:].flip(0).clamp_min(0).sqrt()
-        return values, vectors[:, -limit:].flip(1)
-    squares, right = torch.linalg.eigh(_sum_of_products(matrix_MN, scale))
+    is_wide = num_rows <= num_columns
+    squares, vectors = torch.linalg.eigh(_sum_of_products(matrix_MN.mT if is_wide else matrix_MN, scale))
     values = squares[-limit:].flip(0).clamp_min(0).sqrt()
-    divided = right[:, -limit:].flip(1) / (values.clamp_min(torch.finfo(torch.float64).tiny) * scale)
-    parts = [rows.double() @ divided for rows in matrix_MN.split(_CHUNK_ROWS)]
-    return values, torch.cat(parts)
+    vectors = vectors[:, -limit:].flip(1)
+    if is_wide:
+        return values, vectors
+    divided = vectors / (values.clamp_min(torch.finfo(torch.float64).tiny) * scale)
+    return values, torch.cat([rows.double() @ divided for rows in matrix_MN.split(_CHUNK_ROWS)])
 
 
-def _sum_of_products(tall: Tensor, scale: Tensor) -> Tensor:
-    """Returns AᵀA / scale² in float64 for a tall A, a block of rows at a time."""
-    gram = torch.zeros(tall.shape[1], tall.shape[1], dtype=torch.float64, device=tall.device)
+def _sum_of_products(tall: Tensor, scale: float) -> Tensor:
+    """Returns AᵀA / scale² in float64 for a tall A; only its lower triangle is filled, which is all that eigh reads."""
+    size = tall.shape[1]
+    gram = torch.zeros(size, size, dtype=torch.float64, device=tall.device)
+    width = max(_MIN_STRIP, -(-size // 4))  # in strips, as a symmetric product needs little more than half the work
     for rows in tall.split(_CHUNK_ROWS):
-        block = rows.double() / scale
-        gram.addmm_(block.mT, block)
+        block = rows.double() if scale == 1 else rows.double() / scale
+        for start in range(0, size, width):
+            gram[start:, start : start + width] += block[:, start:].mT @ block[:, start : start + width]
     return gram
