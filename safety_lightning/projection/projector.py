@@ -77,11 +77,17 @@ class UpdateProjector:
     Args:
         prepared: The subspace and its reference.
         component: Which part of the update is kept.
+
+    Attributes:
+        measures_next: Set it to have the next `project` measure the update first, as the optimizer left it.
+        unprojected: What that measurement found; None when there was none.
     """
 
     def __init__(self, prepared: PreparedSubspace, *, component: Component) -> None:
         self.prepared = prepared
         self.component: Component = component
+        self.measures_next = False
+        self.unprojected: list[UpdateMeasure] | None = None
         self._bound: list[_BoundMatrix] = []
 
     @property
@@ -123,6 +129,8 @@ class UpdateProjector:
     @torch.no_grad()
     def project(self) -> None:
         """Replaces the live weights by reference + projected update, in place, computing in float32."""
+        if self.measures_next:
+            self.unprojected, self.measures_next = self.measure(), False
         for bound in self._bound:
             self._project_matrix(bound)
 

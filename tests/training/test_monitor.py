@@ -1,15 +1,17 @@
 """The monitor: what the running update is made of, against an independent count."""
 
+import csv
 import math
 from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch.loggers import CSVLogger
 from transformers import AutoModelForCausalLM
 
 from safety_lightning.checkpoints import CheckpointReader
 from safety_lightning.projection import SubspaceSpec, UpdateProjector, prepare_subspace
-from safety_lightning.training.callbacks import MonitorUpdate
+from safety_lightning.training.callbacks import MonitorUpdate, ProjectUpdate
 from safety_lightning.training.callbacks.monitor_update import draw_layers, summarise_measures
 from tests import reference
 from tests.training.conftest import draw_batches, fit, make_module
@@ -74,6 +76,22 @@ def test_stuck_share_tells_of_weights_that_cannot_move(
     assert monitor._projector is not None
     share = summarise_measures(monitor._projector.measure(), monitor._projector)["update/stuck_share"]
     assert low <= share <= high
+
+
+@pytest.mark.parametrize("component", ["parallel", "orthogonal"])
+def test_energy_is_that_before_the_projection_of_the_step(
+    pico_base: Path, pico_aligned: Path, tmp_path: Path, component: str
+) -> None:
+    spec = SubspaceSpec(base=str(pico_base), reference=str(pico_aligned))
+    logger = CSVLogger(tmp_path, name="csv", version="")
+    callbacks = [ProjectUpdate(spec, component=component), MonitorUpdate(every_n_steps=2)]
+    fit(make_module(pico_aligned), draw_batches(8), tmp_path, callbacks=callbacks, logger=logger)
+    with (tmp_path / "csv" / "metrics.csv").open() as stream:
+        rows = [row for row in csv.DictReader(stream) if row["update/leak"]]
+    assert [row["step"] for row in rows] == ["2", "4", "6", "8"]
+    for row in rows:
+        assert 1e-3 < float(row["update/energy_inside"]) < 1 - 1e-3  # after the projection it is 0 or 1
+        assert float(row["update/leak"]) < 1e-4
 
 
 def test_negative_steps_are_named() -> None:

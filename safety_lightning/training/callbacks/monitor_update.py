@@ -29,9 +29,10 @@ class MonitorUpdate(L.Callback):
     """Logs the update's energy inside the subspace beside chance, its norm, its leak and the stuck share.
 
     The stuck share is the share of weights that have not moved since the start: bfloat16 weights at a small learning
-    rate train almost nothing, and this tells. Each scalar is logged for the whole model and by kind of module
-    (``update/energy_inside/q_proj``). Without a subspace, norm and stuck share need a reference all the same, so
-    nothing is logged.
+    rate train almost nothing, and this tells. Energies are those of the update as the optimizer left it, before the
+    projection of that step, which would make them trivial; norm, leak and stuck share are those after it. Each scalar
+    is logged for the whole model and by kind of module (``update/energy_inside/q_proj``). Without a subspace there is
+    no reference to measure from, and nothing is logged.
 
     Args:
         every_n_steps: Optimizer steps from one measurement to the next; 0 switches the monitor off.
@@ -74,30 +75,53 @@ class MonitorUpdate(L.Callback):
             if isinstance(callback, ProjectUpdate):
                 self._projector = callback.projector
 
+    def on_train_batch_start(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
+        """Asks for the update as the optimizer leaves it, where the step that is coming will be logged."""
+        if self._projector is not None and self._is_due(trainer.global_step + 1):
+            self._projector.measures_next = True
+
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any, **kwargs: Any) -> None:
         """Measures on the schedule, once per optimizer step whatever the accumulation."""
         step = trainer.global_step
-        if self._projector is None or step == self._last_step or self.every_n_steps == 0:
+        if self._projector is None or step == self._last_step:
             return
         self._last_step = step
-        draws = self.figure_every_n_steps > 0 and step % self.figure_every_n_steps == 0
-        if step % self.every_n_steps and not draws:
+        if not self._is_due(step):
             return
         measures = self._projector.measure()
-        scalars = summarise_measures(measures, self._projector)
+        unprojected, self._projector.unprojected = self._projector.unprojected or measures, None
+        scalars = summarise_measures(measures, self._projector, unprojected=unprojected)
         for logger in trainer.loggers:
             logger.log_metrics(scalars, step=step)
-            if draws and isinstance(logger, TensorBoardLogger):
-                figure = draw_layers(measures, self._projector)
+            if self._draws(step) and isinstance(logger, TensorBoardLogger):
+                figure = draw_layers(unprojected, self._projector)
                 logger.experiment.add_figure("update/by_layer", figure, global_step=step)
 
+    def _is_due(self, step: int) -> bool:
+        return self.every_n_steps > 0 and (step % self.every_n_steps == 0 or self._draws(step))
 
-def summarise_measures(measures: Sequence[UpdateMeasure], projector: UpdateProjector) -> dict[str, float]:
-    """Returns the scalars of the monitor, for the whole model and by kind of module."""
-    by_kind: dict[str, list[UpdateMeasure]] = defaultdict(list)
-    for measure in measures:
-        by_kind[measure.slot.kind].append(measure)
-    scalars = _summarise(measures, projector, suffix="")
+    def _draws(self, step: int) -> bool:
+        return self.figure_every_n_steps > 0 and step % self.figure_every_n_steps == 0
+
+
+def summarise_measures(
+    measures: Sequence[UpdateMeasure],
+    projector: UpdateProjector,
+    *,
+    unprojected: Sequence[UpdateMeasure] | None = None,
+) -> dict[str, float]:
+    """Returns the scalars of the monitor, for the whole model and by kind of module.
+
+    Args:
+        measures: The update as it is.
+        projector: The projector that measured it.
+        unprojected: The update as the optimizer left it, whose energies count; None when nothing was projected.
+    """
+    by_kind: dict[str, list[tuple[UpdateMeasure, UpdateMeasure]]] = defaultdict(list)
+    pairs = list(zip(measures, unprojected or measures, strict=True))
+    for pair in pairs:
+        by_kind[pair[0].slot.kind].append(pair)
+    scalars = _summarise(pairs, projector, suffix="")
     for kind, group in by_kind.items():
         scalars |= _summarise(group, projector, suffix=f"/{kind}")
     return {name: value for name, value in scalars.items() if not math.isnan(value)}
@@ -125,10 +149,13 @@ def draw_layers(measures: Sequence[UpdateMeasure], projector: UpdateProjector) -
     return figure
 
 
-def _summarise(group: Sequence[UpdateMeasure], projector: UpdateProjector, *, suffix: str) -> dict[str, float]:
+def _summarise(
+    pairs: Sequence[tuple[UpdateMeasure, UpdateMeasure]], projector: UpdateProjector, *, suffix: str
+) -> dict[str, float]:
+    group, unprojected = zip(*pairs, strict=True)
     return {
-        f"update/energy_inside{suffix}": sum_energy(group, "parallel"),
-        f"update/chance{suffix}": sum_chance(group, "parallel", side=projector.side),
+        f"update/energy_inside{suffix}": sum_energy(unprojected, "parallel"),
+        f"update/chance{suffix}": sum_chance(unprojected, "parallel", side=projector.side),
         f"update/norm{suffix}": math.sqrt(sum(measure.total for measure in group)),
         f"update/leak{suffix}": compute_stored_leak(group, projector.component),
         f"update/stuck_share{suffix}": sum(m.num_stuck for m in group) / sum(m.num_weights for m in group),
