@@ -13,8 +13,7 @@ from jsonargparse import ArgumentParser
 PROGRAM = "python -m safety_lightning"
 _UNKNOWN = re.compile(
     r"unrecognized arguments: (?:--)?(?P<option>[\w.]+)"
-    r"|[Kk]ey [\"'](?P<key>[\w.]+)[\"'] is not expected"
-    r"|[Uu]nexpected key[s]?[^\"'\w]*[\"']?(?P<other>[\w.]+)"
+    r"|Option '(?P<nested>[\w.]+)' is not accepted"
     r"|does not accept option '(?P<given>[\w.]+)'"
     r"|dot import path string: (?P<class>[\w.]+)"
     r"|invalid choice: '(?P<choice>[\w.-]+)'"
@@ -34,8 +33,9 @@ class SuggestingParser(ArgumentParser):
 
     @property
     def prog_name(self) -> str:
-        """The program and its command, without the options between them."""
-        return " ".join(self.prog.replace("[options]", "").split())
+        """The program and its command, without the options between them; parsers of nested keys know no command."""
+        name = " ".join(self.prog.replace("[options]", "").split())
+        return name if name.startswith(PROGRAM) else f"{PROGRAM} COMMAND"
 
 
 def stop(error: Exception) -> NoReturn:

@@ -122,7 +122,8 @@ class TrainerCLI(LightningCLI):
     def after_fit(self) -> None:
         """Prints what came of it."""
         if self.trainer.is_global_zero:
-            print_summary(self.run.path, settings=read_settings(self._config_dict()))
+            counts = [counts for one in self._find_projections() if (counts := one.describe())]
+            print_summary(self.run.path, settings=read_settings(self._config_dict()), subspaces=counts)
 
     def after_validate(self) -> None:
         """Writes the loss with its interval, and prints it."""
@@ -160,9 +161,12 @@ class TrainerCLI(LightningCLI):
 
     def _save_subspaces(self) -> None:
         """Saves bases at once, so that processes that are started now need not find them again."""
-        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, ProjectUpdate) and _find_rank() == 0:
+        for callback in self._find_projections():
+            if _find_rank() == 0:
                 callback.save()
+
+    def _find_projections(self) -> list[ProjectUpdate]:
+        return [one for one in self.trainer.callbacks if isinstance(one, ProjectUpdate)]  # type: ignore[attr-defined]
 
     def _describe_run(self) -> dict[str, Any]:
         config = self._config_dict()
@@ -181,6 +185,7 @@ class TrainerCLI(LightningCLI):
             "settings": settings,
             "inputs": {"weights": weights, "data": self.datamodule.input_hashes()},
             "data": self.datamodule.summary(),
+            "subspaces": [counts for one in self._find_projections() if (counts := one.describe())],
         }
 
     def _config_dict(self) -> dict[str, Any]:

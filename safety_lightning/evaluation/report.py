@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,19 @@ from safety_lightning.evaluation.results import ResultRow, read_results
 from safety_lightning.profiles import name_profile
 
 
-def print_summary(run_folder: Path, *, settings: Mapping[str, Any], console: Console | None = None) -> None:
+def print_summary(
+    run_folder: Path,
+    *,
+    settings: Mapping[str, Any],
+    subspaces: Sequence[Mapping[str, int]] = (),
+    console: Console | None = None,
+) -> None:
     """Prints the results of a run folder as a table of models by metrics, with 95 % intervals.
 
     Args:
         run_folder: The folder with ``results.jsonl``.
         settings: The profile settings that the run had.
+        subspaces: Counts of the matrices of each subspace, as `ProjectUpdate.describe` gives them.
         console: Where to print; None is standard output.
     """
     console = console or Console()
@@ -27,6 +34,13 @@ def print_summary(run_folder: Path, *, settings: Mapping[str, Any], console: Con
     rows = read_results(file) if file.is_file() else []
     if rows:
         console.print(make_table(rows))
+    for counts in subspaces:
+        console.print(
+            f"Subspace     {counts['num_matrices']} matrices, {counts['num_zero_delta']} without a delta, "
+            f"{counts['num_capped_at_rank']} capped at the rank of their delta",
+            highlight=False,
+            soft_wrap=True,
+        )
     listed = ", ".join(f"{name}: {value}" for name, value in settings.items())
     console.print(f"Profile {name_profile(settings)} ({listed})", highlight=False, soft_wrap=True)
     console.print(f"Run folder   {run_folder}", highlight=False, soft_wrap=True)

@@ -95,11 +95,6 @@ class UpdateProjector:
         """The side that the bases lie on."""
         return self.prepared.spec.side
 
-    @property
-    def is_bound(self) -> bool:
-        """Whether `bind` has been called."""
-        return bool(self._bound)
-
     def bind(self, model: nn.Module) -> None:
         """Finds the live parameters, and brings reference weights (float32) and bases to their devices.
 

@@ -38,6 +38,7 @@ def test_run_folder_holds_what_is_promised(run_cli: Run, words: list[str], tmp_p
     assert manifest["profile"] == "sound"
     assert set(manifest["inputs"]["weights"]) == {"model", "base"}
     assert manifest["data"]["train"]["num_examples"] == 56
+    assert manifest["subspaces"] == [{"num_matrices": 20, "num_zero_delta": 0, "num_capped_at_rank": 0}]
 
     rows = [json.loads(line) for line in (run / "results.jsonl").read_text().splitlines()]
     assert [(row["model"], row["metric"]) for row in rows] == [
@@ -64,7 +65,14 @@ def test_run_folder_holds_what_is_promised(run_cli: Run, words: list[str], tmp_p
     assert [event.step for event in events.Scalars("update/norm")] == [2, 4, 6]
     assert events.Tags()["images"] == ["update/by_layer"]
 
-    for wanted in ("reference", "finetuned", "projected", str(run), "tensorboard --logdir"):
+    for wanted in (
+        "20 matrices, 0 without a delta",
+        "reference",
+        "finetuned",
+        "projected",
+        str(run),
+        "tensorboard --logdir",
+    ):
         assert wanted in printed
 
     before = {file: file.stat().st_mtime_ns for file in run.rglob("*")}
@@ -214,6 +222,8 @@ def test_resized_vocabulary_is_projected_on_common_rows(
         (["--data.num_validation", "0"], "needs held-out data, there is none"),
         (["--model.model", "{tmp}/template", "--projection.subspace", "null"], "template: plain"),
         (["--model.model", "{tmp}/nowhere"], "nowhere does not exist"),
+        (["--projection.subspace.fractoin", "0.5"], "Did you mean fraction?"),
+        (["--data.useful", '{{"path": "x.jsonl", "sise": 3}}'], "sise"),
         (["--trainer.max_step", "3"], "Did you mean trainer.max_steps?"),
         (["--trainer.max_epoch", "3"], "Did you mean trainer.max_epochs?"),
         (["--model.optimizer", "AdamWW"], "Did you mean AdamW?"),
@@ -239,6 +249,15 @@ def test_resume_needs_to_know_the_run(run_cli: Run, words: list[str]) -> None:
     code, printed = run_cli("fit", *words, "--ckpt_path", "last")
     assert code == 2
     assert "--ckpt_path last must come with the --run_dir of the run that goes on" in printed
+
+
+def test_processes_started_together_must_be_told_their_folder(
+    run_cli: Run, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "0")  # as torchrun does
+    code, printed = run_cli("fit", *words)
+    assert code == 2
+    assert "--run_dir must be given when several processes are started together, got none" in printed
 
 
 def test_run_folder_without_permission_stops_before_work(

@@ -91,6 +91,17 @@ class ProjectUpdate(L.Callback):
         if self.projector is not None:
             save_prepared(self.projector.prepared)
 
+    def describe(self) -> dict[str, int] | None:
+        """Counts the matrices of the subspace, those without one and those cut at their rank; None without subspace."""
+        if self.projector is None:
+            return None
+        subspace = self.projector.prepared.subspace
+        return {
+            "num_matrices": len(subspace.bases),
+            "num_zero_delta": subspace.num_zero,
+            "num_capped_at_rank": subspace.num_capped,
+        }
+
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Spans the subspace before anything is trained or restored, and saves it where its spec says."""
         if self.subspace is None or stage != "fit":
