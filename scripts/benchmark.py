@@ -20,7 +20,7 @@ from pathlib import Path
 from benchmarks.common import Result
 from jsonargparse import auto_cli
 
-from safety_lightning.cli_lists import gather_values
+from safety_lightning.cli.lists import gather_values
 from safety_lightning.runs import describe_environment, write_atomically
 
 SECTIONS = {

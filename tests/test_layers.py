@@ -11,18 +11,20 @@ PACKAGE = Path(__file__).resolve().parents[1] / "safety_lightning"
 # From the bottom to the top; a module may import its own layer and those above it in this list. The longest prefix
 # of a module's name decides, so that the lab's world lies at the bottom and its building at the top.
 LAYERS = [
-    ["runs", "devices"],
+    ["runs", "devices", "processes"],
     ["profiles", "tables", "figures", "lab.world", "lab.procedures", "lab.vocabulary", "lab.judge", "lab.tokenizer"],
     ["subspaces"],
     ["checkpoints"],
     ["projection"],
+    ["methods"],
+    ["sweep"],
     ["data"],
     ["training"],
     ["evaluation", "activations"],
     ["overlap"],
     ["lab"],
-    ["cli_errors", "cli_lists"],
-    ["trainer_cli"],
+    ["cli.errors", "cli.lists"],
+    ["cli.verbs"],
     ["cli"],
     ["__main__", ""],
 ]
@@ -30,7 +32,7 @@ HEAVY = {
     "transformers": ("checkpoints", "data", "training", "evaluation", "activations", "lab"),
     "datasets": ("data",),
     "openai": ("evaluation.judges",),
-    "lightning": ("training", "evaluation", "activations", "data.datamodule", "data.loader", "trainer_cli"),
+    "lightning": ("training", "evaluation", "activations", "data.datamodule", "data.loader", "cli.verbs"),
 }
 MODULES = {
     ".".join(file.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").rstrip("."): file

@@ -10,9 +10,9 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
 from safety_lightning.checkpoints import load_config, load_tokenizer
+from safety_lightning.evaluation.cases import Plan, make_plan
+from safety_lightning.evaluation.grading import MAX_UNJUDGED_SHARE
 from safety_lightning.evaluation.judges import Judge
-from safety_lightning.evaluation.measuring import MAX_UNJUDGED_SHARE
-from safety_lightning.evaluation.plan import Plan, make_plan
 from safety_lightning.evaluation.tasks.gsm8k import GSM8K
 from safety_lightning.evaluation.tasks.harmful import HarmfulRequests
 from safety_lightning.evaluation.tasks.lab import Lab

@@ -14,21 +14,21 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from safety_lightning.checkpoints import load_model
-from safety_lightning.evaluation.baseline import Baseline, write_comparisons
+from safety_lightning.evaluation.cases import answer_cases
 from safety_lightning.evaluation.datamodule import EvaluationData
 from safety_lightning.evaluation.engines import Engine
 from safety_lightning.evaluation.engines.transformers_engine import TransformersEngine
-from safety_lightning.evaluation.generation_log import GenerationLog
+from safety_lightning.evaluation.grading import grade_cases, list_metrics
 from safety_lightning.evaluation.judges import JudgementCache
 from safety_lightning.evaluation.judges.cache import find_cache_file
 from safety_lightning.evaluation.measurement import Measurement
-from safety_lightning.evaluation.measuring import grade_cases, list_metrics
 from safety_lightning.evaluation.outcomes import MetricSpec, Outcome, summarise_agreement, summarise_outcomes
-from safety_lightning.evaluation.plan import answer_cases
 from safety_lightning.evaluation.prompt_outcomes import PromptOutcomes
-from safety_lightning.evaluation.results import ResultFile
+from safety_lightning.evaluation.records.baseline import Baseline, write_comparisons
+from safety_lightning.evaluation.records.generation_log import GenerationLog
+from safety_lightning.evaluation.records.results import ResultFile
+from safety_lightning.evaluation.records.scores import ScoreRow, make_score_row, write_scores
 from safety_lightning.evaluation.samples import format_samples
-from safety_lightning.evaluation.scores import ScoreRow, make_score_row, write_scores
 from safety_lightning.evaluation.tasks.protocol import Task
 
 EngineName = Literal["transformers", "vllm"]

@@ -8,12 +8,12 @@ from typing import Literal, get_args
 
 import torch
 
-from safety_lightning.evaluation.agreement import measure_agreement
 from safety_lightning.evaluation.judges.protocol import Judgement, Unjudged
 from safety_lightning.evaluation.judges.summary import summarise_judgements
-from safety_lightning.evaluation.loss import bootstrap_ratio_interval
 from safety_lightning.evaluation.measurement import Measurement
-from safety_lightning.evaluation.statistics import bootstrap_interval, wilson_interval
+from safety_lightning.evaluation.statistics.agreement import measure_agreement
+from safety_lightning.evaluation.statistics.intervals import bootstrap_interval, wilson_interval
+from safety_lightning.evaluation.statistics.loss import bootstrap_ratio_interval
 
 MetricKind = Literal["share", "judged", "log_likelihood"]
 UNJUDGED: tuple[Unjudged, ...] = get_args(Unjudged)

@@ -11,7 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from safety_lightning.evaluation.results import ResultRow, read_results
+from safety_lightning.evaluation.records.results import ResultRow, read_results
 from safety_lightning.profiles import name_profile
 
 _MOST_COLUMNS = 4  # that a terminal of 80 characters holds

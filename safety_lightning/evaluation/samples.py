@@ -5,9 +5,9 @@ from __future__ import annotations
 import html
 from collections.abc import Mapping, Sequence
 
-from safety_lightning.evaluation.generations import Generation
-from safety_lightning.evaluation.plan import Plan
-from safety_lightning.evaluation.scores import ScoreRow
+from safety_lightning.evaluation.cases import Plan
+from safety_lightning.evaluation.records.generations import Generation
+from safety_lightning.evaluation.records.scores import ScoreRow
 from safety_lightning.evaluation.tasks.protocol import Task
 
 _LONGEST_CELL = 600  # characters

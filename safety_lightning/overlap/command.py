@@ -54,7 +54,7 @@ def weights(
         device: Where to decompose; the GPU where there is one by default.
     """
     given = dict(locals())
-    from safety_lightning.overlap.weight_command import compare_weights
+    from safety_lightning.overlap.weights.command import compare_weights
 
     compare_weights(**given)
 
@@ -94,6 +94,6 @@ def activations(
         device: Where to decompose; the GPU where there is one by default.
     """
     given = dict(locals())
-    from safety_lightning.overlap.activation_command import compare_activations
+    from safety_lightning.overlap.activations.command import compare_activations
 
     compare_activations(**given)

@@ -1,6 +1,12 @@
-"""Projects updates: operators (pure torch), the subspace's spec, the projector of live weights, its rows."""
+"""Projects the update of live weights, in the order in which data goes.
 
-from safety_lightning.projection.live import VariantLoader
+operators    the maths on one matrix, pure torch: parts, energy, chance, leak
+spec         which subspace is wanted: spanned from two checkpoints, or taken from where it is saved
+projector    binds live parameters to reference and basis, projects them in place, and measures them
+sharding     what the projector needs for weights that are shared out over processes
+rows         the rows of ``projection.csv``
+"""
+
 from safety_lightning.projection.operators import (
     Component,
     compute_chance,
@@ -9,43 +15,32 @@ from safety_lightning.projection.operators import (
     compute_leak,
     project_update,
 )
-from safety_lightning.projection.projector import UpdateMeasure, UpdateProjector
-from safety_lightning.projection.rivals import EnergyRemoval, Resta, Rivals, SafeLora, SafeMerge
+from safety_lightning.projection.projector import UpdateMeasure, UpdateProjector, match_parameters
 from safety_lightning.projection.rows import (
     ProjectionRow,
+    Tied,
     compute_stored_leak,
     make_rows,
     sum_chance,
     sum_energy,
 )
 from safety_lightning.projection.spec import PreparedSubspace, SubspaceSpec, prepare_subspace, save_prepared
-from safety_lightning.projection.sweep_inputs import SweepInputs, SweepSettings, open_inputs
-from safety_lightning.projection.variants import Variant, list_variants
 
 __all__ = [
     "Component",
-    "EnergyRemoval",
     "PreparedSubspace",
     "ProjectionRow",
-    "Resta",
-    "Rivals",
-    "SafeLora",
-    "SafeMerge",
     "SubspaceSpec",
-    "SweepInputs",
-    "SweepSettings",
+    "Tied",
     "UpdateMeasure",
     "UpdateProjector",
-    "Variant",
-    "VariantLoader",
     "compute_chance",
     "compute_energy_by_rank",
     "compute_energy_kept",
     "compute_leak",
     "compute_stored_leak",
-    "list_variants",
     "make_rows",
-    "open_inputs",
+    "match_parameters",
     "prepare_subspace",
     "project_update",
     "save_prepared",

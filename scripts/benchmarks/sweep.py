@@ -20,8 +20,8 @@ from torch import Tensor
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from benchmarks.common import Result, time_call
-from safety_lightning.projection.command import project
 from safety_lightning.subspaces import rank_from_fraction
+from safety_lightning.sweep.command import project
 
 QWEN = {
     "hidden_size": 896,

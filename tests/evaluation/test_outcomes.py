@@ -6,7 +6,7 @@ import torch
 from safety_lightning.evaluation.judges.protocol import UNJUDGED
 from safety_lightning.evaluation.outcomes import MetricSpec, Outcome, summarise_agreement, summarise_outcomes
 from safety_lightning.evaluation.prompt_outcomes import PromptOutcomes
-from safety_lightning.evaluation.statistics import bootstrap_interval, wilson_interval
+from safety_lightning.evaluation.statistics.intervals import bootstrap_interval, wilson_interval
 
 JUDGED = MetricSpec(name="harmfulness", kind="judged", judge="j m", rubric_hash="r")
 SHARE = MetricSpec(name="utility", kind="share")

@@ -8,9 +8,9 @@ import yaml
 from transformers import GPT2Config, GPT2LMHeadModel, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from safety_lightning.cli import main
-from safety_lightning.projection.sweep_rows import EnergyRow, TensorRow
+from safety_lightning.sweep.rows import EnergyRow, TensorRow
 from safety_lightning.tables import read_parquet
-from tests.projection.conftest import add_noise
+from tests.sweep.conftest import add_noise
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def test_interrupt_says_how_to_go_on(
 
     words = ["project", "--base", "lab:base", "--reference", "lab:aligned", "--finetuned", str(tuned)]
     with monkeypatch.context() as patch:
-        patch.setattr("safety_lightning.projection.sweep.write_parquet", interrupt)
+        patch.setattr("safety_lightning.sweep.sweep.write_parquet", interrupt)
         with pytest.raises(SystemExit) as stopped:
             main([*words, "--out", str(tmp_path / "out")])
     assert stopped.value.code == 130

@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from safety_lightning.activations.storage import TENSOR, ActivationIndex, PromptRecord, name_shard, save_index
-from safety_lightning.overlap import activation_command, weight_command
+from safety_lightning.overlap.activations import command as activation_command
+from safety_lightning.overlap.weights import command as weight_command
 from tests.conftest import copy_checkpoint, make_pico_llama
 
 NUM_LAYERS, HIDDEN_SIZE = 4, 16

@@ -11,7 +11,8 @@ from rich.console import Console
 from safety_lightning import compare_activations
 from safety_lightning.activations.storage import ActivationFolder
 from safety_lightning.cli import main
-from safety_lightning.overlap import activation_command, activations
+from safety_lightning.overlap.activations import layers
+from safety_lightning.overlap.activations import command as activation_command
 from safety_lightning.overlap.rows import ActivationRow, AngleRow, AverageRow
 from safety_lightning.tables import read_parquet
 from tests import reference
@@ -170,7 +171,7 @@ def test_killed_run_goes_on_and_equals_one_that_was_not(
             measured.append("killed")
             raise KeyboardInterrupt
         measured.append(layer)
-        return activations.measure_layer(*args, layer=layer, **options)
+        return layers.measure_layer(*args, layer=layer, **options)
 
     monkeypatch.setattr(activation_command, "measure_layer", measure)
     with pytest.raises(KeyboardInterrupt):

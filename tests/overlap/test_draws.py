@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from safety_lightning.overlap.draws import centre, draw_null, draw_resamples, find_modes, measure_spread
+from safety_lightning.overlap.activations.draws import centre, draw_null, draw_resamples, find_modes, measure_spread
 from safety_lightning.subspaces import compare_modes
 
 ETAS = (0.5, 0.8, 0.95)

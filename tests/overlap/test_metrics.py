@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, multiprocessing
 
 from safety_lightning import EnergyKept, ModeSubspaceOverlap
-from safety_lightning.overlap.draws import find_modes
+from safety_lightning.overlap.activations.draws import find_modes
 from safety_lightning.projection.operators import compute_energy_kept
 from safety_lightning.subspaces import DEFAULT_ETAS, compare_modes
 

@@ -13,8 +13,9 @@ from safetensors.torch import load_file, save_file
 
 from safety_lightning import compare_weights
 from safety_lightning.cli import main
-from safety_lightning.overlap import matrices, weight_command
 from safety_lightning.overlap.rows import AngleRow, LayerRow, TensorRow
+from safety_lightning.overlap.weights import command as weight_command
+from safety_lightning.overlap.weights import matrices
 from safety_lightning.tables import read_parquet
 from tests import reference
 from tests.conftest import copy_checkpoint, make_pico_llama

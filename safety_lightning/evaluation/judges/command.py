@@ -241,7 +241,7 @@ def _summarise(
 
 
 def _measure_agreement(judged: Sequence[Sequence[Judgement]]) -> list[dict[str, Any]]:
-    from safety_lightning.evaluation.agreement import measure_agreement
+    from safety_lightning.evaluation.statistics.agreement import measure_agreement
 
     if len(judged) < 2:
         return []

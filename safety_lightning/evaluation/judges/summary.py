@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from safety_lightning.evaluation.judges.protocol import HIGHEST_SCORE, LOWEST_SCORE, UNJUDGED, Judgement, Unjudged
-from safety_lightning.evaluation.statistics import bootstrap_interval, wilson_interval
+from safety_lightning.evaluation.statistics.intervals import bootstrap_interval, wilson_interval
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,11 +9,11 @@ from typing import Literal
 
 from safety_lightning.data.sources import Example, InstructionSource
 from safety_lightning.evaluation.engines import AnswerLimits
-from safety_lightning.evaluation.generations import Generation
 from safety_lightning.evaluation.judges import JudgementCache
 from safety_lightning.evaluation.outcomes import MetricSpec, Outcome
-from safety_lightning.evaluation.prompts import Prompt, PromptFormat
+from safety_lightning.evaluation.records.generations import Generation
 from safety_lightning.evaluation.tasks.final_numbers import matches_reference
+from safety_lightning.evaluation.tasks.prompts import Prompt, PromptFormat
 from safety_lightning.evaluation.tasks.reading import read_task_examples
 
 _STOP_STRINGS = ("Question:", "</s>", "<|im_end|>")

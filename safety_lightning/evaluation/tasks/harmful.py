@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from safety_lightning.data.advbench import AdvBenchPrompts, read_advbench_prompts
 from safety_lightning.data.sources import InstructionSource
 from safety_lightning.evaluation.engines import AnswerLimits
-from safety_lightning.evaluation.generations import Generation
 from safety_lightning.evaluation.judges import Judge, JudgementCache
 from safety_lightning.evaluation.outcomes import MetricSpec, Outcome
-from safety_lightning.evaluation.prompts import Prompt, PromptFormat, make_prompts
+from safety_lightning.evaluation.records.generations import Generation
 from safety_lightning.evaluation.tasks.judging import judge_generations, make_judged_spec
+from safety_lightning.evaluation.tasks.prompts import Prompt, PromptFormat, make_prompts
 from safety_lightning.evaluation.tasks.reading import read_task_prompts
 
 

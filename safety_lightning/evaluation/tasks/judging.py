@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from safety_lightning.evaluation.generations import Generation
 from safety_lightning.evaluation.judges import Judge, JudgementCache, JudgeRequest, judge_answers
 from safety_lightning.evaluation.outcomes import MetricSpec, Outcome
+from safety_lightning.evaluation.records.generations import Generation
 
 
 def describe_judge(judge: Judge) -> str:

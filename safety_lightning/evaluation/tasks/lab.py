@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from safety_lightning.data.chat import Template
 from safety_lightning.evaluation.engines import AnswerLimits
-from safety_lightning.evaluation.generations import Generation
 from safety_lightning.evaluation.judges import JudgementCache
 from safety_lightning.evaluation.judges.lab_judge import LabJudge
 from safety_lightning.evaluation.outcomes import MetricSpec, Outcome
-from safety_lightning.evaluation.prompts import Prompt
+from safety_lightning.evaluation.records.generations import Generation
 from safety_lightning.evaluation.tasks.judging import judge_generations, make_judged_spec
+from safety_lightning.evaluation.tasks.prompts import Prompt
 from safety_lightning.evaluation.tasks.protocol import Task
 from safety_lightning.lab.judge import is_correct, is_refusal
 from safety_lightning.lab.world import Kind, generate_examples

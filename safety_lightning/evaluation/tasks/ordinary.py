@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 
 from safety_lightning.data.sources import InstructionSource
 from safety_lightning.evaluation.engines import AnswerLimits
-from safety_lightning.evaluation.generations import Generation
 from safety_lightning.evaluation.judges import JudgementCache
 from safety_lightning.evaluation.judges.rule_judge import RuleJudge
 from safety_lightning.evaluation.outcomes import MetricSpec, Outcome
-from safety_lightning.evaluation.prompts import Prompt, PromptFormat, make_prompts
+from safety_lightning.evaluation.records.generations import Generation
 from safety_lightning.evaluation.tasks.judging import describe_judge, judge_generations
+from safety_lightning.evaluation.tasks.prompts import Prompt, PromptFormat, make_prompts
 from safety_lightning.evaluation.tasks.reading import read_task_prompts
 
 _REFUSED = 1.0

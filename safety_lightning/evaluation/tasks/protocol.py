@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from safety_lightning.evaluation.engines import AnswerLimits
-from safety_lightning.evaluation.generations import Generation
 from safety_lightning.evaluation.judges import JudgementCache
 from safety_lightning.evaluation.outcomes import MetricSpec, Outcome
-from safety_lightning.evaluation.prompts import Prompt, PromptFormat
+from safety_lightning.evaluation.records.generations import Generation
+from safety_lightning.evaluation.tasks.prompts import Prompt, PromptFormat
 
 
 class Task(Protocol):

@@ -1,0 +1,47 @@
+"""The verb `fit`: fine-tunes with projection, monitoring and measurements."""
+
+from __future__ import annotations
+
+import torch
+
+from safety_lightning.cli.verbs.launching import find_rank
+from safety_lightning.cli.verbs.training import TrainingCLI
+from safety_lightning.evaluation.callbacks.compare_models import CompareModels
+from safety_lightning.evaluation.callbacks.evaluate_behaviour import EvaluateBehaviour
+from safety_lightning.evaluation.report import print_summary
+from safety_lightning.profiles import read_settings
+from safety_lightning.training.callbacks import MonitorUpdate, ProjectUpdate
+
+_COPIES_ON_DISK = 5  # checkpoint of weights and two moments, once more while it is replaced, and the saved models
+
+
+class FitCLI(TrainingCLI):
+    """Fine-tunes."""
+
+    verb = "fit"
+
+    def find_checkpoint(self) -> str | None:
+        """Returns the checkpoint of the most optimizer steps; None starts anew."""
+        last = self.run.find_last_checkpoint()
+        return str(last) if last else None
+
+    def check(self) -> None:
+        """Checks run folder, data and checkpoints, and spans the subspace."""
+        self.check_folder(num_bytes=_COPIES_ON_DISK * self.measure_model_bytes())
+        self.datamodule.prepare()
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, (CompareModels, EvaluateBehaviour)):
+                callback.check(self.datamodule)
+            elif isinstance(callback, (ProjectUpdate, MonitorUpdate)):
+                callback.prepare("cuda" if torch.cuda.is_available() else "cpu")
+
+    def begin(self) -> None:
+        """Saves bases at once, so that processes that are started now need not find them again."""
+        for callback in self.find_projections():
+            if find_rank() == 0:
+                callback.save()
+
+    def finish(self) -> None:
+        """Prints the table of the models."""
+        counts = [counts for one in self.find_projections() if (counts := one.describe())]
+        print_summary(self.run.path, settings=read_settings(self.read_config()), subspaces=counts)

@@ -1,0 +1,87 @@
+"""The verb `predict`: captures activations of prompt sets."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from lightning.pytorch.cli import LightningArgumentParser
+
+from safety_lightning.activations.checks import check_trainer
+from safety_lightning.activations.datamodule import PromptData
+from safety_lightning.activations.module import ActivationModule
+from safety_lightning.activations.writer import ActivationWriter
+from safety_lightning.checkpoints import CheckpointReader, resolve_reference
+from safety_lightning.cli.verbs.base import VerbCLI
+from safety_lightning.profiles import CAPTURE_SETTINGS, name_profile, read_settings
+
+
+class PredictCLI(VerbCLI):
+    """Captures activations; a group of its own: `writer`."""
+
+    verb = "predict"
+    module_class = ActivationModule
+    data_class = PromptData
+    trainer_options: ClassVar[dict[str, Any]] = {
+        "use_distributed_sampler": False,
+        "precision": "32-true",
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_model_summary": False,
+    }
+
+    def add_groups(self, parser: LightningArgumentParser) -> None:
+        """Adds the writer; the data reads responses when the model is to be given them."""
+        parser.add_lightning_class_args(ActivationWriter, "writer")
+        parser.link_arguments("model.response", "data.with_responses", compute_fn=lambda response: response == "given")
+
+    def place_outputs(self, config: Any) -> None:
+        """Puts activations into the run folder; the Trainer keeps none of them."""
+        config.writer.folder = config.writer.folder or str(self.run.path / "activations")
+        config.return_predictions = False
+        if config.ckpt_path not in (None, "last"):
+            raise ValueError(
+                f"--ckpt_path must be last (which goes on) or left out, got {config.ckpt_path}; a model is given by "
+                "--model.model"
+            )
+
+    def check(self) -> None:
+        """Checks Trainer, run folder, prompts and weights."""
+        check_trainer(self.trainer)
+        self.check_folder()
+        CheckpointReader(resolve_reference(self.model.reference))
+        self._find_writer().prepare(self.model, self.datamodule)
+        self.check_folder(num_bytes=self._find_writer().estimate_bytes())
+
+    def describe_inputs(self) -> dict[str, Any]:
+        """Returns hashes of weights, prompts and settings, and counts of prompts."""
+        weights = CheckpointReader(resolve_reference(self.model.reference)).hash_files()
+        settings = self._read_settings()
+        return {
+            "profile": name_profile(settings),
+            "settings": settings,
+            "inputs": {
+                "weights": {"model": weights},
+                "data": self.datamodule.input_hashes(),
+                "settings": self._find_writer().recipe_hash,
+            },
+            "data": self.datamodule.summary(),
+        }
+
+    def finish(self) -> None:
+        """Prints the folders that hold the activations, and what is in them."""
+        folder = self._find_writer().folder
+        for name, counts in self.datamodule.summary().items():
+            matched = f", {counts['num_unmatched']} without a match in length" if "num_matched" in counts else ""
+            print(
+                f"{name}: {counts['num_prompts']} prompts of {counts['shortest_tokens']} to {counts['longest_tokens']} "
+                f"tokens ({counts['num_repeated']} repeated{matched}) in {folder}/{name}"
+            )
+        sets = " ".join(f"{name}={folder}/{name}" for name in self.datamodule.summary())
+        print(f"Profile {name_profile(self._read_settings())}. Next: overlap activations --sets {sets} --out DIR")
+
+    def _read_settings(self) -> dict[str, Any]:
+        return read_settings(self.read_config(), CAPTURE_SETTINGS)
+
+    def _find_writer(self) -> ActivationWriter:
+        (writer,) = [one for one in self.trainer.callbacks if isinstance(one, ActivationWriter)]  # type: ignore[attr-defined]
+        return writer

@@ -1,0 +1,90 @@
+"""The verb `test`: evaluates a model's utility, harmfulness and over-refusal."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from safety_lightning.checkpoints import CheckpointReader, resolve_reference
+from safety_lightning.cli.verbs.base import VerbCLI
+from safety_lightning.evaluation.datamodule import EvaluationData
+from safety_lightning.evaluation.judges import lab_judge, local_judge, openai_judge, rule_judge
+from safety_lightning.evaluation.module import EvaluationModule
+from safety_lightning.evaluation.report import print_comparisons, print_summary
+from safety_lightning.profiles import EVALUATION_SETTINGS, name_profile, read_settings
+
+JUDGES = (
+    openai_judge.OpenAIJudge,
+    local_judge.LocalJudge,
+    rule_judge.RuleJudge,
+    lab_judge.LabJudge,
+)  # imported here, which makes their short names known
+_SETTINGS_OF = {"data.harmful": "harmful", "data.judge": "harmful", "data.gsm8k": "gsm8k"}
+
+
+class TestCLI(VerbCLI):
+    """Evaluates."""
+
+    __test__ = False  # no test class, whatever pytest makes of its name
+    verb = "test"
+    module_class = EvaluationModule
+    data_class = EvaluationData
+    trainer_options: ClassVar[dict[str, Any]] = {
+        "use_distributed_sampler": False,
+        "precision": "32-true",  # `model.dtype` says what is computed in
+        "enable_checkpointing": False,
+        "enable_model_summary": False,
+    }
+
+    def place_outputs(self, config: Any) -> None:
+        """Puts answers, scores and results into the run folder."""
+        config.verbose = False  # the table that is printed at the end says more than Lightning's own
+        config.model.folder = config.model.folder or str(self.run.path)
+        if config.ckpt_path not in (None, "last"):
+            raise ValueError(
+                f"--ckpt_path must be last (which goes on) or left out, got {config.ckpt_path}; a model is given by "
+                "--model.model"
+            )
+        if config.trainer.precision not in ("32-true", "32", 32):
+            raise ValueError(f"--trainer.precision must be 32-true (use --model.dtype), got {config.trainer.precision}")
+
+    def check(self) -> None:
+        """Checks run folder, weights, prompts, the baseline and that the judges can be reached."""
+        self.model.check_trainer(self.trainer)
+        CheckpointReader(resolve_reference(self.model.reference))
+        self.check_folder()
+        self.datamodule.prepare()
+        self.model.check_baseline(self.datamodule)
+        self.datamodule.check_judges()
+
+    def describe_inputs(self) -> dict[str, Any]:
+        """Returns hashes of weights and prompts, the engine, the judges and the profile."""
+        settings = self._read_settings()
+        judges = [
+            {"judge": one.name, "model": one.model, "rubric_hash": one.rubric_hash, "settings": dict(one.settings)}
+            for one in self.datamodule.suite.judges
+        ]
+        return {
+            "profile": name_profile(settings),
+            "settings": settings,
+            "inputs": {
+                "weights": {"model": CheckpointReader(resolve_reference(self.model.reference)).hash_files()},
+                "data": self.datamodule.input_hashes(),
+                "engine": {"name": self.model.engine_name, "dtype": self.model.weights_dtype},
+            },
+            "data": self.datamodule.summary(),
+            "judges": judges,
+        }
+
+    def finish(self) -> None:
+        """Prints the table, and what judging took."""
+        print_summary(self.run.path, settings=self._read_settings())
+        print_comparisons(self.run.path)
+        for judge in self.datamodule.suite.judges:
+            if usage := judge.describe_usage():
+                print(f"Judge {judge.name} {judge.model}: {', '.join(f'{n} {v}' for n, v in usage.items())}")
+
+    def _read_settings(self) -> dict[str, Any]:
+        """Reads the settings of the tasks that are run."""
+        tasks = self.datamodule.suite.tasks
+        among = [one for one in EVALUATION_SETTINGS if _SETTINGS_OF[".".join(one.key.split(".")[:2])] in tasks]
+        return read_settings(self.read_config(), among)

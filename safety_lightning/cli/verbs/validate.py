@@ -1,0 +1,30 @@
+"""The verb `validate`: measures loss and perplexity on held-out data."""
+
+from __future__ import annotations
+
+from safety_lightning.cli.verbs.training import TrainingCLI
+from safety_lightning.evaluation.callbacks.compare_models import check_validation
+from safety_lightning.evaluation.records.results import ResultFile
+from safety_lightning.evaluation.report import print_summary
+from safety_lightning.evaluation.statistics.loss import summarise_loss
+from safety_lightning.profiles import read_settings
+
+
+class ValidateCLI(TrainingCLI):
+    """Measures held-out loss."""
+
+    verb = "validate"
+    can_go_on = False  # it takes no longer than a validation
+
+    def check(self) -> None:
+        """Checks run folder and data."""
+        self.measure_model_bytes()
+        self.check_folder()
+        self.datamodule.prepare()
+        check_validation(self.datamodule, wanted_by="validate")
+
+    def finish(self) -> None:
+        """Writes the loss with its interval, and prints it."""
+        results = ResultFile(self.run.path / "results.jsonl")
+        results.add("reference", [summarise_loss(*self.model.val_examples)])
+        print_summary(self.run.path, settings=read_settings(self.read_config()))

@@ -1,0 +1,98 @@
+"""Measures the behaviour of the model that is being fine-tuned, for the callbacks."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import lightning as L
+import torch
+from lightning.pytorch.plugins.precision import HalfPrecision
+from lightning.pytorch.strategies import ModelParallelStrategy
+from transformers import PreTrainedTokenizerBase
+
+from safety_lightning.checkpoints import load_config
+from safety_lightning.evaluation.cases import Plan, make_plan
+from safety_lightning.evaluation.datamodule import find_context
+from safety_lightning.evaluation.engines.transformers_engine import TransformersEngine
+from safety_lightning.evaluation.grading import measure_plan
+from safety_lightning.evaluation.judges import JudgementCache
+from safety_lightning.evaluation.judges.cache import find_cache_file
+from safety_lightning.evaluation.measurement import Measurement
+from safety_lightning.evaluation.tasks.suite import TaskSuite
+from safety_lightning.training.module import CausalLMModule
+
+ENGINE_NAME = TransformersEngine.name
+
+
+class LiveBehaviour:
+    """Measures a model in memory on the tasks of a suite, again and again on the same prompts.
+
+    Args:
+        suite: The tasks.
+        batch_size: Prompts answered at once, at least 1.
+        seed: Seed of the bootstrap.
+        num_prompts: How many prompts of each task are taken; None takes all.
+
+    Raises:
+        ValueError: If a number is below 1.
+    """
+
+    def __init__(self, suite: TaskSuite, *, batch_size: int, seed: int, num_prompts: int | None = None) -> None:
+        for name, value in (("batch_size", batch_size), ("num_prompts", num_prompts)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        self.suite = suite
+        self.batch_size = batch_size
+        self.seed = seed
+        self.num_prompts = num_prompts
+        self._plan: Plan | None = None
+
+    def check(self, tokenizer: PreTrainedTokenizerBase, *, reference: str) -> None:
+        """Reads the prompts, and checks that the judges can be reached; raises ValueError."""
+        for task in self._prepare(tokenizer, find_context(load_config(reference))).tasks:
+            task.check()
+
+    def measure(self, model: CausalLMModule, tokenizer: PreTrainedTokenizerBase, *, dtype: str) -> list[Measurement]:
+        """Measures a model as it is now; its mode and its settings are as before afterwards."""
+        plan = self._prepare(tokenizer, find_context(model.model.config))
+        engine = TransformersEngine(model.model, tokenizer, batch_size=self.batch_size, dtype=dtype)
+        if not self.suite.judges:
+            return measure_plan(engine, plan, seed=self.seed)
+        with JudgementCache(find_cache_file()) as cache:
+            return measure_plan(engine, plan, seed=self.seed, cache=cache)
+
+    def _prepare(self, tokenizer: PreTrainedTokenizerBase, max_context_tokens: int | None) -> Plan:
+        if self._plan is None:
+            self._plan = make_plan(
+                self.suite.make_tasks(),
+                tokenizer,
+                batch_size=self.batch_size,
+                max_context_tokens=max_context_tokens,
+                num_prompts=self.num_prompts,
+            )
+        return self._plan
+
+
+def takes_part(trainer: L.Trainer) -> bool:
+    """Whether this process measures: the first one does, and all of them where a sharded model answers together."""
+    return trainer.is_global_zero or isinstance(trainer.strategy, ModelParallelStrategy)
+
+
+def choose_context(trainer: L.Trainer, pl_module: L.LightningModule) -> AbstractContextManager[None]:
+    """Returns the precision that the Trainer computes in; none for a half-precision model that was brought to float32.
+
+    A projection at the end leaves such a model.
+    """
+    if _is_wide(trainer, pl_module):
+        return nullcontext()
+    return trainer.precision_plugin.forward_context()
+
+
+def name_dtype(trainer: L.Trainer, pl_module: L.LightningModule) -> str:
+    """Returns what a model is computed in: the Trainer's precision, or float32 where it does without."""
+    return "float32" if _is_wide(trainer, pl_module) else str(trainer.precision)
+
+
+def _is_wide(trainer: L.Trainer, pl_module: L.LightningModule) -> bool:
+    is_wide = next(pl_module.parameters()).dtype == torch.float32
+    return is_wide and isinstance(trainer.precision_plugin, HalfPrecision)

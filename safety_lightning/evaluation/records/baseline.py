@@ -1,0 +1,122 @@
+"""Compares an evaluation with an earlier one on the same prompts, and refuses to compare what is not alike."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from safety_lightning.evaluation.cases import Plan
+from safety_lightning.evaluation.records.generation_log import FILE_NAME, read_generations
+from safety_lightning.evaluation.records.scores import ScoreRow, read_scores
+from safety_lightning.evaluation.statistics.comparison import compare_accuracies, compare_paired
+from safety_lightning.runs import write_atomically
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparisonRow:
+    """The difference of this model to the baseline under one metric, over the same prompts.
+
+    Attributes:
+        task: The task.
+        metric: The metric.
+        baseline: The run folder of the other model.
+        difference: This model minus the baseline, the mean over prompts.
+        low: Lower end of its 95 % bootstrap interval.
+        high: Upper end.
+        num_pairs: Prompts with a value for both.
+        num_total: All prompts.
+        num_only_baseline: Prompts that only the baseline has right, for shares.
+        num_only_this: Prompts that only this model has right, for shares.
+        p_value: Exact McNemar test, for shares.
+    """
+
+    task: str
+    metric: str
+    baseline: str
+    difference: float
+    low: float
+    high: float
+    num_pairs: int
+    num_total: int
+    num_only_baseline: int | None = None
+    num_only_this: int | None = None
+    p_value: float | None = None
+
+
+class Baseline:
+    """An earlier evaluation that this one is compared with.
+
+    Args:
+        folder: Its run folder.
+
+    Raises:
+        ValueError: If the folder holds no finished evaluation.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.scores = read_scores(folder)
+        self.generations = read_generations(folder / FILE_NAME)
+
+    def check(self, plan: Plan, *, engine: str, dtype: str) -> None:
+        """Checks that answers of both are to the same prompts, from one engine in one dtype, judged by one rubric.
+
+        Raises:
+            ValueError: If they are not.
+        """
+        for generation in self.generations:
+            if (generation.engine, generation.dtype) != (engine, dtype):
+                raise ValueError(
+                    f"two models are compared with answers of one engine and dtype, got {engine} in {dtype} and "
+                    f"{generation.engine} in {generation.dtype} of {self.folder}"
+                )
+        requests = {case.prompt.id: case.prompt.text for case in plan.cases}
+        asked = {generation.id: generation.prompt for generation in self.generations}
+        if set(requests) != set(asked) or any(asked[name] not in text for name, text in requests.items()):
+            raise ValueError(f"two models are compared on the same prompts, {self.folder} has others")
+        wanted = {
+            (task.name, spec.name): (spec.judge, spec.rubric_hash) for task in plan.tasks for spec in task.metrics
+        }
+        for row in self.scores:
+            here = wanted.get((row.task, row.metric), (row.judge, row.rubric_hash))
+            if here != (row.judge, row.rubric_hash):
+                raise ValueError(
+                    f"two models are compared by one judge and rubric, got {here[0]} ({here[1]}) and {row.judge} "
+                    f"({row.rubric_hash}) of {self.folder}"
+                )
+
+    def compare(self, rows: Sequence[ScoreRow], *, seed: int) -> list[ComparisonRow]:
+        """Measures the differences of this evaluation's scores to the baseline's."""
+        found = []
+        for task, metric in dict.fromkeys((row.task, row.metric) for row in rows):
+            ours = {row.id: row for row in rows if (row.task, row.metric) == (task, metric)}
+            theirs = {row.id: row for row in self.scores if (row.task, row.metric) == (task, metric)}
+            if set(ours) == set(theirs):
+                pairs = [(theirs[name], ours[name]) for name in ours]
+                found.append(_compare_metric(pairs, baseline=str(self.folder), seed=seed))
+        return found
+
+
+def write_comparisons(folder: Path, rows: Sequence[ComparisonRow]) -> None:
+    """Writes ``comparison.jsonl``."""
+    write_atomically(folder / "comparison.jsonl", "".join(json.dumps(asdict(row)) + "\n" for row in rows))
+
+
+def _compare_metric(pairs: Sequence[tuple[ScoreRow, ScoreRow]], *, baseline: str, seed: int) -> ComparisonRow:
+    first = [pair[0].value for pair in pairs]
+    second = [pair[1].value for pair in pairs]
+    row = pairs[0][1]
+    if row.kind != "share":
+        found = compare_paired(first, second, seed=seed)
+        return ComparisonRow(task=row.task, metric=row.metric, baseline=baseline, **vars(found))
+    shares = vars(compare_accuracies([bool(v) for v in first], [bool(v) for v in second], seed=seed))
+    return ComparisonRow(
+        task=row.task,
+        metric=row.metric,
+        baseline=baseline,
+        num_only_baseline=shares.pop("num_only_first"),
+        num_only_this=shares.pop("num_only_second"),
+        **shares,
+    )

@@ -1,0 +1,118 @@
+"""Keeps answers in `generations.jsonl` as they come, so that a run that is killed goes on where it was."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from safety_lightning.evaluation.cases import Plan
+from safety_lightning.evaluation.engines import Engine
+from safety_lightning.evaluation.records.generations import Generation
+from safety_lightning.runs import write_atomically
+
+FILE_NAME = "generations.jsonl"
+
+
+class GenerationLog:
+    """The answers of a run.
+
+    One process appends to ``generations.jsonl``; of several, each appends to a file of its own, and the first merges
+    them. The finished file holds the answers in the plan's order, whatever was killed and however many processes there
+    were.
+
+    Args:
+        folder: The run folder.
+        plan: What is to be answered.
+        rank: This process.
+        num_processes: How many processes share the plan.
+    """
+
+    def __init__(self, folder: Path, plan: Plan, *, rank: int = 0, num_processes: int = 1) -> None:
+        self.folder = folder
+        self.file = folder / FILE_NAME
+        self.plan = plan
+        self._own = self.file if num_processes == 1 else folder / f"generations.rank{rank}.jsonl"
+
+    def recover(self, engine: Engine) -> None:
+        """Merges what an earlier run left, in the first process; drops torn lines and batches that are not whole.
+
+        Args:
+            engine: What will generate the rest.
+
+        Raises:
+            ValueError: If a line is no answer, or an answer is of another prompt, engine or dtype: two engines are
+                never mixed.
+        """
+        found = self._collect()
+        for generation in found.values():
+            _check_engine(generation, engine, self.file)
+        whole = [i for batch in self.plan.batches if all(index in found for index in batch) for i in batch]
+        self._replace([found[index] for index in whole])
+
+    def read(self) -> dict[int, Generation]:
+        """Returns the answers in ``generations.jsonl`` by the index of their case."""
+        return self._index(read_generations(self.file)) if self.file.is_file() else {}
+
+    def append(self, generations: Sequence[Generation]) -> None:
+        """Adds answers; they are on disk when it returns."""
+        with self._own.open("a", encoding="utf-8") as stream:
+            stream.write(_format_rows(generations))
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    def finish(self) -> None:
+        """Merges the answers of all processes, in the plan's order; called in the first."""
+        found = self._collect()
+        self._replace([found[index] for batch in self.plan.batches for index in batch])
+
+    def _collect(self) -> dict[int, Generation]:
+        files = [self.file, *sorted(self.folder.glob("generations.rank*.jsonl"))]
+        return self._index([row for file in files if file.is_file() for row in read_generations(file)])
+
+    def _replace(self, generations: Sequence[Generation]) -> None:
+        text = _format_rows(generations)
+        if self.file.is_file() or text:
+            write_atomically(self.file, text)
+        for file in self.folder.glob("generations.rank*.jsonl"):
+            file.unlink()
+
+    def _index(self, generations: Sequence[Generation]) -> dict[int, Generation]:
+        places = {case.prompt.id: index for index, case in enumerate(self.plan.cases)}
+        found = {}
+        for generation in generations:
+            index = places.get(generation.id)
+            if index is None or self.plan.cases[index].prompt_hash != generation.prompt_hash:
+                raise ValueError(f"{self.file} must hold answers to this run's prompts, got one to {generation.id}")
+            found[index] = generation
+        return found
+
+
+def read_generations(file: Path) -> list[Generation]:
+    """Reads a file of answers; a last line that a kill has torn is left out.
+
+    Raises:
+        ValueError: If another line is no answer; its number is named.
+    """
+    lines = file.read_text(encoding="utf-8").split("\n")
+    rows = []
+    for number, line in enumerate(lines[:-1], start=1):  # what stands behind the last line break is torn, or nothing
+        try:
+            rows.append(Generation(**json.loads(line)))
+        except (json.JSONDecodeError, TypeError) as error:
+            raise ValueError(f"{file}, line {number}, must be an answer, it is not: {error}") from error
+    return rows
+
+
+def _check_engine(generation: Generation, engine: Engine, file: Path) -> None:
+    if (generation.engine, generation.dtype) != (engine.name, engine.dtype):
+        raise ValueError(
+            f"answers of one run must come from one engine and dtype, got {engine.name} in {engine.dtype}, and "
+            f"{generation.engine} in {generation.dtype} in {file}"
+        )
+
+
+def _format_rows(generations: Sequence[Generation]) -> str:
+    return "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in generations)

@@ -1,0 +1,110 @@
+"""Measures the overlap of sets of activations at one layer, and keeps what was measured as plain JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from safety_lightning.overlap.activations.draws import draw_null, draw_resamples, find_modes
+from safety_lightning.overlap.angles import make_angle_row
+from safety_lightning.overlap.rows import AngleRow, name_pair
+from safety_lightning.overlap.settings import ActivationSettings
+from safety_lightning.overlap.weights.matrices import Pair
+from safety_lightning.subspaces import Overlap, compare_all
+
+Draws = Sequence[Sequence[float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerMeasure:
+    """What was measured of one pair at one layer.
+
+    Attributes:
+        overlaps: An overlap a share of energy, with or without the mean as the settings say.
+        uncentred: The same with no mean taken off.
+        null: Overlaps under shuffled labels, a list a draw.
+        resampled: Overlaps of resampled prompts, a list a draw.
+        angles: Rows of principal angles, where they were asked for.
+    """
+
+    overlaps: Sequence[Overlap]
+    uncentred: Sequence[Overlap]
+    null: Draws = ()
+    resampled: Draws = ()
+    angles: Sequence[AngleRow] = ()
+
+
+def measure_layer(
+    hidden: Mapping[str, Tensor],
+    pairs: Sequence[Pair],
+    settings: ActivationSettings,
+    *,
+    layer: int,
+    with_draws: bool = True,
+) -> dict[Pair, LayerMeasure]:
+    """Measures every pair of sets at one layer.
+
+    Args:
+        hidden: Activations by the sets' names, float32 or float64, shape ``(P, D)``.
+        pairs: Which to compare.
+        settings: How.
+        layer: The layer's number, which rows are called by.
+        with_draws: Whether to draw for the null and the intervals.
+    """
+    etas, centred = settings.etas, settings.centred
+    modes = {name: find_modes(found, etas, centred=centred) for name, found in hidden.items()}
+    overlaps = compare_all(modes, pairs)
+    plain = overlaps
+    if centred:
+        plain = compare_all({n: find_modes(found, etas, centred=False) for n, found in hidden.items()}, pairs)
+    drawing: dict[str, Any] = {"etas": etas, "centred": centred, "seed": settings.seed}
+    num_resamples, num_shuffles = settings.num_resamples * with_draws, settings.num_permutations * with_draws
+    resampled = draw_resamples(hidden, pairs, num_draws=num_resamples, **drawing)
+    return {
+        pair: LayerMeasure(
+            overlaps=overlaps[pair],
+            uncentred=plain[pair],
+            null=draw_null(hidden[pair[0]], hidden[pair[1]], pair, num_draws=num_shuffles, **drawing),
+            resampled=resampled[pair],
+            angles=[
+                make_angle_row(name_pair(*pair), f"layer {layer}", eta, *(modes[name] for name in pair))
+                for eta in settings.angle_etas
+                if overlaps[pair][0].is_defined
+            ],
+        )
+        for pair in pairs
+    }
+
+
+def pack_layer(measures: Mapping[Pair, LayerMeasure]) -> list[Any]:
+    """Returns the measures of one layer as plain JSON."""
+    return [
+        [
+            *pair,
+            {
+                "overlaps": [vars(one) for one in found.overlaps],
+                "uncentred": [vars(one) for one in found.uncentred],
+                "null": found.null,
+                "resampled": found.resampled,
+                "angles": [vars(row) for row in found.angles],
+            },
+        ]
+        for pair, found in measures.items()
+    ]
+
+
+def unpack_layer(packed: Sequence[Any]) -> dict[Pair, LayerMeasure]:
+    """Makes measures of what `pack_layer` returned."""
+    return {
+        (first, second): LayerMeasure(
+            overlaps=[Overlap(**one) for one in found["overlaps"]],
+            uncentred=[Overlap(**one) for one in found["uncentred"]],
+            null=found["null"],
+            resampled=found["resampled"],
+            angles=[AngleRow(**row) for row in found["angles"]],
+        )
+        for first, second, found in packed
+    }

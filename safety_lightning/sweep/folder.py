@@ -1,0 +1,252 @@
+"""The folder of a sweep: begun, gone on with, and finished; its files are whole or absent."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from safety_lightning.checkpoints import tied_output
+from safety_lightning.methods.variants import Variant
+from safety_lightning.processes import (
+    count_processes,
+    find_rank,
+    join_processes,
+    share_out,
+    tell_all,
+    wait_for_all,
+)
+from safety_lightning.runs import RunFolder, describe_command, describe_environment, format_bytes, write_atomically
+from safety_lightning.subspaces import DecompositionLibrary
+from safety_lightning.sweep.cost import cost_tensor
+from safety_lightning.sweep.figures import draw_energy, draw_layers
+from safety_lightning.sweep.inputs import SweepInputs, SweepSettings
+from safety_lightning.sweep.model_card import write_card
+from safety_lightning.sweep.rows import (
+    EnergyRow,
+    PartRow,
+    TensorRow,
+    choose_worst,
+    make_energy_row,
+    make_tensor_rows,
+)
+from safety_lightning.sweep.saving import SavedModel
+from safety_lightning.sweep.sweep import Sweep, find_unfinished, read_parts
+from safety_lightning.tables import read_parquet, write_csv, write_parquet
+
+_EMBEDDINGS = ("embed_tokens", "wte")
+
+
+class SweepFolder:
+    """A sweep and the folder that it fills.
+
+    Args:
+        out: The folder.
+        inputs: The checkpoints.
+        settings: What is done with them.
+        variants: Every variant.
+        saved: Those whose models are saved.
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        inputs: SweepInputs,
+        settings: SweepSettings,
+        variants: Sequence[Variant],
+        saved: Sequence[Variant],
+    ) -> None:
+        self.out = out
+        self.inputs = inputs
+        self.settings = settings
+        self.variants = variants
+        self.parts = out / "parts"
+        self.models = [self._make_model(variant) for variant in saved]
+
+    @property
+    def num_bytes(self) -> int:
+        """What the saved models take on the disk."""
+        return sum(model.writer.num_bytes for model in self.models)
+
+    def run(
+        self,
+        *,
+        device: torch.device,
+        library: Path | None,
+        config: str,
+        base: str,
+        reference: str,
+    ) -> tuple[list[EnergyRow], dict[str, int]]:
+        """Does what is not done yet, and finishes the folder.
+
+        Args:
+            device: Where to work.
+            library: Folder of decompositions; None keeps none.
+            config: The resolved configuration, as YAML.
+            base: What the base was called.
+            reference: What the reference was called.
+
+        Returns:
+            The rows of ``energy.csv`` and counts of matrices; no rows in any process but the first.
+
+        Raises:
+            ValueError: If base and reference are the same, the folder holds another run, the disk is too full, or the
+                sweep stops at a tensor.
+        """
+        recipe = self._describe()
+        if recipe["inputs"]["base"] == recipe["inputs"]["reference"]:
+            raise ValueError(
+                f"base and reference must differ, {self.inputs.base.folder} and {self.inputs.reference.folder} hold "
+                "the same weights: there is no delta"
+            )
+        if (manifest := self._read_finished(recipe)) is not None:
+            return read_parquet(self.out / "energy.parquet", EnergyRow), manifest["counts"]
+        decompose = DecompositionLibrary(library).decompose if library is not None else None
+        with join_processes():
+            if find_rank() == 0:
+                self._begin(recipe, config)
+            wait_for_all()
+            sweep = Sweep(
+                self.inputs, self.settings, self.variants, saved=self.models, device=device, decompose=decompose
+            )
+            sweep.run(self._take_share(sweep), self.parts)
+            wait_for_all()
+            if find_rank() == 0:
+                return self._finish(sweep, base=base, reference=reference)
+        return [], {}
+
+    def _make_model(self, variant: Variant) -> SavedModel:
+        finetuned = next(one for one in self.inputs.finetuned if one.name == variant.finetuned)
+        source = self.inputs.reference.folder if finetuned.adapter is not None else finetuned.folder
+        return SavedModel(variant, self.out / "models" / variant.name, finetuned, source, self.settings.storage_dtype)
+
+    def _describe(self) -> dict[str, Any]:
+        """Returns what determines the folder's contents; two sweeps of equal recipes are interchangeable."""
+        recipe = {
+            "inputs": self.inputs.hash_files(),
+            "settings": dataclasses.asdict(self.settings),
+            "saved": [model.variant.name for model in self.models],
+        }
+        return dict(json.loads(json.dumps(recipe)))
+
+    def _read_finished(self, recipe: dict[str, Any]) -> dict[str, Any] | None:
+        manifest = RunFolder(self.out, command="project").read_manifest()
+        if manifest.get("recipe") != recipe or "seconds" not in manifest:
+            return None
+        shutil.rmtree(self.parts, ignore_errors=True)
+        return manifest
+
+    def _begin(self, recipe: dict[str, Any], config: str) -> None:
+        run = RunFolder(self.out, command="project")
+        manifest = run.read_manifest()
+        goes_on = manifest.get("recipe") == recipe
+        if not goes_on and not run.is_free():
+            raise ValueError(f"out must be a new folder or one of the same sweep, {self.out} {_tell(manifest, recipe)}")
+        if not goes_on:
+            run.check(num_bytes=self.num_bytes)
+            self.out.mkdir(parents=True, exist_ok=True)
+            run.write_manifest({"command": describe_command(), **describe_environment(), "recipe": recipe})
+        if not (self.out / "config.yaml").exists():  # a kill may have come between the two files
+            write_atomically(self.out / "config.yaml", config)
+        self.parts.mkdir(exist_ok=True)
+        try:
+            for model in self.models:
+                model.create()
+        except OSError as error:
+            if not goes_on:  # what an earlier call finished stays
+                shutil.rmtree(self.out)
+            raise ValueError(f"out {self.out} must have room for {format_bytes(self.num_bytes)}: {error}") from error
+
+    def _take_share(self, sweep: Sweep) -> list[int]:
+        tensors = self.inputs.tensors
+        numbers = tell_all(find_unfinished(self.parts, len(tensors)))
+        num_models = len(self.inputs.finetuned)
+        costs = [cost_tensor(tensors[one], self.settings, sweep.recipe, num_models) for one in numbers]
+        return share_out(numbers, costs, rank=find_rank(), num_processes=count_processes())
+
+    def _finish(self, sweep: Sweep, *, base: str, reference: str) -> tuple[list[EnergyRow], dict[str, int]]:
+        parts, problems = read_parts(self.parts, len(self.inputs.tensors))
+        parts = self._choose(parts, sweep)
+        parts = [*parts, *self._list_tied(parts)]
+        tensor_rows = make_tensor_rows(parts)
+        by_variant: dict[Variant, list[PartRow]] = {variant: [] for variant in self.variants}
+        for part in parts:
+            by_variant[_find_variant(part)].append(part)
+        rows = [make_energy_row(variant, own) for variant, own in by_variant.items()]
+        write_parquet(self.out / "tensors.parquet", TensorRow, tensor_rows)
+        write_parquet(self.out / "energy.parquet", EnergyRow, rows)
+        write_csv(self.out / "energy.csv", EnergyRow, rows)
+        draw_energy(rows, self.out / "energy")
+        for finetuned in self.inputs.finetuned:
+            own_rows = [row for row in tensor_rows if row.finetuned == finetuned.name]
+            draw_layers(own_rows, self.out / f"layers_{finetuned.name}")
+        with sweep.stopwatch.measure("writes"):
+            self._finish_models(rows, base=base, reference=reference, bad=set(problems))
+        counts = _count(parts, len(self.inputs.slots), problems)
+        run = RunFolder(self.out, command="project")
+        run.write_manifest(
+            {**run.read_manifest(), "counts": counts, "left_out": problems, "seconds": sweep.stopwatch.seconds}
+        )
+        shutil.rmtree(self.parts)
+        return rows, counts
+
+    def _choose(self, parts: list[PartRow], sweep: Sweep) -> list[PartRow]:
+        """Decides for Safe LoRA by number, now that every cosine is known, and writes the chosen matrices."""
+        num_worst = self.settings.rivals.safe_lora.num_worst
+        if "safe_lora" not in self.settings.rivals.methods or num_worst is None:
+            return parts
+        chosen = choose_worst(parts, num_worst)
+        waiting = [model.variant for model in self.models if model.variant.source == "safe_lora"]
+        slots = {slot.name: slot for slot in self.inputs.slots}
+        for part in chosen:
+            own = [one for one in waiting if one.finetuned == part.finetuned]
+            if part.source == "safe_lora" and part.is_changed and own:
+                sweep.write_chosen(slots[part.name], own)
+        return chosen
+
+    def _list_tied(self, parts: Sequence[PartRow]) -> list[PartRow]:
+        """Paper: an embedding that is also the output layer counts twice."""
+        output = tied_output(self.inputs.reference)
+        if self.settings.tied == "once" or output is None:
+            return []
+        embeddings = (part for part in parts if part.kind in _EMBEDDINGS)
+        return [dataclasses.replace(part, name=output, kind="lm_head") for part in embeddings]
+
+    def _finish_models(self, rows: Sequence[EnergyRow], *, base: str, reference: str, bad: set[str]) -> None:
+        treated = {slot.tensor for slot in self.inputs.slots}
+        for model in self.models:
+            if not model.folder.is_dir():
+                model.write_others(treated)
+                row = next(one for one in rows if _find_variant(one) == model.variant)
+                card = write_card(model, row, self.settings, base=base, reference=reference, num_bad=len(bad))
+                model.finish(card, reference)
+
+
+def _find_variant(row: PartRow | EnergyRow) -> Variant:
+    return Variant(finetuned=row.finetuned, source=row.source, component=row.component, fraction=row.fraction)  # type: ignore[arg-type]
+
+
+def _count(parts: Sequence[PartRow], num_matrices: int, problems: dict[str, str]) -> dict[str, int]:
+    ranks = {part.name: part for part in parts}
+    return {
+        "num_matrices": num_matrices,
+        "num_updated": len(ranks),
+        "num_zero_delta": sum(part.delta == 0 for part in ranks.values()),
+        "num_capped_at_rank": len({part.name for part in parts if part.is_capped}),
+        "num_bad": len(problems),
+    }
+
+
+def _tell(manifest: dict[str, Any], recipe: dict[str, Any]) -> str:
+    """Says what else a folder holds."""
+    if "recipe" not in manifest:
+        return f"holds {' '.join(manifest['command'])}" if "command" in manifest else "holds other files"
+    before = manifest["recipe"]
+    changed = [name for name, value in recipe["settings"].items() if before["settings"].get(name) != value]
+    changed += [name for name in ("inputs", "saved") if before[name] != recipe[name]]
+    return f"holds one with other {', '.join(changed)}"

@@ -1,0 +1,205 @@
+"""The tables of a sweep: a row a matrix and variant, and a row a variant."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from safety_lightning.checkpoints import MatrixSlot
+from safety_lightning.methods.update import UpdateSums
+from safety_lightning.methods.variants import Variant
+from safety_lightning.projection.rows import divide
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartRow(UpdateSums):
+    """The sums of one matrix in one variant, as a sweep keeps them until it is finished.
+
+    Attributes:
+        name: Tensor name, with the expert's number where it holds several matrices.
+        kind: Kind of module, such as ``q_proj``.
+        layer: Decoder layer from 0; None outside the layers.
+        rows: Output features.
+        columns: Input features.
+        finetuned: Name of the finetuned model.
+        source: Where the directions come from, or a rival method.
+        component: Which part is kept.
+        fraction: Share that was asked for.
+    """
+
+    name: str
+    kind: str
+    layer: int | None
+    rows: int
+    columns: int
+    finetuned: str
+    source: str
+    component: str | None
+    fraction: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorRow:
+    """One matrix in one variant; norms are Frobenius norms of float32 weights.
+
+    Attributes:
+        name: Tensor name, with the expert's number where it holds several matrices.
+        layer: Decoder layer from 0; None outside the layers.
+        kind: Kind of module, such as ``q_proj``.
+        rows: Output features.
+        columns: Input features.
+        finetuned: Name of the finetuned model.
+        source: Where the directions come from, or a rival method.
+        component: Which part is kept; None for a rival that keeps no part of a split.
+        fraction: Share of the smaller dimension asked for; for ``energy`` the share of the delta's energy.
+        rank: Directions in the subspace; 0 where the delta is zero.
+        energy_kept: ‖kept update‖² / ‖update‖²; NaN without update.
+        chance: What a random update would keep; None for a rival without subspace.
+        update_norm: Norm of the update.
+        cosine_update: Cosine of the kept update with the update.
+        cosine_delta: Cosine of the kept update with the delta.
+        leak: Share of the norm on the wrong side after the cast to the storage dtype.
+        score: The cosine that Safe LoRA and SafeMERGE choose by.
+        is_changed: Whether the method treated this matrix.
+    """
+
+    name: str
+    layer: int | None
+    kind: str
+    rows: int
+    columns: int
+    finetuned: str
+    source: str
+    component: str | None
+    fraction: float | None
+    rank: int
+    energy_kept: float
+    chance: float | None
+    update_norm: float
+    cosine_update: float
+    cosine_delta: float
+    leak: float | None
+    score: float | None
+    is_changed: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnergyRow:
+    """One variant over all matrices that have a subspace; energies are summed before dividing.
+
+    Attributes:
+        finetuned: Name of the finetuned model.
+        source: Where the directions come from, or a rival method.
+        component: Which part is kept.
+        fraction: Share that was asked for.
+        energy_kept: Share of the update's energy; a rival that adds to the update can have more than 1.
+        chance: What a random update would keep, each matrix weighing as much as its update.
+        cosine_update: Cosine of the kept update with the update.
+        cosine_delta: Cosine of the kept update with the delta.
+        leak: Share of the norm on the wrong side after the cast to the storage dtype.
+        num_matrices: Matrices that were summed.
+        num_changed: How many of them the method treated.
+    """
+
+    finetuned: str
+    source: str
+    component: str | None
+    fraction: float | None
+    energy_kept: float
+    chance: float | None
+    cosine_update: float
+    cosine_delta: float
+    leak: float | None
+    num_matrices: int
+    num_changed: int
+
+
+def make_part_row(slot: MatrixSlot, variant: Variant, sums: UpdateSums) -> PartRow:
+    """Joins what a row is of with what was found."""
+    return PartRow(
+        name=slot.name,
+        kind=slot.kind,
+        layer=slot.layer,
+        rows=slot.rows,
+        columns=slot.columns,
+        **dataclasses.asdict(variant),
+        **dataclasses.asdict(sums),
+    )
+
+
+def choose_worst(parts: Sequence[PartRow], num_worst: int) -> list[PartRow]:
+    """Keeps one of the two rows that Safe LoRA by number has for every matrix: treated for the smallest cosines.
+
+    Args:
+        parts: Rows of a sweep.
+        num_worst: How many matrices of each finetuned model are treated.
+
+    Returns:
+        The rows, without those that were not chosen.
+    """
+    treated = [row for row in parts if row.source == "safe_lora" and row.is_changed]
+    chosen: set[tuple[str, str]] = set()
+    for finetuned in {row.finetuned for row in treated}:
+        own = [row for row in treated if row.finetuned == finetuned]
+        own.sort(key=lambda row: (row.score, row.name))
+        chosen |= {(finetuned, row.name) for row in own[:num_worst]}
+    return [
+        row for row in parts if row.source != "safe_lora" or row.is_changed == ((row.finetuned, row.name) in chosen)
+    ]
+
+
+def make_tensor_rows(parts: Iterable[PartRow]) -> list[TensorRow]:
+    """Turns sums into the shares and cosines that are read."""
+    return [
+        TensorRow(
+            name=row.name,
+            layer=row.layer,
+            kind=row.kind,
+            rows=row.rows,
+            columns=row.columns,
+            finetuned=row.finetuned,
+            source=row.source,
+            component=row.component,
+            fraction=row.fraction,
+            rank=row.rank,
+            energy_kept=divide(row.kept, row.total),
+            chance=row.chance,
+            update_norm=math.sqrt(row.total),
+            cosine_update=divide(row.dot_update, math.sqrt(row.kept * row.total)),
+            cosine_delta=divide(row.dot_delta, math.sqrt(row.kept * row.delta)),
+            leak=_find_leak([row]),
+            score=row.score,
+            is_changed=row.is_changed,
+        )
+        for row in parts
+    ]
+
+
+def make_energy_row(variant: Variant, parts: Iterable[PartRow]) -> EnergyRow:
+    """Sums the rows of one variant over the matrices that have a delta."""
+    counted = [row for row in parts if row.delta > 0]
+    total, kept = sum(row.total for row in counted), sum(row.kept for row in counted)
+    delta = sum(row.delta for row in counted)
+    chance = None
+    if variant.component is not None:
+        chance = divide(sum(row.total * (row.chance or 0.0) for row in counted), total)
+    return EnergyRow(
+        **dataclasses.asdict(variant),
+        energy_kept=divide(kept, total),
+        chance=chance,
+        cosine_update=divide(sum(row.dot_update for row in counted), math.sqrt(kept * total)),
+        cosine_delta=divide(sum(row.dot_delta for row in counted), math.sqrt(kept * delta)),
+        leak=_find_leak(counted),
+        num_matrices=len(counted),
+        num_changed=sum(row.is_changed for row in counted),
+    )
+
+
+def _find_leak(parts: Sequence[PartRow]) -> float | None:
+    known = [row for row in parts if row.wrong is not None]
+    if len(known) < len(parts) or not parts:
+        return None
+    stored = sum(row.stored for row in known)
+    return math.sqrt(min(1.0, sum(row.wrong or 0.0 for row in known) / stored)) if stored > 0 else 0.0

@@ -1,0 +1,73 @@
+"""Paired comparisons against scipy, and what pairing is good for."""
+
+import random
+
+import pytest
+import scipy.stats
+
+from safety_lightning.evaluation.statistics.comparison import compare_accuracies, compare_paired
+from safety_lightning.evaluation.statistics.intervals import bootstrap_interval
+
+
+def test_the_interval_agrees_with_scipy():
+    draw = random.Random(0)
+    first = [draw.uniform(1, 5) for _ in range(200)]
+    second = [value + draw.gauss(0.3, 1) for value in first]
+    compared = compare_paired(first, second)
+    expected = scipy.stats.bootstrap(
+        (second, first),
+        lambda a, b, axis: (a - b).mean(axis=axis),
+        paired=True,
+        n_resamples=10_000,
+        method="percentile",
+        rng=0,
+    ).confidence_interval
+    assert (compared.low, compared.high) == pytest.approx((expected.low, expected.high), abs=0.02)
+    assert compared.low < compared.difference < compared.high
+    assert compared.difference == pytest.approx(sum(second) / 200 - sum(first) / 200)
+
+
+def test_pairing_takes_out_what_prompts_share():
+    draw = random.Random(1)
+    first = [draw.choice([1.0, 5.0]) for _ in range(100)]
+    second = [value + draw.gauss(0.2, 0.1) for value in first]
+    compared = compare_paired(first, second)
+    low, high = bootstrap_interval(second)
+    assert compared.high - compared.low < (high - low) / 10
+    assert compared.low > 0
+
+
+def test_prompts_without_both_values_are_left_out_and_counted():
+    compared = compare_paired([1.0, None, 3.0, 4.0], [2.0, 5.0, None, 4.0])
+    assert (compared.difference, compared.num_pairs, compared.num_total) == (0.5, 2, 4)
+
+
+def test_the_seed_repeats():
+    values = [1.0, 2.0, 5.0, 1.0, 4.0, 2.5]
+    intervals = [compare_paired(values, values[::-1], seed=seed) for seed in (1, 1, 2)]
+    assert intervals[0] == intervals[1] != intervals[2]
+
+
+@pytest.mark.parametrize(("only_first", "only_second"), [(0, 0), (3, 3), (1, 9), (10, 0), (7, 2), (40, 60)])
+def test_mcnemar(only_first, only_second):
+    first = [True] * only_first + [False] * only_second + [True, False] * 20
+    second = [False] * only_first + [True] * only_second + [True, False] * 20
+    compared = compare_accuracies(first, second)
+    assert (compared.num_only_first, compared.num_only_second) == (only_first, only_second)
+    num_different = only_first + only_second
+    tail = sum(scipy.stats.binom.pmf(count, num_different, 0.5) for count in range(min(only_first, only_second) + 1))
+    assert compared.p_value == pytest.approx(min(1.0, 2 * tail))  # by hand: twice the smaller tail
+    assert compared.difference == pytest.approx((only_second - only_first) / len(first))
+
+
+def test_unscored_answers_are_in_neither_count():
+    compared = compare_accuracies([True, None, False, True], [False, True, None, True])
+    assert (compared.num_only_first, compared.num_only_second, compared.num_pairs) == (1, 0, 2)
+
+
+@pytest.mark.parametrize("compare", [compare_paired, compare_accuracies])
+def test_bad_pairs(compare):
+    with pytest.raises(ValueError, match="both models must have the same prompts, got 2 and 1"):
+        compare([1.0, 0.0], [1.0])
+    with pytest.raises(ValueError, match="at least one prompt must have a value for both models, got none of 2"):
+        compare([1.0, None], [None, 1.0])
