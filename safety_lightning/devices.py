@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 from typing import TYPE_CHECKING
 
+from safety_lightning.errors import UserError
+
 if TYPE_CHECKING:
     import torch
 
@@ -17,7 +19,7 @@ def choose_device(device: str | None = None) -> torch.device:
     """Returns a device by its name; ``auto`` or None is the GPU where there is one.
 
     Raises:
-        ValueError: If there is no such device.
+        UserError: If there is no such device.
     """
     import torch
 
@@ -26,7 +28,7 @@ def choose_device(device: str | None = None) -> torch.device:
         chosen = torch.device(name or "cpu")
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device must be one that torch finds, such as cpu or cuda:0, got {device}") from error
+        raise UserError(f"device must be one that torch finds, such as cpu or cuda:0, got {device}") from error
     return chosen
 
 

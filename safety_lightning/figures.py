@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from safety_lightning.files import atomic_path
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,11 +35,10 @@ def save_figure(figure: Figure, stem: Path) -> None:
     """Writes ``stem.png`` and ``stem.svg``; the same figure gives the same bytes."""
     import matplotlib as mpl
 
-    stem.parent.mkdir(parents=True, exist_ok=True)
     for kind in ("png", "svg"):
-        file = stem.with_name(f"{stem.name}.{kind}")
-        partial = file.with_name(f"{file.name}.partial")
-        with mpl.rc_context({"svg.hashsalt": "safety_lightning"}):
-            metadata = {"Date": None} if kind == "svg" else None
+        metadata = {"Date": None} if kind == "svg" else None
+        with (
+            mpl.rc_context({"svg.hashsalt": "safety_lightning"}),
+            atomic_path(stem.with_name(f"{stem.name}.{kind}")) as partial,
+        ):
             figure.savefig(partial, format=kind, dpi=_DOTS_PER_INCH, metadata=metadata)
-        os.replace(partial, file)

@@ -14,8 +14,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from safety_lightning.errors import UserError
+from safety_lightning.files import PARTIAL, write_atomically
+
 _PACKAGES = ["safety_lightning", "torch", "lightning", "transformers", "datasets", "safetensors", "torchmetrics"]
-_PARTIAL = ".partial"
 
 
 class RunFolder:
@@ -35,7 +37,7 @@ class RunFolder:
         """Says whether the folder is missing or empty; a file that a killed run did not finish is nothing."""
         if not self.path.is_dir():
             return not self.path.exists()
-        return all(file.name.endswith(_PARTIAL) for file in self.path.iterdir())
+        return all(file.name.endswith(PARTIAL) for file in self.path.iterdir())
 
     def check(self, *, num_bytes: int = 0) -> None:
         """Checks that the run can be written, writing nothing.
@@ -44,22 +46,22 @@ class RunFolder:
             num_bytes: How much the run will write, about.
 
         Raises:
-            ValueError: If the folder exists and does not go on, does not exist and should, cannot be written, or
+            UserError: If the folder exists and does not go on, does not exist and should, cannot be written, or
                 the disk is too full.
         """
         if self.resume and not self.path.is_dir():
-            raise ValueError(f"run folder {self.path} must exist to go on from its last checkpoint, it does not")
+            raise UserError(f"run folder {self.path} must exist to go on from its last checkpoint, it does not")
         if not self.resume and not self.is_free():
-            raise ValueError(
+            raise UserError(
                 f"run folder {self.path} must not exist yet: it is never overwritten. Choose another --run_dir, or go "
                 "on with its run by --ckpt_path last"
             )
         parent = next(folder for folder in [self.path, *self.path.absolute().parents] if folder.is_dir())
         if not os.access(parent, os.W_OK | os.X_OK):
-            raise ValueError(f"run folder {self.path} must be writable, there is no permission to write in {parent}")
+            raise UserError(f"run folder {self.path} must be writable, there is no permission to write in {parent}")
         free = shutil.disk_usage(parent).free
         if free < num_bytes:
-            raise ValueError(
+            raise UserError(
                 f"run folder {self.path} needs about {format_bytes(num_bytes)}, the disk has {format_bytes(free)} free"
             )
 
@@ -67,7 +69,7 @@ class RunFolder:
         """Makes the folder.
 
         Raises:
-            ValueError: As `check`, which it calls again: another run may have come between.
+            UserError: As `check`, which it calls again: another run may have come between.
         """
         self.check()
         self.path.mkdir(parents=True, exist_ok=True)
@@ -121,17 +123,6 @@ def find_git_commit() -> str | None:
         return None  # installed into somebody else's repository
     commit = run_git("rev-parse", "HEAD")
     return f"{commit}-dirty" if commit and run_git("status", "--porcelain", "--untracked-files=no") else commit
-
-
-def write_atomically(file: Path, text: str) -> None:
-    """Writes a text file so that it is whole or absent, whatever kills the process."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(file.name + _PARTIAL)
-    with partial.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(partial, file)
 
 
 def format_bytes(num_bytes: float) -> str:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-import os
 import types
 import typing
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from safety_lightning.runs import write_atomically
+from safety_lightning.errors import UserError
+from safety_lightning.files import atomic_path, write_atomically
 
 if TYPE_CHECKING:
     import pyarrow
@@ -46,24 +46,22 @@ def write_parquet(file: Path, row_class: type, rows: Sequence[Any]) -> None:
 
     columns = {name: [getattr(row, name) for row in rows] for name in _list_columns(row_class)}
     table = pa.table(columns, schema=_make_schema(row_class))
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(file.name + ".partial")
-    parquet.write_table(table, partial)
-    os.replace(partial, file)
+    with atomic_path(file) as partial:
+        parquet.write_table(table, partial)
 
 
 def read_parquet(file: Path, row_class: type[Row]) -> list[Row]:
     """Reads rows that `write_parquet` wrote.
 
     Raises:
-        ValueError: If the file's columns are not those of the dataclass.
+        UserError: If the file's columns are not those of the dataclass.
     """
     from pyarrow import parquet
 
     table = parquet.read_table(file)
     wanted = _list_columns(row_class)
     if table.column_names != wanted:
-        raise ValueError(f"{file} must have the columns {', '.join(wanted)}, got {', '.join(table.column_names)}")
+        raise UserError(f"{file} must have the columns {', '.join(wanted)}, got {', '.join(table.column_names)}")
     return [row_class(**values) for values in table.to_pylist()]
 
 

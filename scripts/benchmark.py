@@ -21,7 +21,8 @@ from benchmarks.common import Result
 from jsonargparse import auto_cli
 
 from safety_lightning.cli.lists import gather_values
-from safety_lightning.runs import describe_environment, write_atomically
+from safety_lightning.files import write_atomically
+from safety_lightning.runs import describe_environment
 
 SECTIONS = {
     "bases": "training:measure_bases",

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from safety_lightning.runs import RunFolder, describe_environment, write_atomically
+from safety_lightning.files import write_atomically
+from safety_lightning.runs import RunFolder, describe_environment
+from tests.test_files import kill_while_writing
 
 
 def test_fresh_folders_never_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,7 +31,7 @@ def test_folder_that_exists_is_refused(tmp_path: Path) -> None:
 
 def test_file_that_a_kill_left_unfinished_is_nothing(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "manifest.json.partial").write_text("{")
+    kill_while_writing(tmp_path / "run" / "manifest.json")
     run = RunFolder(tmp_path / "run", command="fit")
     run.create()
     run.write_manifest({})

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from safety_lightning.errors import UserError
+
 TokenPosition = Literal["last_attended", "minus_one"]
 Pool = Callable[[Tensor], Tensor]
 """Makes ``(B, D)`` in float32 of one layer's ``(B, T, D)``."""
@@ -30,7 +32,7 @@ class HiddenCapture:
         model: A causal language model of transformers, or its base model. It is not changed.
 
     Raises:
-        ValueError: If the list of decoder layers cannot be found.
+        UserError: If the list of decoder layers cannot be found.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -54,7 +56,7 @@ class HiddenCapture:
             float32 on the CPU, shape ``(B, L + 1, D)``.
 
         Raises:
-            ValueError: If the decoder did not run each of its layers once.
+            UserError: If the decoder did not run each of its layers once.
         """
         # Made beforehand: small tensors that outlive each layer would scatter over the heap and keep it from shrinking
         shape = (len(input_ids_BT), self.num_layers + 1, self.hidden_size)
@@ -63,7 +65,7 @@ class HiddenCapture:
 
         def keep(layer: int, hidden_BTD: Tensor) -> None:
             if layer in seen:
-                raise ValueError(f"a decoder must run each layer once, it ran layer {layer} twice")
+                raise UserError(f"a decoder must run each layer once, it ran layer {layer} twice")
             seen.add(layer)
             kept_BLD[:, layer] = pool(hidden_BTD)
 
@@ -75,7 +77,7 @@ class HiddenCapture:
                 **self._make_positions(attention_mask_BT),
             )
         if len(seen) != self.num_layers + 1:
-            raise ValueError(f"a decoder must run each of its {self.num_layers} layers, it ran {len(seen) - 1}")
+            raise UserError(f"a decoder must run each of its {self.num_layers} layers, it ran {len(seen) - 1}")
         return kept_BLD.cpu()
 
     @contextmanager
@@ -114,12 +116,12 @@ def find_decoder_layers(decoder: nn.Module, num_layers: int) -> nn.ModuleList:
         The outermost module list of that length.
 
     Raises:
-        ValueError: If there is none.
+        UserError: If there is none.
     """
     for module in decoder.modules():  # parents come before their children
         if isinstance(module, nn.ModuleList) and len(module) == num_layers:
             return module
-    raise ValueError(f"model must have a list of {num_layers} decoder layers, {type(decoder).__name__} has none")
+    raise UserError(f"model must have a list of {num_layers} decoder layers, {type(decoder).__name__} has none")
 
 
 def find_last_attended(attention_mask_BT: Tensor) -> Tensor:

@@ -10,29 +10,30 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from safety_lightning.activations.datamodule import PromptData
 from safety_lightning.activations.module import ActivationModule
 from safety_lightning.checkpoints import CheckpointReader, resolve_reference
+from safety_lightning.errors import UserError
 
 
 def check_trainer(trainer: L.Trainer) -> None:
-    """Raises ValueError if the Trainer splits the model over processes, divides the data, or rounds the weights."""
+    """Raises UserError if the Trainer splits the model over processes, divides the data, or rounds the weights."""
     if not isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy)):
-        raise ValueError(
+        raise UserError(
             "strategy of the Trainer must keep the whole model in each process (ddp), got "
             f"{type(trainer.strategy).__name__}"
         )
     if trainer.world_size > 1 and trainer._accelerator_connector.use_distributed_sampler:
-        raise ValueError("use_distributed_sampler of the Trainer must be false, got true")
+        raise UserError("use_distributed_sampler of the Trainer must be false, got true")
     if trainer.precision != "32-true":
-        raise ValueError(
+        raise UserError(
             f"precision of the Trainer must be 32-true, got {trainer.precision}: say model.dtype, which rounds weights "
             "alone"
         )
 
 
 def check_responses(module: ActivationModule, data: PromptData) -> None:
-    """Raises ValueError if the data does not read the responses that the module wants, or reads them in vain."""
+    """Raises UserError if the data does not read the responses that the module wants, or reads them in vain."""
     wanted = module.response == "given"
     if data.with_responses != wanted:
-        raise ValueError(
+        raise UserError(
             f"with_responses of the data must be {wanted} where the module's response is {module.response}, got "
             f"{data.with_responses}"
         )
@@ -47,7 +48,7 @@ def check_context(module: ActivationModule, data: PromptData, context_tokens: in
         context_tokens: The model's context; None has no limit.
 
     Raises:
-        ValueError: If some do not, with their number and the longest of them.
+        UserError: If some do not, with their number and the longest of them.
     """
     if context_tokens is None:
         return
@@ -56,7 +57,7 @@ def check_context(module: ActivationModule, data: PromptData, context_tokens: in
     if too_long:
         longest = max(too_long, key=lambda prompt: prompt.length)
         less = f", less max_new_tokens {module.max_new_tokens}" if module.generates else ""
-        raise ValueError(
+        raise UserError(
             f"prompts must fit the model's context of {context_tokens} tokens{less}, got {len(too_long)} that are "
             f"longer: {longest.id} has {longest.length}"
         )

@@ -26,6 +26,7 @@ from safety_lightning.data.advbench import AdvBenchPrompts
 from safety_lightning.data.chat import Template, check_template
 from safety_lightning.data.padding import Padding, pad_rows, pad_sequences
 from safety_lightning.data.sources import InstructionSource
+from safety_lightning.errors import UserError
 
 
 @dataclass(kw_only=True)
@@ -71,7 +72,7 @@ class PromptData(LightningDataModule):
         seed: Seed of draws, of matching and of what the lab makes.
 
     Raises:
-        ValueError: If a setting is out of its range, or two of them exclude each other.
+        UserError: If a setting is out of its range, or two of them exclude each other.
     """
 
     def __init__(
@@ -113,19 +114,19 @@ class PromptData(LightningDataModule):
     def _check_settings(self) -> None:
         for name, value in (("batch_size", self.batch_size), ("num_prompts", self.num_prompts)):
             if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+                raise UserError(f"{name} must be at least 1, got {value}")
         if self.match_tolerance_tokens < 0:
-            raise ValueError(f"match_tolerance_tokens must be at least 0, got {self.match_tolerance_tokens}")
+            raise UserError(f"match_tolerance_tokens must be at least 0, got {self.match_tolerance_tokens}")
         if self.padding not in ("left", "right"):
-            raise ValueError(f"padding must be left or right, got {self.padding!r}")
+            raise UserError(f"padding must be left or right, got {self.padding!r}")
         if self.match_lengths and len(self.sources) < 2:
-            raise ValueError(f"match_lengths must have at least two sets to match, got {len(self.sources)}")
+            raise UserError(f"match_lengths must have at least two sets to match, got {len(self.sources)}")
 
     def prepare(self) -> None:
         """Reads, encodes and matches the prompts, once, and checks them; writes nothing.
 
         Raises:
-            ValueError: If a set cannot be read, is empty or has fewer prompts than asked for, or the model has no
+            UserError: If a set cannot be read, is empty or has fewer prompts than asked for, or the model has no
                 chat template and ``template`` is ``chat``.
         """
         if self.prompts:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from safety_lightning.data.randomness import make_generator, shuffle_range
+from safety_lightning.errors import UserError
+from safety_lightning.randomness import seed_generator, shuffle_range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +43,7 @@ def match_lengths(
         The matching; without a draw its counterparts come by rising length.
 
     Raises:
-        ValueError: If there are fewer than two sets, the tolerance is negative, or fewer prompts are matched than
+        UserError: If there are fewer than two sets, the tolerance is negative, or fewer prompts are matched than
             asked for (or none).
 
     Example:
@@ -50,14 +51,14 @@ def match_lengths(
         {'a': [2, 1], 'b': [1, 0]}
     """
     if len(lengths) < 2:
-        raise ValueError(f"match_lengths must have at least two sets to match, got {len(lengths)}")
+        raise UserError(f"match_lengths must have at least two sets to match, got {len(lengths)}")
     if tolerance_tokens < 0:
-        raise ValueError(f"match_tolerance_tokens must be at least 0, got {tolerance_tokens}")
+        raise UserError(f"match_tolerance_tokens must be at least 0, got {tolerance_tokens}")
     groups = _match_sorted({name: _sort(name, of_set, seed) for name, of_set in lengths.items()}, tolerance_tokens)
     _check_enough(groups, lengths, tolerance_tokens, num_prompts)
     drawn = groups
     if num_prompts is not None:
-        order = shuffle_range(len(groups), make_generator("matched", seed))
+        order = shuffle_range(len(groups), seed_generator(f"matched/{seed}"))
         drawn = [groups[index] for index in order[:num_prompts]]
     return Matching(
         members={name: [group[at] for group in drawn] for at, name in enumerate(lengths)},
@@ -72,10 +73,10 @@ def _check_enough(
     within = f"within {tolerance_tokens} tokens"
     if not groups:
         spans = ", ".join(f"{name} has {min(of_set)} to {max(of_set)}" for name, of_set in lengths.items())
-        raise ValueError(f"prompt sets must match in token length {within}, no prompts do: {spans}")
+        raise UserError(f"prompt sets must match in token length {within}, no prompts do: {spans}")
     if num_prompts is not None and num_prompts > len(groups):
         sizes = ", ".join(f"{len(of_set)} of {name}" for name, of_set in lengths.items())
-        raise ValueError(
+        raise UserError(
             f"num_prompts must be at most {len(groups)}, the prompts of each set that match in token length {within} "
             f"(out of {sizes}), got {num_prompts}"
         )
@@ -83,7 +84,7 @@ def _check_enough(
 
 def _sort(name: str, lengths: Sequence[int], seed: int) -> list[tuple[int, int]]:
     """Returns length and index of a set's prompts by rising length, ties in random order."""
-    order = shuffle_range(len(lengths), make_generator(f"match {name}", seed))
+    order = shuffle_range(len(lengths), seed_generator(f"match {name}/{seed}"))
     return sorted(((lengths[index], index) for index in order), key=lambda pair: pair[0])
 
 

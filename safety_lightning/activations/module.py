@@ -27,6 +27,7 @@ from safety_lightning.activations.storage import Token
 from safety_lightning.checkpoints import load_model, load_tokenizer
 from safety_lightning.data.padding import pad_rows, pad_sequences
 from safety_lightning.devices import keep_freed_memory, release_freed_memory
+from safety_lightning.errors import UserError
 
 ResponseSource = Literal["generated", "given"]
 
@@ -48,7 +49,7 @@ class ActivationModule(L.LightningModule):
         attention: Attention implementation of transformers.
 
     Raises:
-        ValueError: If a setting is out of its range, or two of them exclude each other.
+        UserError: If a setting is out of its range, or two of them exclude each other.
     """
 
     model: PreTrainedModel
@@ -65,15 +66,15 @@ class ActivationModule(L.LightningModule):
     ) -> None:
         super().__init__()
         if token not in ("prompt", "generated", "mean"):
-            raise ValueError(f"token must be prompt, generated or mean, got {token!r}")
+            raise UserError(f"token must be prompt, generated or mean, got {token!r}")
         if token_position not in ("last_attended", "minus_one"):
-            raise ValueError(f"token_position must be last_attended or minus_one, got {token_position!r}")
+            raise UserError(f"token_position must be last_attended or minus_one, got {token_position!r}")
         if response not in ("generated", "given"):
-            raise ValueError(f"response must be generated or given, got {response!r}")
+            raise UserError(f"response must be generated or given, got {response!r}")
         if response == "given" and token != "mean":
-            raise ValueError(f"response must be generated where token is {token}, got given (it is for token: mean)")
+            raise UserError(f"response must be generated where token is {token}, got given (it is for token: mean)")
         if max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+            raise UserError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
         self.reference = model
         self.token: Token = token
         self.token_position: TokenPosition = token_position

@@ -11,9 +11,10 @@ from transformers import PreTrainedTokenizerBase
 from safety_lightning.data.advbench import AdvBenchPrompts, read_advbench_prompts
 from safety_lightning.data.chat import Template, encode_pairs, encode_prompt
 from safety_lightning.data.presets import resolve_source
-from safety_lightning.data.randomness import make_generator, shuffle_range
 from safety_lightning.data.reading import read_examples, read_prompts
 from safety_lightning.data.sources import InstructionSource
+from safety_lightning.errors import UserError
+from safety_lightning.randomness import seed_generator, shuffle_range
 
 Pair = tuple[str, str | None]
 
@@ -81,10 +82,10 @@ def read_sets(
     """Reads and encodes sets of prompts; see `read_set`.
 
     Raises:
-        ValueError: If there is no set, a name cannot name a folder, or as `read_set`.
+        UserError: If there is no set, a name cannot name a folder, or as `read_set`.
     """
     if not sources:
-        raise ValueError("sets must name at least one prompt set, got none")
+        raise UserError("sets must name at least one prompt set, got none")
     for name in sources:
         check_set_name(name)
     return [
@@ -126,7 +127,7 @@ def read_set(
         seed: Seed of the draw, and of what the lab makes. A smaller draw is the beginning of a larger one.
 
     Raises:
-        ValueError: If the source cannot be read or is empty, has fewer distinct prompts than asked for, or the
+        UserError: If the source cannot be read or is empty, has fewer distinct prompts than asked for, or the
             template does not suit the tokenizer.
     """
     source = resolve_source(source)
@@ -146,9 +147,9 @@ def read_set(
 
 
 def check_set_name(name: str) -> None:
-    """Raises ValueError unless a set's name can be the name of a folder."""
+    """Raises UserError unless a set's name can be the name of a folder."""
     if not name or name != name.strip() or any(sign in name for sign in "/\\") or name.startswith("."):
-        raise ValueError(f"a prompt set's name must be that of a folder, got {name!r}")
+        raise UserError(f"a prompt set's name must be that of a folder, got {name!r}")
 
 
 def _read_pairs(
@@ -160,7 +161,7 @@ def _read_pairs(
     is_cut = source.preset == "advbench" and advbench_prompts == "cut"
     if with_responses:
         if is_cut:
-            raise ValueError("advbench_prompts must be whole where the sets' own responses are read, got cut")
+            raise UserError("advbench_prompts must be whole where the sets' own responses are read, got cut")
         return [(one.prompt, one.response) for one in read_examples(source, seed=seed)]
     if is_cut:
         return [(text, None) for text in read_advbench_prompts(source, advbench_prompts="cut")]
@@ -172,13 +173,13 @@ def _take(
 ) -> list[tuple[int, Pair]]:
     """Takes as many pairs as asked for, each with its place."""
     if wanted is not None and wanted > len(distinct):
-        raise ValueError(
+        raise UserError(
             f"prompt set {name} must hold the {wanted} prompts asked for, got {len(distinct)} distinct ones in "
             f"{source.path}"
         )
     if wanted is None or source.pick == "first" or wanted == len(distinct):
         return list(enumerate(distinct[:wanted]))
-    order = shuffle_range(len(distinct), make_generator("sample", seed))
+    order = shuffle_range(len(distinct), seed_generator(f"sample/{seed}"))
     return [(index, distinct[index]) for index in order[:wanted]]
 
 
@@ -189,7 +190,7 @@ def _encode(
     for index, (text, response) in taken:
         input_ids, response_ids = _encode_pair(text, response, tokenizer, template)
         if not input_ids:
-            raise ValueError(f"prompt {name}-{index:05d} must have at least one token, got none from {text!r}")
+            raise UserError(f"prompt {name}-{index:05d} must have at least one token, got none from {text!r}")
         prompts.append(
             Prompt(id=f"{name}-{index:05d}", set=name, text=text, input_ids=input_ids, response_ids=response_ids)
         )

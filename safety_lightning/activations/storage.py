@@ -17,7 +17,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from safety_lightning.runs import write_atomically
+from safety_lightning.errors import NonFiniteError, UserError
+from safety_lightning.files import write_atomically
 
 FORMAT = 1
 INDEX_FILE = "index.json"
@@ -94,7 +95,7 @@ class ActivationFolder:
         path: The folder.
 
     Raises:
-        ValueError: If there is no index, it is of another format or holds no prompt, or a shard is missing,
+        UserError: If there is no index, it is of another format or holds no prompt, or a shard is missing,
             truncated or not what the index says.
     """
 
@@ -129,10 +130,10 @@ class ActivationFolder:
             float32, shape ``(P, D)``, rows in the order of ``index.prompts``.
 
         Raises:
-            ValueError: If there is no such layer, or a number in it is not finite.
+            UserError: If there is no such layer, or a number in it is not finite.
         """
         if not 0 <= layer <= self.num_layers:
-            raise ValueError(f"layer must be in [0, {self.num_layers}], got {layer}")
+            raise UserError(f"layer must be in [0, {self.num_layers}], got {layer}")
         parts = {number: self._read_slice(number, layer) for number in self._rows_by_shard}
         hidden_PD = torch.stack([parts[one.shard][one.row] for one in self.index.prompts])
         check_finite(hidden_PD, layer, [one.id for one in self.index.prompts])
@@ -146,11 +147,11 @@ class ActivationFolder:
         return rows
 
     def _check_shard(self, number: int, rows: Sequence[int]) -> None:
-        """Raises ValueError unless a shard has exactly the rows that the index speaks of, by its header alone."""
+        """Raises UserError unless a shard has exactly the rows that the index speaks of, by its header alone."""
         shape, dtype = read_shard_header(self.path / name_shard(number))
         wanted = [len(rows), self.num_layers + 1, self.hidden_size]
         if shape != wanted or dtype != "F32" or sorted(rows) != list(range(len(rows))):
-            raise ValueError(
+            raise UserError(
                 f"{self.path / name_shard(number)} must hold float32 {tuple(wanted)} by its index, got {dtype} "
                 f"{tuple(shape)} for rows {min(rows)} to {max(rows)}"
             )
@@ -165,16 +166,16 @@ def read_shard_header(file: Path) -> tuple[list[int], str]:
     """Reads the shape and the dtype of a shard.
 
     Raises:
-        ValueError: If the shard is missing, truncated, or no shard.
+        UserError: If the shard is missing, truncated, or no shard.
     """
     if not file.is_file():
-        raise ValueError(f"shard {file} must exist, it is missing: capture it again by the same command")
+        raise UserError(f"shard {file} must exist, it is missing: capture it again by the same command")
     try:
         with safe_open(file, framework="pt") as handle:
             part = handle.get_slice(TENSOR)
             return list(part.get_shape()), str(part.get_dtype())
     except SafetensorError as error:
-        raise ValueError(f"shard {file} is truncated or is no shard of activations: {error}") from error
+        raise UserError(f"shard {file} is truncated or is no shard of activations: {error}") from error
 
 
 def check_finite(hidden_PD: Tensor, layer: int, prompt_ids: Sequence[str]) -> None:
@@ -186,11 +187,11 @@ def check_finite(hidden_PD: Tensor, layer: int, prompt_ids: Sequence[str]) -> No
         prompt_ids: Whose they are.
 
     Raises:
-        ValueError: If a number is NaN or infinite, naming the layer and the first such prompt.
+        NonFiniteError: If a number is NaN or infinite, naming the layer and the first such prompt.
     """
     bad = (~hidden_PD.isfinite().all(dim=1)).nonzero().flatten().tolist()
     if bad:
-        raise ValueError(
+        raise NonFiniteError(
             f"activations must be finite, got NaN or infinity in layer {layer} of prompt {prompt_ids[bad[0]]} "
             f"({len(bad)} of {len(prompt_ids)} prompts)"
         )
@@ -199,20 +200,20 @@ def check_finite(hidden_PD: Tensor, layer: int, prompt_ids: Sequence[str]) -> No
 def _load_index(folder: Path) -> ActivationIndex:
     file = folder / INDEX_FILE
     if not file.is_file():
-        raise ValueError(f"activation folder {folder} must hold {INDEX_FILE}, it does not")
+        raise UserError(f"activation folder {folder} must hold {INDEX_FILE}, it does not")
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{file} must be JSON, got an error: {error}") from error
+        raise UserError(f"{file} must be JSON, got an error: {error}") from error
     found = content.get("format") if isinstance(content, dict) else None
     if found != FORMAT:
-        raise ValueError(f"{file} must be an index of activations of format {FORMAT}, got {found}")
+        raise UserError(f"{file} must be an index of activations of format {FORMAT}, got {found}")
     records = [_build(PromptRecord, one, file) for one in content.get("prompts") or []]
     if not records:
-        raise ValueError(f"{file} must list at least one prompt, got none")
+        raise UserError(f"{file} must list at least one prompt, got none")
     ids = {one.id for one in records}
     if len(ids) < len(records):
-        raise ValueError(f"{file} must give each prompt an id of its own, got {len(ids)} ids for {len(records)}")
+        raise UserError(f"{file} must give each prompt an id of its own, got {len(ids)} ids for {len(records)}")
     index: ActivationIndex = _build(ActivationIndex, content | {"prompts": records}, file)
     return index
 
@@ -222,5 +223,5 @@ def _build(record: type, values: Any, file: Path) -> Any:
     wanted = {field.name for field in fields(record)}
     found = set(values) if isinstance(values, dict) else set()
     if found != wanted:
-        raise ValueError(f"{file} must have the keys {', '.join(sorted(wanted))}, got {', '.join(sorted(found))}")
+        raise UserError(f"{file} must have the keys {', '.join(sorted(wanted))}, got {', '.join(sorted(found))}")
     return record(**values)

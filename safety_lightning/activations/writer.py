@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,8 @@ from safety_lightning.activations.storage import (
     save_index,
 )
 from safety_lightning.checkpoints import load_config
+from safety_lightning.errors import UserError
+from safety_lightning.files import atomic_path
 
 logger = logging.getLogger(__name__)
 
@@ -49,13 +50,13 @@ class ActivationWriter(BasePredictionWriter):
         shard_megabytes: Most megabytes of vectors in a shard (a batch at least), above 0. A process holds one.
 
     Raises:
-        ValueError: If `shard_megabytes` is not above 0.
+        UserError: If `shard_megabytes` is not above 0.
     """
 
     def __init__(self, folder: str | None = None, shard_megabytes: float = 16.0) -> None:
         super().__init__(write_interval="batch")
         if shard_megabytes <= 0:
-            raise ValueError(f"shard_megabytes must be above 0, got {shard_megabytes}")
+            raise UserError(f"shard_megabytes must be above 0, got {shard_megabytes}")
         self.folder = folder
         self.shard_megabytes = shard_megabytes
         self._shards: list[Shard] = []
@@ -68,11 +69,11 @@ class ActivationWriter(BasePredictionWriter):
         """Reads and checks the prompts, and plans the shards; loads no weights and writes nothing.
 
         Raises:
-            ValueError: As `PromptData.prepare`; if a prompt and its response are longer than the model's context, or
+            UserError: As `PromptData.prepare`; if a prompt and its response are longer than the model's context, or
                 another capture is in the folder.
         """
         if self.folder is None:
-            raise ValueError("folder of the activations must be given, got none")
+            raise UserError("folder of the activations must be given, got none")
         check_responses(module, data)
         data.prepare()
         config = load_config(module.reference).get_text_config()
@@ -96,13 +97,13 @@ class ActivationWriter(BasePredictionWriter):
         """Checks everything, and tells the data which shards this process has still to capture.
 
         Raises:
-            ValueError: As `prepare`; if module or data are not those that this callback writes for, or the Trainer
+            UserError: As `prepare`; if module or data are not those that this callback writes for, or the Trainer
                 splits the model over processes or samples or rounds it by itself.
         """
         super().setup(trainer, pl_module, stage)
         data = getattr(trainer, "datamodule", None)
         if not isinstance(pl_module, ActivationModule) or not isinstance(data, PromptData):
-            raise ValueError(
+            raise UserError(
                 "ActivationWriter must run with ActivationModule and the datamodule PromptData, got "
                 f"{type(pl_module).__name__} and {type(data).__name__}"
             )
@@ -126,7 +127,7 @@ class ActivationWriter(BasePredictionWriter):
         """Checks a batch's vectors, and writes the shard that they fill.
 
         Raises:
-            ValueError: If a number is NaN or infinite, naming layer and prompt; the shard is not written.
+            UserError: If a number is NaN or infinite, naming layer and prompt; the shard is not written.
         """
         prompts: PromptData = trainer.datamodule  # type: ignore[attr-defined]
         ids = [prompts.prompts[index].id for index in batch.indices]
@@ -151,17 +152,14 @@ class ActivationWriter(BasePredictionWriter):
                 logger.warning("Prompt set %s has %d of %d shards, and no index yet", name, num_done, len(shards))
 
     def _write(self, shard: Shard, hidden: Tensor) -> None:
-        file = self._find_file(shard)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_name(file.name + ".partial")
-        save_file({TENSOR: hidden.contiguous()}, partial, metadata={"recipe": self.recipe_hash})
-        os.replace(partial, file)
+        with atomic_path(self._find_file(shard)) as partial:
+            save_file({TENSOR: hidden.contiguous()}, partial, metadata={"recipe": self.recipe_hash})
 
     def _is_done(self, shard: Shard) -> bool:
         """Says whether a shard is written; a damaged one is captured again.
 
         Raises:
-            ValueError: If it is of another capture.
+            UserError: If it is of another capture.
         """
         file = self._find_file(shard)
         if not file.exists():
@@ -173,7 +171,7 @@ class ActivationWriter(BasePredictionWriter):
             logger.warning("Damaged shard %s is captured again: %s", file, error)
             return False
         if found != self.recipe_hash:
-            raise ValueError(
+            raise UserError(
                 f"activation folder {file.parent} must be new or hold this very capture, got {file.name} of other "
                 "inputs or settings"
             )

@@ -3,7 +3,7 @@
 from safety_lightning.checkpoints.dtypes import StorageDtype, choose_dtype, make_rounding, resolve_dtype
 from safety_lightning.checkpoints.finetuned import Finetuned, find_mixed_dtypes, open_finetuned
 from safety_lightning.checkpoints.matrices import MatrixSlot, find_slots
-from safety_lightning.checkpoints.reader import CheckpointReader, TensorInfo, hash_file
+from safety_lightning.checkpoints.reader import CheckpointReader, TensorInfo
 from safety_lightning.checkpoints.references import (
     load_config,
     load_model,
@@ -34,7 +34,6 @@ __all__ = [
     "choose_dtype",
     "find_mixed_dtypes",
     "find_slots",
-    "hash_file",
     "iterate_deltas",
     "load_config",
     "load_model",

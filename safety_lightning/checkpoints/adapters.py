@@ -17,7 +17,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from safety_lightning.checkpoints.matrices import MatrixSlot
-from safety_lightning.checkpoints.reader import CheckpointReader, hash_file
+from safety_lightning.checkpoints.reader import CheckpointReader
+from safety_lightning.errors import NonFiniteError, UserError
+from safety_lightning.files import hash_file
 
 ADAPTER_FILE = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -65,7 +67,7 @@ class AdapterReader:
         whole: Keys of tensors that are stored whole (``modules_to_save``) by the name of the tensor that they replace.
 
     Raises:
-        ValueError: If it is no LoRA, or one that two factors do not describe (DoRA, biases, embeddings), or its file
+        UserError: If it is no LoRA, or one that two factors do not describe (DoRA, biases, embeddings), or its file
             is absent or truncated.
     """
 
@@ -85,18 +87,18 @@ class AdapterReader:
                 self.factors.setdefault(name, {})[match["side"]] = key
         incomplete = sorted(name for name, keys in self.factors.items() if len(keys) != 2)
         if incomplete:
-            raise ValueError(f"{self.file} must hold lora_A and lora_B of each module, {incomplete[0]} has only one")
+            raise UserError(f"{self.file} must hold lora_A and lora_B of each module, {incomplete[0]} has only one")
 
     def check(self, reference: CheckpointReader) -> None:
         """Checks that the adapter fits a reference.
 
         Raises:
-            ValueError: If it was made for another model, has modules that the reference lacks, or shapes differ.
+            UserError: If it was made for another model, has modules that the reference lacks, or shapes differ.
         """
         self._check_base(reference)
         absent = sorted({*self.factors, *self.whole} - set(reference.infos))
         if absent:
-            raise ValueError(
+            raise UserError(
                 f"adapter {self.folder} must update tensors of {reference.folder}, {len(absent)} are not there: "
                 f"{', '.join(absent[:3])}"
             )
@@ -105,13 +107,13 @@ class AdapterReader:
             (b_rows, b_rank), (a_rank, a_columns) = self.shapes[keys["B"]][0], self.shapes[keys["A"]][0]
             found = (a_columns, b_rows) if self.is_transposed else (b_rows, a_columns)
             if b_rank != a_rank or found != wanted:
-                raise ValueError(
+                raise UserError(
                     f"adapter {self.folder} must be made for {reference.folder}: {name} has shape {wanted}, the "
                     f"adapter's factors give {found}"
                 )
         for name, key in self.whole.items():
             if self.shapes[key][0] != reference.infos[name].shape:
-                raise ValueError(
+                raise UserError(
                     f"adapter {self.folder} must be made for {reference.folder}: {name} has shape "
                     f"{reference.infos[name].shape}, the adapter's {self.shapes[key][0]}"
                 )
@@ -125,12 +127,12 @@ class AdapterReader:
         """Reads one stored tensor, in its stored dtype.
 
         Raises:
-            ValueError: If it must be finite and holds NaN or infinity.
+            NonFiniteError: If it must be finite and holds NaN or infinity.
         """
         with safe_open(self.file, framework="pt") as handle:
             tensor: Tensor = handle.get_tensor(key)
         if finite and not torch.isfinite(tensor).all():
-            raise ValueError(f"tensor {key} of {self.folder} must be finite, it holds NaN or infinity")
+            raise NonFiniteError(f"tensor {key} of {self.folder} must be finite, it holds NaN or infinity")
         return tensor
 
     def read_factors(self, name: str) -> LoraFactors:
@@ -166,7 +168,7 @@ class AdapterReader:
         if not base or not folder.is_dir() or folder.resolve() == reference.folder.resolve():
             return
         if set(CheckpointReader(folder).hash_files().values()) != set(reference.hash_files().values()):
-            raise ValueError(
+            raise UserError(
                 f"adapter {self.folder} must be trained on the reference {reference.folder}, it was trained on "
                 f"{folder}, whose weights differ"
             )
@@ -181,26 +183,26 @@ def _read_config(file: Path) -> dict[str, Any]:
     try:
         config = dict(json.loads(file.read_text(encoding="utf-8")))
     except json.JSONDecodeError as error:
-        raise ValueError(f"{file} must be JSON, it is not: {error}") from error
+        raise UserError(f"{file} must be JSON, it is not: {error}") from error
     if config.get("peft_type") != "LORA":
-        raise ValueError(f"adapter {file.parent} must be a LoRA, got {config.get('peft_type')}: merge it first")
+        raise UserError(f"adapter {file.parent} must be a LoRA, got {config.get('peft_type')}: merge it first")
     for key, harmless in _REFUSED.items():
         value = config.get(key, harmless)
         if value != harmless and value:
-            raise ValueError(f"adapter {file.parent} must be a plain LoRA, got {key}: {value}: merge it first")
+            raise UserError(f"adapter {file.parent} must be a plain LoRA, got {key}: {value}: merge it first")
     return config
 
 
 def _read_shapes(file: Path) -> dict[str, tuple[tuple[int, ...], str]]:
     if not file.is_file():
-        raise ValueError(f"{file.parent} must hold {ADAPTER_FILE}, it does not (pickled adapters are refused)")
+        raise UserError(f"{file.parent} must hold {ADAPTER_FILE}, it does not (pickled adapters are refused)")
     try:
         with safe_open(file, framework="pt") as handle:
             views = {key: handle.get_slice(key) for key in handle.keys()}  # noqa: SIM118 (no mapping)
             shapes = {key: (tuple(view.get_shape()), view.get_dtype()) for key, view in views.items()}
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{file} is truncated or is no safetensors file: {error}") from error
+        raise UserError(f"{file} is truncated or is no safetensors file: {error}") from error
     strange = sorted(key for key in shapes if ".lora_" in key and not _FACTOR.search(key))
     if strange:
-        raise ValueError(f"{file} must hold lora_A and lora_B weights of linear modules, got {strange[0]}")
+        raise UserError(f"{file} must hold lora_A and lora_B weights of linear modules, got {strange[0]}")
     return shapes

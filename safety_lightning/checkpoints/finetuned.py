@@ -14,6 +14,7 @@ from safety_lightning.checkpoints.matrices import MatrixSlot
 from safety_lightning.checkpoints.reader import CheckpointReader, TensorInfo
 from safety_lightning.checkpoints.references import resolve_reference
 from safety_lightning.checkpoints.selection import check_pair, tied_output
+from safety_lightning.errors import UserError
 
 
 class FinetunedCheckpoint:
@@ -28,7 +29,7 @@ class FinetunedCheckpoint:
         infos: The tensors of the finished model, without an output layer that is the embedding.
 
     Raises:
-        ValueError: If it holds other tensors than the reference, or of other shapes.
+        UserError: If it holds other tensors than the reference, or of other shapes.
     """
 
     adapter: AdapterReader | None = None
@@ -51,7 +52,7 @@ class FinetunedCheckpoint:
             float32, shape ``(rows, columns)``, on the CPU; None where nothing was trained.
 
         Raises:
-            ValueError: If a weight is NaN or infinite.
+            UserError: If a weight is NaN or infinite.
         """
         return slot.view_part(self.reader.read_finite(slot.tensor, slot.index)).float() - reference_MN
 
@@ -80,7 +81,7 @@ class FinetunedAdapter:
         infos: The tensors of the merged model, without an output layer that is the embedding.
 
     Raises:
-        ValueError: If it is no plain LoRA, or was made for another model.
+        UserError: If it is no plain LoRA, or was made for another model.
     """
 
     def __init__(self, name: str, folder: Path, reference: CheckpointReader) -> None:
@@ -125,15 +126,15 @@ def open_finetuned(arguments: Sequence[str], reference: CheckpointReader) -> lis
         reference: The checkpoint they were trained from.
 
     Raises:
-        ValueError: If there are none, two have one name, or one does not fit the reference.
+        UserError: If there are none, two have one name, or one does not fit the reference.
     """
     if not arguments:
-        raise ValueError("finetuned must name at least one model, got none")
+        raise UserError("finetuned must name at least one model, got none")
     found: list[Finetuned] = []
     for argument in arguments:
         name, where = _split(argument)
         if name in [one.name for one in found]:
-            raise ValueError(f"finetuned models must have different names, got {name} twice: write NAME=WHERE")
+            raise UserError(f"finetuned models must have different names, got {name} twice: write NAME=WHERE")
         folder = resolve_reference(where)
         kind = FinetunedAdapter if is_adapter(folder) else FinetunedCheckpoint
         found.append(kind(name, folder, reference))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import math
 from collections.abc import Iterator
@@ -14,6 +13,9 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+
+from safety_lightning.errors import NonFiniteError, UserError
+from safety_lightning.files import hash_file
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -58,7 +60,7 @@ class CheckpointReader:
         folder: A Hugging Face folder with ``model.safetensors`` or a sharded index.
 
     Raises:
-        ValueError: If there are no safetensors (pickled ``.bin`` files are refused), a shard that the index names
+        UserError: If there are no safetensors (pickled ``.bin`` files are refused), a shard that the index names
             is absent, a file is truncated, or the index and the shards disagree.
     """
 
@@ -95,12 +97,14 @@ class CheckpointReader:
         """Reads one tensor, or one matrix of a stack, and checks that every number in it is finite.
 
         Raises:
-            ValueError: If it holds NaN or infinity; the tensor and the folder are named.
+            NonFiniteError: If it holds NaN or infinity; the tensor and the folder are named.
         """
         tensor = self.read_part(name, index)
         if not torch.isfinite(tensor).all():
             num_bad = int((~torch.isfinite(tensor)).sum())
-            raise ValueError(f"tensor {name} of {self.folder} must be finite, got {num_bad} NaN or infinite numbers")
+            raise NonFiniteError(
+                f"tensor {name} of {self.folder} must be finite, got {num_bad} NaN or infinite numbers"
+            )
         return tensor
 
     def _open(self, name: str) -> Any:
@@ -119,43 +123,31 @@ class CheckpointReader:
         self._handles.clear()
 
 
-def hash_file(file: Path) -> str:
-    """Returns the SHA-256 of a file as hexadecimal digits; a file that has not changed is read once a process."""
-    state = file.stat()
-    return _hash_once(file.resolve(), state.st_size, state.st_mtime_ns)
-
-
-@functools.lru_cache(maxsize=256)
-def _hash_once(file: Path, size: int, changed_ns: int) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def _find_files(folder: Path) -> list[Path]:
     index = folder / INDEX_FILE
     if index.is_file():
         names = sorted(set(_read_index(index).values()))
         absent = [name for name in names if not (folder / name).is_file()]
         if absent:
-            raise ValueError(f"{index} names {len(absent)} absent file(s): {', '.join(absent[:3])}")
+            raise UserError(f"{index} names {len(absent)} absent file(s): {', '.join(absent[:3])}")
         return [folder / name for name in names]
     if (folder / SINGLE_FILE).is_file():
         return [folder / SINGLE_FILE]
     _refuse_pickles(folder)
-    raise ValueError(f"{folder} must hold {SINGLE_FILE} or {INDEX_FILE}, found neither")
+    raise UserError(f"{folder} must hold {SINGLE_FILE} or {INDEX_FILE}, found neither")
 
 
 def _read_index(index: Path) -> dict[str, str]:
     try:
         return dict(json.loads(index.read_text())["weight_map"])
     except (json.JSONDecodeError, KeyError) as error:
-        raise ValueError(f"{index} must be JSON with a weight_map, it is not: {error}") from error
+        raise UserError(f"{index} must be JSON with a weight_map, it is not: {error}") from error
 
 
 def _refuse_pickles(folder: Path) -> None:
     pickles = sorted(file.name for pattern in ("*.bin", "*.pt", "*.pth") for file in folder.glob(pattern))
     if pickles:
-        raise ValueError(
+        raise UserError(
             f"{folder} holds pickled weights ({', '.join(pickles[:3])}), which can run code when loaded and are "
             "refused. Convert them where you trust them: AutoModelForCausalLM.from_pretrained(FOLDER)"
             ".save_pretrained(NEW_FOLDER), which writes safetensors"
@@ -171,7 +163,7 @@ def _read_header(file: Path) -> Iterator[TensorInfo]:
                 dtype = FLOATING_DTYPES.get(code)
                 yield TensorInfo(name=name, shape=tuple(view.get_shape()), dtype=dtype, code=code, file=file)
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{file} is truncated or is no safetensors file: {error}") from error
+        raise UserError(f"{file} is truncated or is no safetensors file: {error}") from error
 
 
 def _check_index(folder: Path, infos: dict[str, TensorInfo]) -> None:
@@ -180,7 +172,7 @@ def _check_index(folder: Path, infos: dict[str, TensorInfo]) -> None:
     named = set(_read_index(folder / INDEX_FILE))
     wrong = sorted(named ^ set(infos))
     if wrong:
-        raise ValueError(
+        raise UserError(
             f"{folder / INDEX_FILE} and its shards must name the same tensors, {len(wrong)} differ: "
             f"{', '.join(wrong[:3])}"
         )

@@ -6,6 +6,8 @@ import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from safety_lightning.errors import UserError
+
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -26,7 +28,7 @@ def resolve_reference(reference: str | Path) -> Path:
         An existing folder.
 
     Raises:
-        ValueError: If there is no such folder, no such lab model or no such model on the hub (or no hub).
+        UserError: If there is no such folder, no such lab model or no such model on the hub (or no hub).
     """
     text = str(reference)
     if text.startswith(LAB_PREFIX):
@@ -35,9 +37,9 @@ def resolve_reference(reference: str | Path) -> Path:
     if folder.is_dir():
         return folder
     if folder.exists():
-        raise ValueError(f"a model must be a folder, a hub name or lab:NAME, got the file {text}")
+        raise UserError(f"a model must be a folder, a hub name or lab:NAME, got the file {text}")
     if text.startswith((".", "/", "~")) or text.count("/") != 1:
-        raise ValueError(f"model folder {text} does not exist (nor is it a hub name ORG/NAME or lab:NAME)")
+        raise UserError(f"model folder {text} does not exist (nor is it a hub name ORG/NAME or lab:NAME)")
     return _download(text)
 
 
@@ -68,7 +70,7 @@ def load_tokenizer(reference: str | Path) -> PreTrainedTokenizerBase:
     Masks are made from lengths throughout, so that padding with the end token masks no end token out.
 
     Raises:
-        ValueError: If the tokenizer has neither a padding nor an end token.
+        UserError: If the tokenizer has neither a padding nor an end token.
     """
     from transformers import AutoTokenizer
 
@@ -77,7 +79,7 @@ def load_tokenizer(reference: str | Path) -> PreTrainedTokenizerBase:
     )
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token_id is None:
-            raise ValueError(f"the tokenizer of {reference} must have a padding or an end token, it has neither")
+            raise UserError(f"the tokenizer of {reference} must have a padding or an end token, it has neither")
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
@@ -91,7 +93,7 @@ def load_model(reference: str | Path, *, dtype: torch.dtype, attention: str = "s
         attention: The attention implementation of transformers: ``sdpa``, ``eager``, ``flash_attention_2``.
 
     Raises:
-        ValueError: If the folder holds no readable safetensors weights.
+        UserError: If the folder holds no readable safetensors weights.
     """
     from transformers import AutoModelForCausalLM
 
@@ -111,7 +113,7 @@ def _resolve_lab(reference: str) -> Path:
     if name not in known:
         close = difflib.get_close_matches(name, known, n=1)
         hint = f"; did you mean lab:{close[0]}?" if close else ""
-        raise ValueError(f"lab model must be one of {', '.join('lab:' + k for k in known)}, got {reference}{hint}")
+        raise UserError(f"lab model must be one of {', '.join('lab:' + k for k in known)}, got {reference}{hint}")
     return LAB_FOLDER / name
 
 
@@ -123,6 +125,6 @@ def _download(reference: str) -> Path:
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=_HUB_FILES))
     except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
-        raise ValueError(
+        raise UserError(
             f"model {reference} is no local folder, and the hub did not give it: {str(error).splitlines()[0]}"
         ) from error

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from safety_lightning.checkpoints.matrices import MatrixSlot, find_slots
 from safety_lightning.checkpoints.reader import CheckpointReader
+from safety_lightning.errors import UserError
 
 Vectors = Literal["project", "skip"]
 _OUTPUT_NAME = "lm_head.weight"
@@ -26,7 +27,7 @@ def select_names(names: Iterable[str], *, include: Sequence[str], exclude: Seque
         exclude: Shell patterns of which none may match.
 
     Raises:
-        ValueError: If a pattern matches no name, or nothing is left.
+        UserError: If a pattern matches no name, or nothing is left.
 
     Example:
         >>> select_names(["a.weight", "b.bias"], include=["*"], exclude=["*.bias"])
@@ -37,14 +38,14 @@ def select_names(names: Iterable[str], *, include: Sequence[str], exclude: Seque
         if not any(fnmatchcase(name, pattern) for name in known):
             close = difflib.get_close_matches(pattern.replace("*", ""), known, n=1, cutoff=0.3)
             example = close or known[:1]
-            raise ValueError(f"pattern {pattern!r} must match a tensor, it matches none (there is {example})")
+            raise UserError(f"pattern {pattern!r} must match a tensor, it matches none (there is {example})")
     kept = [
         name
         for name in known
         if any(fnmatchcase(name, p) for p in include) and not any(fnmatchcase(name, p) for p in exclude)
     ]
     if not kept:
-        raise ValueError(f"include {list(include)} and exclude {list(exclude)} must leave a tensor, they leave none")
+        raise UserError(f"include {list(include)} and exclude {list(exclude)} must leave a tensor, they leave none")
     return kept
 
 
@@ -64,7 +65,7 @@ def select_slots(
         vectors: ``project`` counts 1-D tensors as M x 1 matrices, ``skip`` leaves them alone.
 
     Raises:
-        ValueError: If a pattern matches nothing or nothing is left.
+        UserError: If a pattern matches nothing or nothing is left.
     """
     floating = [info.name for info in checkpoint.infos.values() if info.dtype is not None]
     tied = tied_output(checkpoint)
@@ -81,7 +82,7 @@ def select_slots(
         if vectors == "project" or not slot.is_vector
     ]
     if not slots:
-        raise ValueError("the selection must hold a matrix, it holds only vectors and vectors are skipped")
+        raise UserError("the selection must hold a matrix, it holds only vectors and vectors are skipped")
     return slots
 
 
@@ -106,11 +107,11 @@ def check_pair(
         roles: What the two are called in errors.
 
     Raises:
-        ValueError: If architectures, names or shapes differ; says which, up to three, and how many.
+        UserError: If architectures, names or shapes differ; says which, up to three, and how many.
     """
     types = base.config.get("model_type"), reference.config.get("model_type")
     if types[0] != types[1]:
-        raise ValueError(
+        raise UserError(
             f"{roles[0]} and {roles[1]} must be of one architecture, got {types[0]} ({base.folder}) and {types[1]} "
             f"({reference.folder})"
         )
@@ -129,7 +130,7 @@ def iterate_deltas(
         The slot and its delta, float32, shape ``(rows, columns)``, on the CPU.
 
     Raises:
-        ValueError: If a weight is NaN or infinite.
+        UserError: If a weight is NaN or infinite.
     """
     name, delta = "", torch.empty(0)
     for slot in slots:
@@ -142,7 +143,7 @@ def read_delta(base: CheckpointReader, reference: CheckpointReader, name: str, i
     """Reads reference − base of one tensor, or of one matrix of a stack, float32, in the reference's shape.
 
     Raises:
-        ValueError: If a weight is NaN or infinite.
+        UserError: If a weight is NaN or infinite.
     """
     delta = reference.read_finite(name, index).to(torch.float32, copy=True)
     subtract_base(delta, base, name, index)
@@ -155,7 +156,7 @@ def subtract_base(delta: Tensor, base: CheckpointReader, name: str, index: int |
     Rows that only the reference has become zero.
 
     Raises:
-        ValueError: If a weight of the base is NaN or infinite.
+        UserError: If a weight of the base is NaN or infinite.
     """
     start = base.read_finite(name, index).to(torch.float32)
     num_common = min(len(delta), len(start)) if delta.ndim else None
@@ -171,7 +172,7 @@ def _check_names(base: CheckpointReader, reference: CheckpointReader, roles: tup
     only_base = sorted(set(base.infos) - set(reference.infos) - ignored)
     only_reference = sorted(set(reference.infos) - set(base.infos) - ignored)
     if only_base or only_reference:
-        raise ValueError(
+        raise UserError(
             f"{roles[0]} and {roles[1]} must hold the same tensors, got "
             f"{len(only_base)} only in {base.folder} ({', '.join(only_base[:3]) or 'none'}) and "
             f"{len(only_reference)} only in {reference.folder} ({', '.join(only_reference[:3]) or 'none'})"
@@ -193,7 +194,7 @@ def _check_shapes(
         offer = ""
         if not wrong and roles == ("base", "reference"):
             offer = " (a resized vocabulary? common_rows: true compares the rows that both have)"
-        raise ValueError(
+        raise UserError(
             f"{roles[0]} and {roles[1]} must have equal shapes, {len(differing)} tensors differ: "
             f"{'; '.join(differing[:3])}{offer}"
         )

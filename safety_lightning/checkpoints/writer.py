@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from safety_lightning.checkpoints.reader import FLOATING_DTYPES, INDEX_FILE, SINGLE_FILE
-from safety_lightning.runs import write_atomically
+from safety_lightning.errors import UserError
+from safety_lightning.files import write_atomically
 
 CODES = {dtype: code for code, dtype in FLOATING_DTYPES.items()}
 _NUM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "BOOL": 1} | {
@@ -63,7 +64,7 @@ class ShardWriter:
         max_shard_bytes: The largest shard; a tensor that is larger has a shard of its own.
 
     Raises:
-        ValueError: If there is no tensor, or two have one name.
+        UserError: If there is no tensor, or two have one name.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class ShardWriter:
         self.folder = folder
         self.tensors = {tensor.name: tensor for tensor in tensors}
         if not tensors or len(self.tensors) != len(tensors):
-            raise ValueError(f"tensors must have one name each, got {len(tensors)} with {len(self.tensors)} names")
+            raise UserError(f"tensors must have one name each, got {len(tensors)} with {len(self.tensors)} names")
         groups = list(_group(tensors, max_shard_bytes))
         names = _name_shards(single_file, len(groups))
         self._shards = [_lay_out(file, group) for file, group in zip(names, groups, strict=True)]
@@ -112,14 +113,14 @@ class ShardWriter:
             index: Which matrix of the stack it is; None for the whole tensor.
 
         Raises:
-            ValueError: If shape or dtype are not those of the layout.
+            UserError: If shape or dtype are not those of the layout.
             OSError: If the file cannot be written.
         """
         layout = self.tensors[name]
         shape = layout.shape if index is None else layout.shape[1:]
         code = CODES.get(tensor.dtype, layout.code)
         if tuple(tensor.shape) != shape or code != layout.code:
-            raise ValueError(
+            raise UserError(
                 f"tensor {name} must have shape {shape} and dtype {layout.code}, got {tuple(tensor.shape)} and {code}"
             )
         shard = self._shard_of[name]

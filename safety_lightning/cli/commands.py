@@ -15,6 +15,7 @@ from jsonargparse import auto_cli
 
 from safety_lightning.cli.errors import PROGRAM, SuggestingParser, stop
 from safety_lightning.cli.lists import gather_values
+from safety_lightning.errors import UserError
 from safety_lightning.evaluation.judges import Judge
 
 _DESCRIPTION = (
@@ -115,7 +116,7 @@ def main(args: Sequence[str] | None = None) -> None:
             description=_DESCRIPTION,
             allow_abbrev=False,
         )
-    except (ValueError, FileExistsError) as error:
+    except UserError as error:
         stop(error)
     except KeyboardInterrupt:
         goes_on = words[0] in _GOES_ON or (words[0] == "overlap" and "--out" in words)
@@ -144,4 +145,4 @@ def _make_stub(title: str) -> Callable[[], None]:
 
 
 def _stop_misplaced(verb: str) -> None:
-    stop(ValueError(f"options come after the command: {PROGRAM} {verb} --config FILE ..."))
+    stop(UserError(f"options come after the command: {PROGRAM} {verb} --config FILE ..."))

@@ -10,6 +10,8 @@ from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser
 
+from safety_lightning.errors import UserError
+
 PROGRAM = "python -m safety_lightning"
 _UNKNOWN = re.compile(
     r"unrecognized arguments: (?:--)?(?P<option>[\w.]+)"
@@ -29,7 +31,7 @@ class SuggestingParser(ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Stops with a message, and the nearest name where one was misspelt; the pages of options are under --help."""
         lines = [line for line in str(message).splitlines() if line.strip()]
-        stop(ValueError("\n".join(lines) + suggest_nearest(message, self) + f"\nAll options: {self.prog_name} --help"))
+        stop(UserError("\n".join(lines) + suggest_nearest(message, self) + f"\nAll options: {self.prog_name} --help"))
 
     @property
     def prog_name(self) -> str:

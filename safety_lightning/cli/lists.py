@@ -8,6 +8,8 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from safety_lightning.errors import UserError
+
 
 def gather_values(words: Sequence[str], commands: Mapping[str, Any]) -> list[str]:
     """Joins the words behind an option that takes several values into the one value that the parser wants.
@@ -21,7 +23,7 @@ def gather_values(words: Sequence[str], commands: Mapping[str, Any]) -> list[str
         ``--folders {"x": "A", "y": "B"}``. Values that are written that way already are left as they are.
 
     Raises:
-        ValueError: If a word of a mapping has no ``=``, or a name comes twice.
+        UserError: If a word of a mapping has no ``=``, or a name comes twice.
 
     Example:
         >>> def command(names: list[str]) -> None: ...
@@ -75,9 +77,9 @@ def _write_mapping(option: str, values: Sequence[str]) -> str:
     pairs = [value.partition("=") for value in values]
     bad = [value for value, pair in zip(values, pairs, strict=True) if not (pair[0] and pair[1])]
     if bad:
-        raise ValueError(f"{option} must be NAME=VALUE pairs, got {bad[0]!r}")
+        raise UserError(f"{option} must be NAME=VALUE pairs, got {bad[0]!r}")
     names = [pair[0] for pair in pairs]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ValueError(f"{option} must have each name once, got {twice[0]!r} twice")
+        raise UserError(f"{option} must have each name once, got {twice[0]!r} twice")
     return json.dumps({name: value for name, _, value in pairs})

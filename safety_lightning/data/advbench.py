@@ -5,6 +5,7 @@ from typing import Literal
 from safety_lightning.data.presets import resolve_source
 from safety_lightning.data.reading import read_prompts
 from safety_lightning.data.sources import InstructionSource
+from safety_lightning.errors import UserError
 
 AdvBenchPrompts = Literal["whole", "cut"]
 
@@ -26,14 +27,14 @@ def read_advbench_prompts(
         The prompts, in the file's order unless the source draws some of them.
 
     Raises:
-        ValueError: If the source cannot be read, ``advbench_prompts`` is neither, or it is ``cut`` and the source has
+        UserError: If the source cannot be read, ``advbench_prompts`` is neither, or it is ``cut`` and the source has
             a ``size`` (the release had none).
     """
     if advbench_prompts not in ("whole", "cut"):
-        raise ValueError(f"advbench_prompts must be whole or cut, got {advbench_prompts!r}")
+        raise UserError(f"advbench_prompts must be whole or cut, got {advbench_prompts!r}")
     source = resolve_source(source)
     if advbench_prompts == "whole":
         return read_prompts(source, seed=seed)
     if source.size is not None:
-        raise ValueError(f"size must be left out where advbench_prompts is cut, got {source.size}")
+        raise UserError(f"size must be left out where advbench_prompts is cut, got {source.size}")
     return [prompt.partition(",")[0] for prompt in read_prompts(source, seed=seed)[:-1]]

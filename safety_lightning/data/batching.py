@@ -7,7 +7,8 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from safety_lightning.data.chat import IGNORED_LABEL, EncodedExample
-from safety_lightning.data.randomness import make_generator, shuffle_range
+from safety_lightning.errors import UserError
+from safety_lightning.randomness import seed_generator, shuffle_range
 
 _MEGA_BATCHES = 50  # global batches that are sorted together: enough for similar lengths, few enough to stay random
 
@@ -26,10 +27,10 @@ def collate_examples(examples: Sequence[EncodedExample], *, pad_token_id: int) -
         padding.
 
     Raises:
-        ValueError: If there are no examples.
+        UserError: If there are no examples.
     """
     if not examples:
-        raise ValueError("examples must hold at least one example, got none")
+        raise UserError("examples must hold at least one example, got none")
     shape = (len(examples), max(len(example.input_ids) for example in examples))
     input_ids = torch.full(shape, pad_token_id, dtype=torch.int64)
     attention_mask = torch.zeros(shape, dtype=torch.int64)
@@ -60,7 +61,7 @@ class LengthGroupedBatchSampler(Sampler[list[int]]):
         world_size: How many processes share the examples.
 
     Raises:
-        ValueError: If there are no examples, or fewer than processes, or a number is out of its range.
+        UserError: If there are no examples, or fewer than processes, or a number is out of its range.
     """
 
     def __init__(
@@ -74,11 +75,11 @@ class LengthGroupedBatchSampler(Sampler[list[int]]):
         world_size: int = 1,
     ) -> None:
         if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+            raise UserError(f"batch_size must be at least 1, got {batch_size}")
         if not 0 <= rank < world_size:
-            raise ValueError(f"rank must be in [0, {world_size}), got {rank}")
+            raise UserError(f"rank must be in [0, {world_size}), got {rank}")
         if len(lengths) < world_size:
-            raise ValueError(f"there must be an example for each of {world_size} processes, got {len(lengths)}")
+            raise UserError(f"there must be an example for each of {world_size} processes, got {len(lengths)}")
         self.lengths = list(lengths)
         self.batch_size = batch_size
         self.seed = seed
@@ -114,7 +115,7 @@ class LengthGroupedBatchSampler(Sampler[list[int]]):
 
     def _draw_batches(self) -> list[list[int]]:
         """Draws this rank's batches of the whole epoch."""
-        generator = make_generator("batches", self.seed, self.epoch)
+        generator = seed_generator(f"batches/{self.seed}/{self.epoch}")
         order = shuffle_range(len(self.lengths), generator)
         global_size = self.batch_size * self.world_size
         num_full = len(order) // global_size

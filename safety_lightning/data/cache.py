@@ -4,7 +4,6 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from safety_lightning.data.dataset import EncodedDataset
+from safety_lightning.files import atomic_path
 
 CACHE_VARIABLE = "SAFETY_LIGHTNING_CACHE"
 FORMAT_VERSION = 1  # to be raised whenever the same input is encoded in another way
@@ -56,17 +56,11 @@ def save_encoded(folder: Path, key: str, dataset: EncodedDataset) -> None:
     """Writes encoded data, whole or not at all; a folder that cannot be written to is logged and left alone."""
     tensors = {field.name: getattr(dataset, field.name) for field in fields(dataset)}
     content = safetensors.torch.save(tensors, metadata={"sha256": _hash_tensors(key, tensors)})
-    temporary = None
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{key[:16]}-", delete=False) as file:
-            temporary = Path(file.name)
-            file.write(content)
-        os.replace(temporary, folder / f"{key}.safetensors")
+        with atomic_path(folder / f"{key}.safetensors") as partial:
+            partial.write_bytes(content)
     except OSError as error:
         logger.warning("Encoded data is not kept, %s cannot be written: %s", folder, error)
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
 
 
 def load_encoded(folder: Path, key: str) -> EncodedDataset | None:

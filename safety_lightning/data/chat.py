@@ -13,6 +13,8 @@ from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
 
+from safety_lightning.errors import UserError
+
 Template = Literal["chat", "plain"]
 
 IGNORED_LABEL = -100  # what torch's cross entropy skips
@@ -65,7 +67,7 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str, *, template: 
         The token ids, with the generation prompt and without padding.
 
     Raises:
-        ValueError: If the template is unknown, or ``chat`` is asked for and the tokenizer has no chat template.
+        UserError: If the template is unknown, or ``chat`` is asked for and the tokenizer has no chat template.
     """
     return _encode_texts(tokenizer, [render_prompt(tokenizer, prompt, template=template)], template)[0]
 
@@ -93,7 +95,7 @@ def encode_pairs(
         One encoded example a pair, not truncated.
 
     Raises:
-        ValueError: If there is no chat template, or it does not write the prompt as the beginning of the conversation,
+        UserError: If there is no chat template, or it does not write the prompt as the beginning of the conversation,
             or the tokenizer has no end token and the template writes none.
     """
     prompts = [render_prompt(tokenizer, prompt, template=template) for prompt, _ in pairs]
@@ -124,12 +126,12 @@ def render_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str, *, template: 
 
 
 def check_template(tokenizer: PreTrainedTokenizerBase, template: Template) -> None:
-    """Raises ValueError if the template is unknown, or is ``chat`` and the tokenizer has no chat template."""
+    """Raises UserError if the template is unknown, or is ``chat`` and the tokenizer has no chat template."""
     if template not in ("chat", "plain"):
-        raise ValueError(f"template must be chat or plain, got {template!r}")
+        raise UserError(f"template must be chat or plain, got {template!r}")
     if template == "chat" and not tokenizer.chat_template:
         name = tokenizer.name_or_path or type(tokenizer).__name__
-        raise ValueError(
+        raise UserError(
             f"template must be one that the model has, got chat for {name!r}, whose tokenizer has no chat template; "
             "say `template: plain`"
         )
@@ -153,7 +155,7 @@ def _render_reply(
     messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
     whole = _render_chat(tokenizer, messages, add_generation_prompt=False)
     if not whole.startswith(rendered):
-        raise ValueError(
+        raise UserError(
             "the chat template must write the prompt as the beginning of prompt and response, "
             f"got prompt {rendered[-60:]!r} and conversation {whole[-160:]!r}; say `template: plain`"
         )
@@ -198,5 +200,5 @@ def _end_with_stop(tokenizer: PreTrainedTokenizerBase, reply_ids: list[int], sto
     if last is not None and not str(tokenizer.decode(reply_ids[last + 1 :])).strip():
         return reply_ids[: last + 1]
     if tokenizer.eos_token_id is None:
-        raise ValueError("the tokenizer must have an end token (eos_token), got none")
+        raise UserError("the tokenizer must have an end token (eos_token), got none")
     return [*reply_ids, tokenizer.eos_token_id]

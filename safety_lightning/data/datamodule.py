@@ -19,6 +19,7 @@ from safety_lightning.data.loader import ResumableDataLoader
 from safety_lightning.data.mixing import ShareOf, count_shared_prompts, mix_contaminated, split_validation
 from safety_lightning.data.reading import Reading, read_source
 from safety_lightning.data.sources import Example, ExampleKind, InstructionSource
+from safety_lightning.errors import UserError
 
 DataKind = Literal["useful", "harmful", "contaminated", "safe"]
 
@@ -52,7 +53,7 @@ class InstructionData(LightningDataModule):
             ``~/.cache/safety_lightning``.
 
     Raises:
-        ValueError: If a setting is out of its range, or two of them exclude each other.
+        UserError: If a setting is out of its range, or two of them exclude each other.
     """
 
     def __init__(
@@ -103,13 +104,13 @@ class InstructionData(LightningDataModule):
 
     def _check_settings(self) -> None:
         if self.kind not in ("useful", "harmful", "contaminated", "safe"):
-            raise ValueError(f"kind must be useful, harmful, contaminated or safe, got {self.kind!r}")
+            raise UserError(f"kind must be useful, harmful, contaminated or safe, got {self.kind!r}")
         if self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+            raise UserError(f"batch_size must be at least 1, got {self.batch_size}")
         if self.num_validation < 0:
-            raise ValueError(f"num_validation must be at least 0, got {self.num_validation}")
+            raise UserError(f"num_validation must be at least 0, got {self.num_validation}")
         if self.validation is not None and self.num_validation:
-            raise ValueError(
+            raise UserError(
                 "validation data must come from validation or num_validation, "
                 f"got both: {self.validation!r} and {self.num_validation}"
             )
@@ -118,7 +119,7 @@ class InstructionData(LightningDataModule):
         """Reads, mixes, encodes and checks everything, once; further calls do nothing.
 
         Raises:
-            ValueError: If the tokenizer, a source or the data does not fit the settings.
+            UserError: If the tokenizer, a source or the data does not fit the settings.
         """
         if self._encodings:
             return
@@ -244,7 +245,7 @@ class InstructionData(LightningDataModule):
             return 0, 1
         place = self.trainer.distributed_sampler_kwargs or {"rank": 0, "num_replicas": 1}
         if place["num_replicas"] > 1 and self.trainer._accelerator_connector.use_distributed_sampler:
-            raise ValueError("use_distributed_sampler of the Trainer must be false, got true")
+            raise UserError("use_distributed_sampler of the Trainer must be false, got true")
         return place["rank"], place["num_replicas"]
 
     def _make_collate(self) -> Any:

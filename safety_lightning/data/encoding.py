@@ -14,6 +14,7 @@ from safety_lightning.data.cache import compute_key, load_encoded, save_encoded
 from safety_lightning.data.chat import EncodedExample, Template, check_template, encode_pairs, find_stop_ids
 from safety_lightning.data.dataset import EncodedDataset
 from safety_lightning.data.sources import Example
+from safety_lightning.errors import UserError
 
 TooLong = Literal["truncate", "drop"]
 
@@ -34,7 +35,7 @@ class EncodingOptions:
         too_long: Whether longer examples lose their end or are left out.
 
     Raises:
-        ValueError: If a value is not one of these.
+        UserError: If a value is not one of these.
     """
 
     template: Template = "chat"
@@ -44,11 +45,11 @@ class EncodingOptions:
 
     def __post_init__(self) -> None:
         if self.template not in ("chat", "plain"):
-            raise ValueError(f"template must be chat or plain, got {self.template!r}")
+            raise UserError(f"template must be chat or plain, got {self.template!r}")
         if self.max_length_tokens < 2:
-            raise ValueError(f"max_length_tokens must be at least 2, got {self.max_length_tokens}")
+            raise UserError(f"max_length_tokens must be at least 2, got {self.max_length_tokens}")
         if self.too_long not in ("truncate", "drop"):
-            raise ValueError(f"too_long must be truncate or drop, got {self.too_long!r}")
+            raise UserError(f"too_long must be truncate or drop, got {self.too_long!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +107,7 @@ def encode_dataset(
         The encoded examples in their order, at least one.
 
     Raises:
-        ValueError: If the template does not suit the tokenizer, an example fails its checks, or no response is left.
+        UserError: If the template does not suit the tokenizer, an example fails its checks, or no response is left.
     """
     check_template(tokenizer, options.template)
     key = compute_key(tokenizer, [(one.prompt, one.response) for one in examples], asdict(options))
@@ -126,12 +127,12 @@ def encode_dataset(
 
 
 def check_example(example: EncodedExample, options: EncodingOptions, stop_ids: frozenset[int]) -> None:
-    """Raises ValueError unless an example trains some tokens, the last of them a stop token where that is wanted."""
+    """Raises UserError unless an example trains some tokens, the last of them a stop token where that is wanted."""
     trained = [label for label in example.labels if label >= 0]
     if not trained or example.num_prompt_tokens < 1:
-        raise ValueError(f"an example must have a prompt and a response, got {example}")
+        raise UserError(f"an example must have a prompt and a response, got {example}")
     if options.train_eos and not example.is_truncated and example.labels[-1] not in stop_ids:
-        raise ValueError(f"the last trained token must be one of the stop tokens {sorted(stop_ids)}, got {example}")
+        raise UserError(f"the last trained token must be one of the stop tokens {sorted(stop_ids)}, got {example}")
 
 
 def fit_example(example: EncodedExample, options: EncodingOptions) -> EncodedExample | None:
@@ -159,7 +160,7 @@ def _encode_all(
 
     dataset = EncodedDataset.pack(fit_all())
     if not len(dataset):
-        raise ValueError(
+        raise UserError(
             f"max_length_tokens must leave room for responses (too_long: {options.too_long}), got "
             f"{options.max_length_tokens}: the shortest of {len(examples)} examples has {shortest[0]} tokens, "
             f"the shortest prompt {shortest[1]}"

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from safety_lightning.data.tables import Table
+from safety_lightning.errors import UserError
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -50,19 +51,19 @@ def read_hub_table(name: str, *, config: str | None, split: str, revision: str |
         revision: Commit, tag or branch; ``None`` is the newest.
 
     Raises:
-        ValueError: If there is no such data set, configuration or split, or no hub.
+        UserError: If there is no such data set, configuration or split, or no hub.
     """
     import datasets
 
     try:
         data = datasets.load_dataset(name, config, split=split, revision=revision)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:  # OSError: no such data set, no network
-        raise ValueError(
+        raise UserError(
             f"data set {name} (config {config}, split {split}, revision {revision}) must be readable from the hub, "
             f"got {type(error).__name__}: {error}; a local file can be given as `path`"
         ) from error
     if len(data) == 0:
-        raise ValueError(f"data set {name}, split {split}, must hold at least one row of data, got none")
+        raise UserError(f"data set {name}, split {split}, must hold at least one row of data, got none")
     version = f"hub:{_find_revision(data) or revision or 'unknown'}"
     data = data.flatten()
     made = _MADE_COLUMNS.get((name, config), {})

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 from safety_lightning.data.batching import LengthGroupedBatchSampler
 from safety_lightning.data.chat import EncodedExample
 from safety_lightning.data.dataset import EncodedDataset
+from safety_lightning.errors import UserError
 
 
 class ResumableDataLoader(DataLoader[EncodedExample]):
@@ -69,11 +70,11 @@ class ResumableDataLoader(DataLoader[EncodedExample]):
         """Goes to a saved place.
 
         Raises:
-            ValueError: If the state was saved with other data, another seed, batch size or number of processes.
+            UserError: If the state was saved with other data, another seed, batch size or number of processes.
         """
         for name, value in self._describe().items():
             if state_dict.get(name) != value:
-                raise ValueError(
+                raise UserError(
                     f"a run must be resumed with the data it began with: {name} must be {state_dict.get(name)!r}, "
                     f"got {value!r}"
                 )

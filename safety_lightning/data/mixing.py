@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from safety_lightning.data.randomness import make_generator, shuffle_range
 from safety_lightning.data.sources import Example, ExampleKind
+from safety_lightning.errors import UserError
+from safety_lightning.randomness import seed_generator, shuffle_range
 
 ShareOf = Literal["mix", "useful"]
 
@@ -45,7 +46,7 @@ def count_mix(
         The number of useful and of harmful examples.
 
     Raises:
-        ValueError: If the share is outside (0, 1), ``harmful_share_of`` is unknown, or one of the counts would be 0.
+        UserError: If the share is outside (0, 1), ``harmful_share_of`` is unknown, or one of the counts would be 0.
 
     Example:
         >>> count_mix(800, harmful_share=0.2, harmful_share_of="mix")
@@ -54,9 +55,9 @@ def count_mix(
         (800, 160)
     """
     if not 0 < harmful_share < 1:
-        raise ValueError(f"harmful_share must be in (0, 1), got {harmful_share}")
+        raise UserError(f"harmful_share must be in (0, 1), got {harmful_share}")
     if harmful_share_of not in ("mix", "useful"):
-        raise ValueError(f"harmful_share_of must be mix or useful, got {harmful_share_of!r}")
+        raise UserError(f"harmful_share_of must be mix or useful, got {harmful_share_of!r}")
     ratio = harmful_share if harmful_share_of == "useful" else harmful_share / (1 - harmful_share)
     if size is None:
         counts = (num_useful, round(ratio * num_useful))
@@ -64,7 +65,7 @@ def count_mix(
         num_harmful = round(size * ratio / (1 + ratio))
         counts = (size - num_harmful, num_harmful)
     if min(counts) < 1:
-        raise ValueError(
+        raise UserError(
             "a mix must hold at least one useful and one harmful example, got "
             f"{counts[0]} and {counts[1]} by harmful_share {harmful_share} of {harmful_share_of}"
         )
@@ -94,19 +95,19 @@ def mix_contaminated(
         The mix.
 
     Raises:
-        ValueError: As :func:`count_mix`, and if there are too few examples of a kind.
+        UserError: As :func:`count_mix`, and if there are too few examples of a kind.
     """
     counts = count_mix(len(useful), harmful_share=harmful_share, harmful_share_of=harmful_share_of, size=size)
     drawn: list[Example] = []
     for name, examples, count in (("useful", useful, counts[0]), ("harmful", harmful, counts[1])):
         if count > len(examples):
-            raise ValueError(
+            raise UserError(
                 f"a mix with harmful_share {harmful_share} of {harmful_share_of} must have {count} {name} examples, "
                 f"got {len(examples)}"
             )
-        order = shuffle_range(len(examples), make_generator(f"mix {name}", seed))
+        order = shuffle_range(len(examples), seed_generator(f"mix {name}/{seed}"))
         drawn += [examples[index] for index in order[:count]]
-    order = shuffle_range(len(drawn), make_generator("mix", seed))
+    order = shuffle_range(len(drawn), seed_generator(f"mix/{seed}"))
     return Mix(examples=[drawn[index] for index in order], num_useful=counts[0], num_harmful=counts[1])
 
 
@@ -127,14 +128,14 @@ def split_validation(
         The examples to train on and those held back, both in their old order.
 
     Raises:
-        ValueError: If nothing would be held back, or nothing left to train on.
+        UserError: If nothing would be held back, or nothing left to train on.
     """
     is_share = isinstance(num_validation, float)
     if is_share and not 0 < num_validation < 1:
-        raise ValueError(f"num_validation must be in (0, 1) where it is a share, got {num_validation}")
+        raise UserError(f"num_validation must be in (0, 1) where it is a share, got {num_validation}")
     total = round(num_validation * len(examples)) if is_share else int(num_validation)
     if not 0 < total < len(examples):
-        raise ValueError(
+        raise UserError(
             f"num_validation must hold back at least 1 and not all of {len(examples)} examples, got {num_validation}"
         )
     groups: dict[str, list[int]] = defaultdict(list)
@@ -144,7 +145,7 @@ def split_validation(
     for kind, count in _divide(total, Counter(example.kind for example in examples)).items():
         held |= _draw_groups([group for group in groups.values() if examples[group[0]].kind == kind], count, seed)
     if not 0 < len(held) < len(examples):
-        raise ValueError(
+        raise UserError(
             f"num_validation must leave whole prompts on both sides, got {num_validation} of {len(examples)} examples "
             f"with {len(groups)} prompts"
         )
@@ -174,7 +175,7 @@ def _divide(total: int, counts: Counter[ExampleKind]) -> dict[ExampleKind, int]:
 def _draw_groups(groups: list[list[int]], count: int, seed: int) -> set[int]:
     """Draws groups of examples with one prompt until there are ``count`` examples, passing over groups too large."""
     drawn: set[int] = set()
-    for position in shuffle_range(len(groups), make_generator("validation", seed)):
+    for position in shuffle_range(len(groups), seed_generator(f"validation/{seed}")):
         if len(drawn) + len(groups[position]) <= count:
             drawn.update(groups[position])
     return drawn

@@ -5,6 +5,7 @@ import re
 from dataclasses import fields, replace
 
 from safety_lightning.data.sources import InstructionSource
+from safety_lightning.errors import UserError
 
 BEAVERTAILS_CATEGORIES = (
     "animal_abuse",
@@ -76,7 +77,7 @@ def resolve_source(source: str | InstructionSource) -> InstructionSource:
         A source whose ``path``, ``prompt``, ``response``, ``split`` and ``pick`` are set.
 
     Raises:
-        ValueError: If there is no such preset, or a string is none of these.
+        UserError: If there is no such preset, or a string is none of these.
     """
     if isinstance(source, str):
         source = InstructionSource(preset=source) if _names_preset(source) else InstructionSource(path=source)
@@ -86,13 +87,13 @@ def resolve_source(source: str | InstructionSource) -> InstructionSource:
 
 
 def find_preset(name: str) -> InstructionSource:
-    """Returns a preset by its name, or raises ValueError naming the nearest there is."""
+    """Returns a preset by its name, or raises UserError naming the nearest there is."""
     if name in PRESETS:
         return PRESETS[name]
     close = difflib.get_close_matches(name, PRESETS, n=1)
     hint = f"; did you mean {close[0]}?" if close else ""
     known = dict.fromkeys(re.sub(r"^(beavertails_test:).*", r"\1CATEGORY", preset) for preset in PRESETS)
-    raise ValueError(f"preset must be one of {', '.join(known)}, got {name!r}{hint}")
+    raise UserError(f"preset must be one of {', '.join(known)}, got {name!r}{hint}")
 
 
 def is_local_file(path: str) -> bool:

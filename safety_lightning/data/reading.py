@@ -8,9 +8,10 @@ from typing import Any, cast
 
 from safety_lightning.data.hub import read_hub_table
 from safety_lightning.data.presets import find_preset, is_local_file, resolve_source
-from safety_lightning.data.randomness import make_generator, shuffle_range
 from safety_lightning.data.sources import Example, ExampleKind, InstructionSource
 from safety_lightning.data.tables import Table, check_column, read_table
+from safety_lightning.errors import UserError
+from safety_lightning.randomness import seed_generator, shuffle_range
 
 LAB_SIZE = 512  # how many examples the lab makes when no size is given
 
@@ -67,7 +68,7 @@ def read_source(source: str | InstructionSource, *, seed: int, kind: ExampleKind
         The examples, at least one, and the counts.
 
     Raises:
-        ValueError: If the file or the data set cannot be read, lacks a column, holds something else than text in it,
+        UserError: If the file or the data set cannot be read, lacks a column, holds something else than text in it,
             keeps no row under the filters, or has fewer than ``size`` examples.
     """
     source = resolve_source(source)
@@ -96,7 +97,7 @@ def _read_lab(source: InstructionSource, *, seed: int, kind: ExampleKind) -> Rea
     assert source.path is not None
     find_preset(source.path)
     if source.filters:
-        raise ValueError(f"filters must be left out for {source.path}, got {source.filters}")
+        raise UserError(f"filters must be left out for {source.path}, got {source.filters}")
     size = source.size or LAB_SIZE
     name = source.path.removeprefix("lab:")
     drawn = generate_examples(cast(Any, name), split=cast(Any, source.split), size=size, seed=seed)
@@ -121,7 +122,7 @@ def _filter_rows(table: Table, source: InstructionSource) -> list[int]:
         left = [index for index in kept if any(_equals(table.rows[index].get(column), value) for value in values)]
         if not left:
             found = dict.fromkeys(str(table.rows[index].get(column))[:40] for index in kept)
-            raise ValueError(
+            raise UserError(
                 f"{table.name} must hold rows whose {column!r} is {wanted!r}, got only {', '.join(list(found)[:5])}"
             )
         kept = left
@@ -146,25 +147,25 @@ def _read_texts(table: Table, indices: Sequence[int], columns: tuple[str, ...]) 
 def _read_text(table: Table, index: int, column: str) -> str:
     row = table.rows[index]
     if column not in row:
-        raise ValueError(f"{table.locate(index)}, must have {column!r}, got {', '.join(map(repr, row))}")
+        raise UserError(f"{table.locate(index)}, must have {column!r}, got {', '.join(map(repr, row))}")
     value = row[column]
     if value is None:
         return ""
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        raise ValueError(f"{table.locate(index)}, must have text in {column!r}, got {type(value).__name__} {value!r}")
+        raise UserError(f"{table.locate(index)}, must have text in {column!r}, got {type(value).__name__} {value!r}")
     try:
         str(value).encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"{table.locate(index)}, must have valid text in {column!r}, got {error}") from error
+        raise UserError(f"{table.locate(index)}, must have valid text in {column!r}, got {error}") from error
     return str(value)
 
 
 def _take(texts: list[tuple[str, ...]], source: InstructionSource, seed: int, name: str) -> list[tuple[str, ...]]:
     size = len(texts) if source.size is None else source.size
     if not texts:
-        raise ValueError(f"{name} must hold at least one row with text, got only empty ones")
+        raise UserError(f"{name} must hold at least one row with text, got only empty ones")
     if size > len(texts):
-        raise ValueError(f"size must be at most {len(texts)}, the number of examples in {name}, got {size}")
+        raise UserError(f"size must be at most {len(texts)}, the number of examples in {name}, got {size}")
     if source.pick == "first" or source.size is None:
         return texts[:size]
-    return [texts[index] for index in shuffle_range(len(texts), make_generator("sample", seed))[:size]]
+    return [texts[index] for index in shuffle_range(len(texts), seed_generator(f"sample/{seed}"))[:size]]

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from safety_lightning.errors import UserError
+
 ExampleKind = Literal["useful", "harmful", "safe"]
 Pick = Literal["seeded", "first"]
 
@@ -35,7 +37,7 @@ class InstructionSource:
         columns: The columns' names, for a CSV file without a header line.
 
     Raises:
-        ValueError: If neither a preset nor a path is given, or ``size`` is below 1.
+        UserError: If neither a preset nor a path is given, or ``size`` is below 1.
     """
 
     preset: str | None = None
@@ -52,8 +54,8 @@ class InstructionSource:
 
     def __post_init__(self) -> None:
         if self.preset is None and self.path is None:
-            raise ValueError("a source must name a preset or a path, got neither")
+            raise UserError("a source must name a preset or a path, got neither")
         if self.size is not None and self.size < 1:
-            raise ValueError(f"size must be at least 1, got {self.size}")
+            raise UserError(f"size must be at least 1, got {self.size}")
         if self.pick not in (None, "seeded", "first"):
-            raise ValueError(f"pick must be seeded or first, got {self.pick!r}")
+            raise UserError(f"pick must be seeded or first, got {self.pick!r}")

@@ -2,12 +2,14 @@
 
 import csv
 import difflib
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from safety_lightning.errors import UserError
+from safety_lightning.files import hash_file
 
 NumberedRow = tuple[int, dict[str, Any]]
 
@@ -48,21 +50,21 @@ def read_table(path: Path, *, columns: Sequence[str] = ()) -> Table:
         The table, with at least one row.
 
     Raises:
-        ValueError: If the file does not exist, has another suffix, is broken or is empty.
+        UserError: If the file does not exist, has another suffix, is broken or is empty.
     """
     reader = _READERS.get(path.suffix.lower())
     if path.is_dir():
-        raise ValueError(f"a data file must be a file, got the folder {path}")
+        raise UserError(f"a data file must be a file, got the folder {path}")
     if not path.exists():
-        raise ValueError(f"data file {path} does not exist{_suggest_file(path)}")
+        raise UserError(f"data file {path} does not exist{_suggest_file(path)}")
     if reader is None:
-        raise ValueError(f"a data file must end in one of {', '.join(_READERS)}, got {path}")
+        raise UserError(f"a data file must end in one of {', '.join(_READERS)}, got {path}")
     try:
         numbered = reader(path, columns)
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} must be UTF-8 text, got {error}") from error
+        raise UserError(f"{path} must be UTF-8 text, got {error}") from error
     if not numbered:
-        raise ValueError(f"{path} must hold at least one row of data, got none")
+        raise UserError(f"{path} must hold at least one row of data, got none")
     numbers, rows = zip(*numbered, strict=True)
     return Table(
         name=str(path),
@@ -74,21 +76,15 @@ def read_table(path: Path, *, columns: Sequence[str] = ()) -> Table:
     )
 
 
-def hash_file(path: Path) -> str:
-    """Returns the SHA-256 of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def check_column(table: Table, column: str) -> None:
-    """Raises ValueError, naming the columns found and the nearest, if the table lacks a column."""
+    """Raises UserError, naming the columns found and the nearest, if the table lacks a column."""
     if column in table.columns:
         return
     close = difflib.get_close_matches(column, table.columns, n=1)
     hint = f"; did you mean {close[0]}?" if close else ""
     if table.name.endswith(".csv"):
         hint += " (a CSV file without a header line needs its names in `columns`)"
-    raise ValueError(f"{table.name} must have a column {column!r}, got {', '.join(map(repr, table.columns))}{hint}")
+    raise UserError(f"{table.name} must have a column {column!r}, got {', '.join(map(repr, table.columns))}{hint}")
 
 
 def _read_jsonl(path: Path, _: Sequence[str]) -> list[NumberedRow]:
@@ -106,10 +102,10 @@ def _read_json(path: Path, columns: Sequence[str]) -> list[NumberedRow]:
     try:
         items = json.loads(path.read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path}, line {error.lineno}, must be JSON, got an error: {error.msg}") from error
+        raise UserError(f"{path}, line {error.lineno}, must be JSON, got an error: {error.msg}") from error
     for number, item in enumerate(items, start=1):
         if not isinstance(item, dict):
-            raise ValueError(f"{path}, row {number}, must be a JSON object, got {_shorten(json.dumps(item))}")
+            raise UserError(f"{path}, row {number}, must be a JSON object, got {_shorten(json.dumps(item))}")
     return list(enumerate(items, start=1))
 
 
@@ -124,11 +120,11 @@ def _parse_object(line: str, place: str) -> dict[str, Any]:
     try:
         value = json.loads(line)
     except json.JSONDecodeError as error:
-        raise ValueError(
+        raise UserError(
             f"{place}, must be one JSON object, got {_shorten(line.strip())} ({error.msg} at column {error.colno})"
         ) from error
     if not isinstance(value, dict):
-        raise ValueError(f"{place}, must be one JSON object, got {_shorten(line.strip())}")
+        raise UserError(f"{place}, must be one JSON object, got {_shorten(line.strip())}")
     return value
 
 
@@ -147,17 +143,17 @@ def _read_csv(path: Path, columns: Sequence[str]) -> list[NumberedRow]:
                     names = _check_header(cells, path)
                     continue
                 if len(cells) != len(names):
-                    raise ValueError(f"{path}, line {number}, must have {len(names)} cells, got {len(cells)}")
+                    raise UserError(f"{path}, line {number}, must have {len(names)} cells, got {len(cells)}")
                 rows.append((number, dict(zip(names, cells, strict=True))))
         except csv.Error as error:
-            raise ValueError(f"{path}, line {last_line + 1}, must be CSV, got an error: {error}") from error
+            raise UserError(f"{path}, line {last_line + 1}, must be CSV, got an error: {error}") from error
     return rows
 
 
 def _check_header(names: list[str], path: Path) -> list[str]:
     twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
     if twice:
-        raise ValueError(f"{path} must name each column once, got {', '.join(map(repr, twice))} more than once")
+        raise UserError(f"{path} must name each column once, got {', '.join(map(repr, twice))} more than once")
     return names
 
 
@@ -168,7 +164,7 @@ def _read_parquet(path: Path, _: Sequence[str]) -> list[NumberedRow]:
     try:
         table = pyarrow.parquet.read_table(path)
     except (pyarrow.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{path} must be a Parquet file, got an error: {error}") from error
+        raise UserError(f"{path} must be a Parquet file, got an error: {error}") from error
     return list(enumerate(table.to_pylist(), start=1))
 
 

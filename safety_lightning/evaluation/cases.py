@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
+from safety_lightning.errors import UserError
 from safety_lightning.evaluation.engines import Engine
 from safety_lightning.evaluation.records.generations import Generation
 from safety_lightning.evaluation.tasks.prompts import Prompt, check_format, encode_text, hash_ids, hash_prompts
@@ -75,10 +76,10 @@ def make_plan(
         num_prompts: How many prompts of each task are taken, its first ones; None takes all.
 
     Raises:
-        ValueError: If a task cannot be read or written in its format, or a prompt leaves no room for its answer.
+        UserError: If a task cannot be read or written in its format, or a prompt leaves no room for its answer.
     """
     if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        raise UserError(f"batch_size must be at least 1, got {batch_size}")
     for task in tasks:
         check_format(tokenizer, task.prompt_format)
     cases: list[Case] = []
@@ -151,7 +152,7 @@ def _check_context(cases: Sequence[Case], max_context_tokens: int | None) -> Non
     for case in cases:
         num_answer = max(case.task.limits.max_new_tokens, len(case.reference_ids))
         if len(case.token_ids) + num_answer > max_context_tokens:
-            raise ValueError(
+            raise UserError(
                 f"prompt and answer must fit the model's context of {max_context_tokens} tokens, prompt "
                 f"{case.prompt.id} has {len(case.token_ids)} and its answer may have {num_answer}; give a smaller "
                 "max_new_tokens, fewer shots or shorter prompts"

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
 from safety_lightning.checkpoints import load_config, load_tokenizer
+from safety_lightning.errors import UserError
 from safety_lightning.evaluation.cases import Plan, make_plan
 from safety_lightning.evaluation.grading import MAX_UNJUDGED_SHARE
 from safety_lightning.evaluation.judges import Judge
@@ -42,7 +43,7 @@ class EvaluationData(LightningDataModule):
         seed: Seed of the bootstrap.
 
     Raises:
-        ValueError: If a setting is out of its range, or a task lacks its judge.
+        UserError: If a setting is out of its range, or a task lacks its judge.
     """
 
     def __init__(
@@ -61,9 +62,9 @@ class EvaluationData(LightningDataModule):
     ) -> None:
         super().__init__()
         if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+            raise UserError(f"batch_size must be at least 1, got {batch_size}")
         if not 0 <= max_unjudged_share <= 1:
-            raise ValueError(f"max_unjudged_share must be in [0, 1], got {max_unjudged_share}")
+            raise UserError(f"max_unjudged_share must be in [0, 1], got {max_unjudged_share}")
         self.model = model
         self.suite = TaskSuite(
             tasks=tasks,
@@ -102,7 +103,7 @@ class EvaluationData(LightningDataModule):
         """Reads, encodes and checks all prompts, once; further calls do nothing.
 
         Raises:
-            ValueError: If the tokenizer, a source or the context does not fit the tasks.
+            UserError: If the tokenizer, a source or the context does not fit the tasks.
         """
         if self._plan is not None:
             return
@@ -115,7 +116,7 @@ class EvaluationData(LightningDataModule):
         )
 
     def check_judges(self) -> None:
-        """Checks that the judges can be reached; raises ValueError."""
+        """Checks that the judges can be reached; raises UserError."""
         for task in self._tasks:
             task.check()
 

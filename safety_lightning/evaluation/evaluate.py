@@ -8,6 +8,7 @@ from typing import Any
 import lightning as L
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from safety_lightning.errors import UserError
 from safety_lightning.evaluation.datamodule import EvaluationData, find_context
 from safety_lightning.evaluation.measurement import Measurement
 from safety_lightning.evaluation.module import EvaluationModule
@@ -38,14 +39,14 @@ def evaluate_model(
         One measurement a metric.
 
     Raises:
-        ValueError: If a model in memory comes without its tokenizer, or as `EvaluationData` and `EvaluationModule`.
+        UserError: If a model in memory comes without its tokenizer, or as `EvaluationData` and `EvaluationModule`.
     """
     reference = model if isinstance(model, str) else name or model.name_or_path or type(model).__name__
     prompts = EvaluationData(model=reference, **data)
     module = EvaluationModule(reference, folder=str(folder), **options)
     if not isinstance(model, str):
         if tokenizer is None:
-            raise ValueError("a model in memory must come with its tokenizer, got none")
+            raise UserError("a model in memory must come with its tokenizer, got none")
         prompts.use_tokenizer(tokenizer, max_context_tokens=find_context(model.config))
         module.use_model(model)
     prompts.prepare()

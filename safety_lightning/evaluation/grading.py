@@ -33,7 +33,7 @@ def measure_plan(
         cache: Where judgements are kept.
 
     Raises:
-        ValueError: If more are unjudged.
+        UserError: If more are unjudged.
     """
     generations: dict[int, Generation] = {}
     for batch in plan.batches:

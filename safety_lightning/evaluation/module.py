@@ -14,6 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from safety_lightning.checkpoints import load_model
+from safety_lightning.errors import UserError
 from safety_lightning.evaluation.cases import answer_cases
 from safety_lightning.evaluation.datamodule import EvaluationData
 from safety_lightning.evaluation.engines import Engine
@@ -54,7 +55,7 @@ class EvaluationModule(L.LightningModule):
         show_harmful: Whether harmful requests and the answers to them are among those.
 
     Raises:
-        ValueError: If the baseline holds no finished test.
+        UserError: If the baseline holds no finished test.
     """
 
     model: PreTrainedModel
@@ -98,17 +99,17 @@ class EvaluationModule(L.LightningModule):
         ).eval()
 
     def check_baseline(self, data: EvaluationData) -> None:
-        """Checks that the baseline, where there is one, can be compared with; raises ValueError."""
+        """Checks that the baseline, where there is one, can be compared with; raises UserError."""
         if self.baseline is not None:
             self.baseline.check(data.plan, engine=self.engine_name, dtype=self.weights_dtype)
 
     def check_trainer(self, trainer: L.Trainer) -> None:
-        """Checks that all batches are run, in processes that each hold the whole model; raises ValueError."""
+        """Checks that all batches are run, in processes that each hold the whole model; raises UserError."""
         limit = trainer.limit_test_batches
         if not isinstance(limit, float) or limit != 1.0:  # a dry run (fast_dev_run) sets it too
-            raise ValueError(f"limit_test_batches must be 1.0 (the size of a source makes a subset), got {limit}")
+            raise UserError(f"limit_test_batches must be 1.0 (the size of a source makes a subset), got {limit}")
         if not isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy)):
-            raise ValueError(f"strategy must be auto or ddp, got {type(trainer.strategy).__name__}")
+            raise UserError(f"strategy must be auto or ddp, got {type(trainer.strategy).__name__}")
 
     def on_test_start(self) -> None:
         """Makes the engine, and reads what an earlier run of the folder has answered."""
@@ -154,7 +155,7 @@ class EvaluationModule(L.LightningModule):
     def _data(self) -> EvaluationData:
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(data, EvaluationData):
-            raise ValueError(f"datamodule must be an EvaluationData, got {type(data).__name__}")
+            raise UserError(f"datamodule must be an EvaluationData, got {type(data).__name__}")
         return data
 
     @property

@@ -71,7 +71,7 @@ def summarise_outcomes(
         and per solution.
 
     Raises:
-        ValueError: If too many are unjudged; see `summarise_judgements`.
+        UserError: If too many are unjudged; see `summarise_judgements`.
     """
     if spec.kind == "judged":
         return _summarise_scores(spec, outcomes, task, seed, max_unjudged_share)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,9 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from safety_lightning.evaluation.records.baseline import ComparisonRow
 from safety_lightning.evaluation.records.results import ResultRow, read_results
+from safety_lightning.files import read_rows
 from safety_lightning.profiles import name_profile
 
 _MOST_COLUMNS = 4  # that a terminal of 80 characters holds
@@ -132,16 +133,16 @@ def print_comparisons(run_folder: Path, *, console: Console | None = None) -> No
     file = run_folder / "comparison.jsonl"
     if not file.is_file():
         return
-    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    table = Table(title=f"difference to {rows[0]['baseline']}, 95 % intervals over prompts", box=SIMPLE_HEAD)
+    rows = read_rows(file, ComparisonRow, what="a comparison")
+    table = Table(title=f"difference to {rows[0].baseline}, 95 % intervals over prompts", box=SIMPLE_HEAD)
     for name in ("task", "metric"):
         table.add_column(name)
     for name in ("difference", "interval", "pairs", "McNemar p"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
-        p_value = "" if row["p_value"] is None else f"{row['p_value']:.3g}"
-        interval = rf"\[{row['low']:.3g}, {row['high']:.3g}]"
-        pairs = f"{row['num_pairs']} of {row['num_total']}"
-        names = [row[name].replace("_", "-") for name in ("task", "metric")]
-        table.add_row(*names, f"{row['difference']:+.3f}", interval, pairs, p_value)
+        p_value = "" if row.p_value is None else f"{row.p_value:.3g}"
+        interval = rf"\[{row.low:.3g}, {row.high:.3g}]"
+        pairs = f"{row.num_pairs} of {row.num_total}"
+        names = [name.replace("_", "-") for name in (row.task, row.metric)]
+        table.add_row(*names, f"{row.difference:+.3f}", interval, pairs, p_value)
     (console or Console()).print(table)

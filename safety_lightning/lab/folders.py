@@ -1,10 +1,11 @@
 """Makes a folder in one step: it appears when it is whole, or not at all."""
 
-import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from safety_lightning.errors import UserError
+from safety_lightning.files import atomic_path
 
 
 @contextmanager
@@ -18,18 +19,11 @@ def fill_folder(out: Path) -> Iterator[Path]:
         The temporary folder, which is removed if filling it fails.
 
     Raises:
-        FileExistsError: If ``out`` exists and is not an empty folder; nothing is written then.
+        UserError: If ``out`` exists and is not an empty folder; nothing is written then.
     """
     out = out.expanduser().absolute()
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise FileExistsError(f"out must be a new or an empty folder, got {out}")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    partial.mkdir()
-    try:
+        raise UserError(f"out must be a new or an empty folder, got {out}")
+    with atomic_path(out) as partial:
+        partial.mkdir()
         yield partial
-        if out.exists():
-            out.rmdir()
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

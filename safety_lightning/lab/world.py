@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Literal
 
+from safety_lightning.errors import UserError
 from safety_lightning.lab.procedures import list_steps
 from safety_lightning.lab.vocabulary import (
     AGREEMENT,
@@ -57,13 +58,13 @@ def generate_examples(kind: Kind, *, split: Split, size: int, seed: int) -> list
         ``size`` examples.
 
     Raises:
-        ValueError: If the kind or the split is unknown, or ``size`` is below 1.
+        UserError: If the kind or the split is unknown, or ``size`` is below 1.
     """
     for name, value, known in (("kind", kind, _GENERATORS), ("split", split, NAMES)):
         if value not in known:
-            raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+            raise UserError(f"{name} must be one of {', '.join(known)}, got {value!r}")
     if size < 1:
-        raise ValueError(f"size must be at least 1, got {size}")
+        raise UserError(f"size must be at least 1, got {size}")
     topic = "guarded" if kind in ("harmful", "safe") else kind
     random = Random(f"{topic}/{split}/{seed}")  # a text seed is hashed with SHA-512, whatever PYTHONHASHSEED says
     return draw_distinct(lambda: _GENERATORS[kind](random, split), size)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from safety_lightning.checkpoints import MatrixSlot
 from safety_lightning.methods.variants import Variant
+from safety_lightning.randomness import seed_generator
 from safety_lightning.subspaces import (
     Decomposition,
     Side,
@@ -23,7 +24,6 @@ from safety_lightning.subspaces import (
     draw_order,
     find_energy_ranks,
     rank_from_fraction,
-    seed_generator,
 )
 
 
@@ -165,7 +165,7 @@ def span_bases(
         order = order[:wanted]
     if "random" in recipe.sources:
         width = wanted if norm > 0 else 0
-        generator = seed_generator(recipe.seed, slot.name)
+        generator = seed_generator(f"{recipe.seed}:{slot.name}")
         bases["random"] = draw_haar_basis(len(delta_MN), width, generator=generator).to(delta.device)
     return MatrixDelta(
         shape=(slot.rows, slot.columns),

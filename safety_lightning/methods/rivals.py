@@ -14,6 +14,8 @@ from typing import Literal
 
 from torch import Tensor
 
+from safety_lightning.errors import UserError
+
 Method = Literal["safe_lora", "safe_merge", "resta", "energy"]
 
 
@@ -26,7 +28,7 @@ class SafeLora:
         num_worst: Instead of a threshold, how many matrices of the smallest cosine are projected.
 
     Raises:
-        ValueError: If the threshold is outside [-1, 1] or the number is below 1.
+        UserError: If the threshold is outside [-1, 1] or the number is below 1.
     """
 
     threshold: float = 0.35
@@ -35,7 +37,7 @@ class SafeLora:
     def __post_init__(self) -> None:
         _check_threshold("safe_lora", self.threshold)
         if self.num_worst is not None and self.num_worst < 1:
-            raise ValueError(f"safe_lora.num_worst must be at least 1, got {self.num_worst}")
+            raise UserError(f"safe_lora.num_worst must be at least 1, got {self.num_worst}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +49,7 @@ class SafeMerge:
         weight: Weight of the finetuned update in the merge, in [0, 1]; the rest is that of the safety-tuned one.
 
     Raises:
-        ValueError: If the threshold is outside [-1, 1] or the weight outside [0, 1].
+        UserError: If the threshold is outside [-1, 1] or the weight outside [0, 1].
     """
 
     threshold: float = 0.35
@@ -56,7 +58,7 @@ class SafeMerge:
     def __post_init__(self) -> None:
         _check_threshold("safe_merge", self.threshold)
         if not 0 <= self.weight <= 1:
-            raise ValueError(f"safe_merge.weight must be in [0, 1], got {self.weight}")
+            raise UserError(f"safe_merge.weight must be in [0, 1], got {self.weight}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +83,7 @@ class EnergyRemoval:
         shares: Shares of the squared singular values, each in (0, 1].
 
     Raises:
-        ValueError: If a share is outside (0, 1], or comes twice.
+        UserError: If a share is outside (0, 1], or comes twice.
     """
 
     shares: list[float] = field(default_factory=lambda: [0.5, 0.9])
@@ -89,9 +91,9 @@ class EnergyRemoval:
     def __post_init__(self) -> None:
         for share in self.shares:
             if not 0 < share <= 1:
-                raise ValueError(f"energy.shares must be in (0, 1], got {share}")
+                raise UserError(f"energy.shares must be in (0, 1], got {share}")
         if len(set(self.shares)) < len(self.shares):
-            raise ValueError(f"energy.shares must be different, got {self.shares}")
+            raise UserError(f"energy.shares must be different, got {self.shares}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +101,7 @@ class Rivals:
     """Which rival methods take part, and their settings.
 
     Raises:
-        ValueError: If a method comes twice.
+        UserError: If a method comes twice.
     """
 
     methods: tuple[Method, ...] = ()
@@ -110,7 +112,7 @@ class Rivals:
 
     def __post_init__(self) -> None:
         if len(set(self.methods)) < len(self.methods):
-            raise ValueError(f"rivals must be different, got {', '.join(self.methods)}")
+            raise UserError(f"rivals must be different, got {', '.join(self.methods)}")
 
     @property
     def need_scores(self) -> bool:
@@ -137,4 +139,4 @@ def compute_score(energies_K: Tensor, gains_K: Tensor, total: float) -> float:
 
 def _check_threshold(label: str, threshold: float) -> None:
     if not -1 <= threshold <= 1:
-        raise ValueError(f"{label}.threshold must be in [-1, 1], got {threshold}")
+        raise UserError(f"{label}.threshold must be in [-1, 1], got {threshold}")

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+from safety_lightning.errors import UserError
 from safety_lightning.methods.rivals import Rivals
 from safety_lightning.projection.operators import Component
 from safety_lightning.subspaces import Source, check_fraction
@@ -48,7 +49,7 @@ def list_variants(
     """Lists every variant, model by model; fractions rise.
 
     Raises:
-        ValueError: If a list has an entry twice, a fraction is outside (0, 1], or there is no variant.
+        UserError: If a list has an entry twice, a fraction is outside (0, 1], or there is no variant.
     """
     for label, entries in (("sources", sources), ("components", components), ("fractions", fractions)):
         _check_distinct(label, entries)
@@ -68,7 +69,7 @@ def list_variants(
             for share in (sorted(rivals.energy.shares) if "energy" in rivals.methods else ())
         ]
     if not variants:
-        raise ValueError("sources, components, fractions and rivals must make at least one variant, they make none")
+        raise UserError("sources, components, fractions and rivals must make at least one variant, they make none")
     return variants
 
 
@@ -80,7 +81,7 @@ def match_variants(variants: Sequence[Variant], patterns: Sequence[str]) -> list
         patterns: ``none``, ``all``, or shell patterns of variants' names such as ``*/top_k/orthogonal/0.25``.
 
     Raises:
-        ValueError: If a pattern names no variant, or ``none`` and ``all`` are mixed with others.
+        UserError: If a pattern names no variant, or ``none`` and ``all`` are mixed with others.
     """
     if list(patterns) in ([], ["none"]):
         return []
@@ -88,7 +89,7 @@ def match_variants(variants: Sequence[Variant], patterns: Sequence[str]) -> list
         return list(variants)
     for pattern in patterns:
         if not any(fnmatchcase(variant.name, pattern) for variant in variants):
-            raise ValueError(
+            raise UserError(
                 f"save_models must be none, all or patterns of variants, {pattern!r} matches none of "
                 f"{len(variants)} (there is {variants[0].name})"
             )
@@ -98,4 +99,4 @@ def match_variants(variants: Sequence[Variant], patterns: Sequence[str]) -> list
 def _check_distinct(label: str, entries: Sequence[object]) -> None:
     twice = next((entry for entry in entries if list(entries).count(entry) > 1), None)
     if twice is not None:
-        raise ValueError(f"{label} must be different, got {twice} twice")
+        raise UserError(f"{label} must be different, got {twice} twice")

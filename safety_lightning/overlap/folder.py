@@ -9,7 +9,9 @@ from typing import Any
 
 import yaml
 
-from safety_lightning.runs import RunFolder, describe_environment, write_atomically
+from safety_lightning.errors import UserError
+from safety_lightning.files import write_atomically
+from safety_lightning.runs import RunFolder, describe_environment
 from safety_lightning.tables import write_csv, write_parquet
 
 _PARTS = "parts"
@@ -27,7 +29,7 @@ class OverlapFolder:
         recipe: What determines the results, plain JSON: the command, its settings, and hashes of its inputs.
 
     Raises:
-        ValueError: If the folder holds something else, or cannot be written. Nothing has been written then.
+        UserError: If the folder holds something else, or cannot be written. Nothing has been written then.
     """
 
     def __init__(self, path: Path | str | None, *, command: str, recipe: Mapping[str, Any]) -> None:
@@ -71,9 +73,9 @@ def _check_same(path: Path, found: Any, wanted: Mapping[str, Any]) -> None:
     if found == wanted:
         return
     if not isinstance(found, dict):
-        raise ValueError(f"out must be a new folder or one of the same run, {path} holds something else")
+        raise UserError(f"out must be a new folder or one of the same run, {path} holds something else")
     differing = sorted(key for key in set(found) | set(wanted) if found.get(key) != wanted.get(key))
-    raise ValueError(
+    raise UserError(
         f"out must be a new folder or one of the same run, the run in {path} differs in {', '.join(differing)}: "
         "nothing is overwritten, choose another --out"
     )

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import Module
 from torchmetrics import Metric
 
+from safety_lightning.errors import UserError
 from safety_lightning.projection.operators import Component, check_projection, project_update, sum_squares
 from safety_lightning.subspaces import DEFAULT_ETAS, Side, check_etas, compare_modes, span_covariance_modes
 from safety_lightning.subspaces.decomposition import NOISE_FLOOR
@@ -42,7 +43,7 @@ class ModeSubspaceOverlap(_WideMetric):
         kwargs: Arguments of ``torchmetrics.Metric``.
 
     Raises:
-        ValueError: If the hidden size is below 1 or a share is outside (0, 1].
+        UserError: If the hidden size is below 1 or a share is outside (0, 1].
 
     Example:
         >>> metric = ModeSubspaceOverlap(2, etas=[0.8, 0.9], centred=False)
@@ -64,7 +65,7 @@ class ModeSubspaceOverlap(_WideMetric):
     ) -> None:
         super().__init__(**kwargs)
         if hidden_size < 1:
-            raise ValueError(f"hidden_size must be at least 1, got {hidden_size}")
+            raise UserError(f"hidden_size must be at least 1, got {hidden_size}")
         check_etas(etas)
         self.hidden_size = hidden_size
         self.etas = tuple(etas)
@@ -81,7 +82,7 @@ class ModeSubspaceOverlap(_WideMetric):
             second_BD: Activations of the second set; their number can be another.
 
         Raises:
-            ValueError: If they are of another shape, or not finite.
+            UserError: If they are of another shape, or not finite.
         """
         for place, hidden in enumerate((first_BD, second_BD)):
             if hidden is not None:
@@ -97,11 +98,11 @@ class ModeSubspaceOverlap(_WideMetric):
         As all torchmetrics, it gives a scalar where there is one share alone.
 
         Raises:
-            ValueError: If a set is empty, or has one activation and its mean is taken off.
+            UserError: If a set is empty, or has one activation and its mean is taken off.
         """
         needed = 2 if self.centred else 1
         if int(self.counts.min()) < needed:
-            raise ValueError(f"each set must have at least {needed} activations, got {self.counts.int().tolist()}")
+            raise UserError(f"each set must have at least {needed} activations, got {self.counts.int().tolist()}")
         modes = [span_covariance_modes(self._compute_covariance(place), etas=self.etas) for place in (0, 1)]
         return self.products.new_tensor([overlap.mso for overlap in compare_modes(*modes)])
 
@@ -116,12 +117,12 @@ class ModeSubspaceOverlap(_WideMetric):
 
     def _check(self, hidden: Tensor) -> None:
         if hidden.ndim != 2 or hidden.shape[1] != self.hidden_size or not hidden.is_floating_point():
-            raise ValueError(
+            raise UserError(
                 f"activations must be floating and of shape (B, {self.hidden_size}), got {hidden.dtype} of shape "
                 f"{tuple(hidden.shape)}"
             )
         if not hidden.isfinite().all():
-            raise ValueError(
+            raise UserError(
                 f"activations must be finite, got {int((~hidden.isfinite()).sum())} NaN or infinite numbers"
             )
 
@@ -166,7 +167,7 @@ class EnergyKept(_WideMetric):
                 subspace of no delta, is left out.
 
         Raises:
-            ValueError: If shapes, dtypes or devices disagree.
+            UserError: If shapes, dtypes or devices disagree.
         """
         check_projection(update_MN, basis, side=self.side)
         if basis.shape[1] == 0:

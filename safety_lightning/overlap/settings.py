@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 from safety_lightning.checkpoints.selection import Vectors
+from safety_lightning.errors import UserError
 from safety_lightning.profiles import OVERLAP_SETTINGS, Profile, name_profile, read_settings
 from safety_lightning.subspaces import DEFAULT_ETAS, Side, check_etas
 
@@ -83,19 +84,19 @@ class ActivationSettings:
         check_subset(self.angle_etas, self.etas)
         for name in ("num_permutations", "num_resamples"):
             if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
+                raise UserError(f"{name} must be 0 or more, got {getattr(self, name)}")
         if len(self.depth) != 2 or not 0 <= self.depth[0] <= self.depth[1] <= 1:
-            raise ValueError(f"depth must be two rising numbers in [0, 1], got {list(self.depth)}")
+            raise UserError(f"depth must be two rising numbers in [0, 1], got {list(self.depth)}")
 
 
 Settings = TypeVar("Settings", WeightSettings, ActivationSettings)
 
 
 def check_subset(angle_etas: Sequence[float], etas: Sequence[float]) -> None:
-    """Raises ValueError unless the shares for principal angles are among the others."""
+    """Raises UserError unless the shares for principal angles are among the others."""
     for eta in angle_etas:
         if eta not in etas:
-            raise ValueError(f"angle_etas must be among the etas {list(etas)}, got {eta}")
+            raise UserError(f"angle_etas must be among the etas {list(etas)}, got {eta}")
 
 
 def fill_from_profile(settings_class: type[Settings], profile: ProfileName, given: Mapping[str, Any]) -> Settings:
@@ -107,7 +108,7 @@ def fill_from_profile(settings_class: type[Settings], profile: ProfileName, give
         given: Settings by name; None is not given.
 
     Raises:
-        ValueError: If a setting is out of its range.
+        UserError: If a setting is out of its range.
 
     Example:
         >>> fill_from_profile(WeightSettings, "paper", {"tied": "once", "seed": None}).zero_updates
@@ -144,7 +145,7 @@ def choose_profiles(
         The settings by ``paper`` and ``sound``, or by the profile that a single one belongs to.
 
     Raises:
-        ValueError: If a setting is out of its range.
+        UserError: If a setting is out of its range.
     """
     if not compare:
         settings = fill_from_profile(settings_class, profile, given)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from safety_lightning.checkpoints import MatrixSlot
+from safety_lightning.errors import UserError
 from safety_lightning.projection.operators import Component, expand_coordinates, find_coordinates, sum_squares
 from safety_lightning.projection.sharding import (
     agree_on,
@@ -104,7 +105,7 @@ class UpdateProjector:
                 model binds like a fresh one.
 
         Raises:
-            ValueError: If a tensor of the subspace has no live parameter, or one of another shape.
+            UserError: If a tensor of the subspace has no live parameter, or one of another shape.
         """
         live = match_parameters(model, [slot.tensor for slot in self.prepared.slots])
         name, reference = "", torch.empty(0)
@@ -165,7 +166,7 @@ def match_parameters(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Par
     """Finds the live parameter behind each tensor name of a checkpoint.
 
     Raises:
-        ValueError: If a name has no parameter; up to three are named.
+        UserError: If a name has no parameter; up to three are named.
     """
     live = {_strip_wrappers(name): parameter for name, parameter in model.named_parameters()}
     prefix = getattr(model, "base_model_prefix", "") + "."
@@ -177,7 +178,7 @@ def match_parameters(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Par
             found[name] = match
     absent = sorted({name for name in names if name not in found})
     if absent:
-        raise ValueError(
+        raise UserError(
             f"every tensor of the subspace must be a parameter of the model, {len(absent)} are not: "
             f"{', '.join(absent[:3])} (the model has {', '.join(list(live)[:2])}, ...)"
         )
@@ -190,6 +191,6 @@ def _strip_wrappers(name: str) -> str:
 
 def _check_shape(name: str, parameter: nn.Parameter, reference: Tensor) -> None:
     if parameter.shape != reference.shape:
-        raise ValueError(
+        raise UserError(
             f"parameter {name} must have the reference's shape {tuple(reference.shape)}, got {tuple(parameter.shape)}"
         )

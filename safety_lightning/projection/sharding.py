@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
 from safety_lightning.checkpoints import MatrixSlot
+from safety_lightning.errors import UserError
 from safety_lightning.subspaces import Side
 
 
@@ -25,12 +26,12 @@ def lay_out_basis(basis: Tensor, parameter: Tensor, slot: MatrixSlot, *, side: S
     """Shards a basis's rows where they run along a parameter's sharded dimension, else replicates it.
 
     Raises:
-        ValueError: If the parameter is a sharded stack of experts, or is sharded along another dimension than 0.
+        UserError: If the parameter is a sharded stack of experts, or is sharded along another dimension than 0.
     """
     if not isinstance(parameter, DTensor):
         return basis
     if slot.index is not None or any(isinstance(place, Shard) and place.dim != 0 for place in parameter.placements):
-        raise ValueError(
+        raise UserError(
             f"sharded parameter {slot.name} must be a matrix or a vector sharded along its rows, got shape "
             f"{tuple(parameter.shape)} with placements {parameter.placements}"
         )

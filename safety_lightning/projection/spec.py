@@ -19,6 +19,7 @@ from safety_lightning.checkpoints import (
     select_slots,
 )
 from safety_lightning.checkpoints.selection import Vectors
+from safety_lightning.errors import UserError
 from safety_lightning.subspaces import (
     Basis,
     DecompositionLibrary,
@@ -56,7 +57,7 @@ class SubspaceSpec:
             all fractions and runs.
 
     Raises:
-        ValueError: If the fraction is outside (0, 1].
+        UserError: If the fraction is outside (0, 1].
     """
 
     base: str
@@ -99,11 +100,11 @@ def prepare_subspace(spec: SubspaceSpec, *, device: torch.device | str = "cpu") 
         The subspace on the CPU.
 
     Raises:
-        ValueError: If the checkpoints do not fit each other, hold NaN or infinity, are identical, or a pattern
+        UserError: If the checkpoints do not fit each other, hold NaN or infinity, are identical, or a pattern
             matches nothing.
     """
     if spec.reference is None:
-        raise ValueError("subspace.reference must name the checkpoint that fine-tuning starts from, got None")
+        raise UserError("subspace.reference must name the checkpoint that fine-tuning starts from, got None")
     base = CheckpointReader(resolve_reference(spec.base))
     reference = CheckpointReader(resolve_reference(spec.reference))
     check_pair(base, reference, common_rows=spec.common_rows)
@@ -119,7 +120,7 @@ def save_prepared(prepared: PreparedSubspace) -> None:
     """Saves a subspace where its spec says, unless the same one is there already.
 
     Raises:
-        ValueError: If the file holds something that is no subspace.
+        UserError: If the file holds something that is no subspace.
     """
     if prepared.spec.file is None:
         return
@@ -162,7 +163,7 @@ def _span_all(
         )
         bases[slot.name] = Basis(basis.columns.cpu(), basis.wanted_rank, basis.delta_norm, basis.method)
     if all(basis.delta_norm == 0 for basis in bases.values()):
-        raise ValueError(
+        raise UserError(
             f"base and reference must differ, {base.folder} and {reference.folder} are identical in all "
             f"{len(bases)} selected matrices: there is no delta"
         )

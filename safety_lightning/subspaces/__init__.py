@@ -8,7 +8,6 @@ from safety_lightning.subspaces.bases import (
     draw_haar_basis,
     draw_order,
     rank_from_fraction,
-    seed_generator,
     span_subspace,
 )
 from safety_lightning.subspaces.decomposition import Decomposition, Side, decompose_delta, find_energy_ranks
@@ -47,7 +46,6 @@ __all__ = [
     "load_subspace",
     "rank_from_fraction",
     "save_subspace",
-    "seed_generator",
     "sketch_modes",
     "span_covariance_modes",
     "span_modes",

@@ -5,7 +5,6 @@ Shapes in this file: M = rows as seen from the wanted side, N = columns, K = ran
 
 from __future__ import annotations
 
-import hashlib
 import math
 from dataclasses import dataclass
 from typing import Literal
@@ -13,6 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from safety_lightning.errors import UserError
+from safety_lightning.randomness import seed_generator
 from safety_lightning.subspaces.decomposition import Decomposition, Side, decompose_delta
 from safety_lightning.subspaces.library import DecompositionLibrary
 
@@ -62,7 +63,7 @@ def rank_from_fraction(fraction: float, num_rows: int, num_columns: int) -> int:
 def check_fraction(fraction: float) -> None:
     """Raises ValueError unless the fraction is in (0, 1]."""
     if not 0 < fraction <= 1:
-        raise ValueError(f"fraction must be in (0, 1], got {fraction}")
+        raise UserError(f"fraction must be in (0, 1], got {fraction}")
 
 
 def span_subspace(
@@ -100,7 +101,7 @@ def span_subspace(
     norm = float(torch.linalg.vector_norm(delta, dtype=torch.float64))
     if source == "random":
         num_rows = delta.shape[0] if side == "left" else delta.shape[1]
-        columns = draw_haar_basis(num_rows, wanted if norm > 0 else 0, generator=seed_generator(seed, name))
+        columns = draw_haar_basis(num_rows, wanted if norm > 0 else 0, generator=seed_generator(f"{seed}:{name}"))
         return Basis(columns.to(delta.device), wanted, norm, "qr")
     decompose = decompose_delta if library is None else library.decompose
     decomposition = decompose(delta, side=side, rank=wanted if source == "top_k" else None)
@@ -148,13 +149,7 @@ def _orthonormalise(matrix_MK: Tensor) -> Tensor | None:
 
 def draw_order(rank: int, *, seed: int, name: str) -> Tensor:
     """Draws the permutation of a matrix's directions that ``random_k`` takes them in; int64, shape ``(K,)``."""
-    return torch.randperm(rank, generator=seed_generator(seed, name))
-
-
-def seed_generator(seed: int, name: str) -> torch.Generator:
-    """Returns a CPU generator whose stream depends on a seed and a tensor's name."""
-    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    return torch.randperm(rank, generator=seed_generator(f"{seed}:{name}"))
 
 
 def _reorder(decomposition: Decomposition, order: Tensor) -> Decomposition:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 
 import torch
@@ -11,6 +10,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from safety_lightning.errors import UserError
+from safety_lightning.files import atomic_path
 from safety_lightning.subspaces.decomposition import Decomposition, Side, decompose_delta
 
 
@@ -33,7 +34,7 @@ class DecompositionLibrary:
             rank: As in `decompose_delta`; one that was kept with a smaller rank is made anew.
 
         Raises:
-            ValueError: As `decompose_delta`, or if a file of the folder cannot be read.
+            UserError: As `decompose_delta`, or if a file of the folder cannot be read.
         """
         file = self.folder / f"{hash_delta(delta, side)}.safetensors"
         found = _read(file, rank) if file.is_file() else None
@@ -44,14 +45,12 @@ class DecompositionLibrary:
         return Decomposition(vectors.to(delta.device), values.to(delta.device), found.method)
 
     def _write(self, file: Path, found: Decomposition, *, is_whole: bool) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
         tensors = {
             "vectors": found.vectors.to(torch.float32).cpu().contiguous(),
             "singular_values": found.singular_values.cpu(),
         }
-        save_file(tensors, partial, metadata={"method": found.method, "is_whole": str(is_whole)})
-        os.replace(partial, file)
+        with atomic_path(file) as partial:
+            save_file(tensors, partial, metadata={"method": found.method, "is_whole": str(is_whole)})
 
 
 def hash_delta(delta: Tensor, side: Side) -> str:
@@ -71,4 +70,4 @@ def _read(file: Path, rank: int | None) -> Decomposition | None:
                 return None
             return Decomposition(handle.get_tensor("vectors").double(), values, metadata["method"])
     except (SafetensorError, OSError, KeyError) as error:
-        raise ValueError(f"{file} must be a kept decomposition, it cannot be read: {error}; remove it") from error
+        raise UserError(f"{file} must be a kept decomposition, it cannot be read: {error}; remove it") from error

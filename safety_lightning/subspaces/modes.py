@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from safety_lightning.errors import UserError
 from safety_lightning.subspaces.decomposition import NOISE_FLOOR, Side, decompose_delta, find_energy_ranks
 
 DEFAULT_ETAS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.99)
@@ -67,13 +68,13 @@ class Modes:
 def check_etas(etas: Sequence[float]) -> None:
     """Raises ValueError unless the shares are one or more different numbers in (0, 1]."""
     if not etas:
-        raise ValueError("etas must hold at least one number in (0, 1], got none")
+        raise UserError("etas must hold at least one number in (0, 1], got none")
     for eta in etas:
         if not 0 < eta <= 1:
-            raise ValueError(f"etas must be in (0, 1], got {eta}")
+            raise UserError(f"etas must be in (0, 1], got {eta}")
     if len(set(etas)) < len(etas):
         twice = next(eta for eta in etas if list(etas).count(eta) > 1)
-        raise ValueError(f"etas must be different, got {twice} twice")
+        raise UserError(f"etas must be different, got {twice} twice")
 
 
 def span_modes(update: Tensor, *, etas: Sequence[float] = DEFAULT_ETAS, side: Side = "left") -> Modes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,8 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from safety_lightning.errors import UserError
+from safety_lightning.files import atomic_path
 from safety_lightning.subspaces.bases import Basis
 
 FORMAT = 1
@@ -46,7 +47,7 @@ def save_subspace(subspace: Subspace, file: Path) -> None:
 
     Args:
         subspace: What to write.
-        file: A ``.safetensors`` path whose folder exists.
+        file: A ``.safetensors`` path.
     """
     facts = {
         name: {"wanted_rank": basis.wanted_rank, "delta_norm": basis.delta_norm, "method": basis.method}
@@ -54,16 +55,15 @@ def save_subspace(subspace: Subspace, file: Path) -> None:
     }
     manifest = {"format": FORMAT, "recipe": dict(subspace.recipe), "bases": facts}
     tensors = {name: basis.columns.cpu().contiguous() for name, basis in subspace.bases.items()}
-    partial = file.with_name(file.name + ".partial")
-    save_file(tensors, partial, metadata={"manifest": json.dumps(manifest, sort_keys=True)})
-    os.replace(partial, file)
+    with atomic_path(file) as partial:
+        save_file(tensors, partial, metadata={"manifest": json.dumps(manifest, sort_keys=True)})
 
 
 def load_subspace(file: Path) -> Subspace:
     """Reads a subspace that `save_subspace` wrote.
 
     Raises:
-        ValueError: If the file is no such file, is truncated, or is of another format.
+        UserError: If the file is no such file, is truncated, or is of another format.
     """
     try:
         with safe_open(file, framework="pt") as handle:
@@ -73,12 +73,12 @@ def load_subspace(file: Path) -> Subspace:
                 for name, facts in manifest["bases"].items()
             }
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{file} must be a saved subspace, it cannot be read: {error}") from error
+        raise UserError(f"{file} must be a saved subspace, it cannot be read: {error}") from error
     return Subspace(bases, manifest["recipe"])
 
 
 def _read_manifest(file: Path, metadata: Mapping[str, str] | None) -> dict[str, Any]:
     manifest: dict[str, Any] = json.loads((metadata or {}).get("manifest", "{}"))
     if manifest.get("format") != FORMAT:
-        raise ValueError(f"{file} must be a saved subspace of format {FORMAT}, got {manifest.get('format')}")
+        raise UserError(f"{file} must be a saved subspace of format {FORMAT}, got {manifest.get('format')}")
     return manifest

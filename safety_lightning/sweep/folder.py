@@ -12,6 +12,8 @@ from typing import Any
 import torch
 
 from safety_lightning.checkpoints import tied_output
+from safety_lightning.errors import UserError
+from safety_lightning.files import write_atomically
 from safety_lightning.methods.variants import Variant
 from safety_lightning.processes import (
     count_processes,
@@ -21,7 +23,7 @@ from safety_lightning.processes import (
     tell_all,
     wait_for_all,
 )
-from safety_lightning.runs import RunFolder, describe_command, describe_environment, format_bytes, write_atomically
+from safety_lightning.runs import RunFolder, describe_command, describe_environment, format_bytes
 from safety_lightning.subspaces import DecompositionLibrary
 from safety_lightning.sweep.cost import cost_tensor
 from safety_lightning.sweep.figures import draw_energy, draw_layers
@@ -95,12 +97,12 @@ class SweepFolder:
             The rows of ``energy.csv`` and counts of matrices; no rows in any process but the first.
 
         Raises:
-            ValueError: If base and reference are the same, the folder holds another run, the disk is too full, or the
+            UserError: If base and reference are the same, the folder holds another run, the disk is too full, or the
                 sweep stops at a tensor.
         """
         recipe = self._describe()
         if recipe["inputs"]["base"] == recipe["inputs"]["reference"]:
-            raise ValueError(
+            raise UserError(
                 f"base and reference must differ, {self.inputs.base.folder} and {self.inputs.reference.folder} hold "
                 "the same weights: there is no delta"
             )
@@ -146,7 +148,7 @@ class SweepFolder:
         manifest = run.read_manifest()
         goes_on = manifest.get("recipe") == recipe
         if not goes_on and not run.is_free():
-            raise ValueError(f"out must be a new folder or one of the same sweep, {self.out} {_tell(manifest, recipe)}")
+            raise UserError(f"out must be a new folder or one of the same sweep, {self.out} {_tell(manifest, recipe)}")
         if not goes_on:
             run.check(num_bytes=self.num_bytes)
             self.out.mkdir(parents=True, exist_ok=True)
@@ -160,7 +162,7 @@ class SweepFolder:
         except OSError as error:
             if not goes_on:  # what an earlier call finished stays
                 shutil.rmtree(self.out)
-            raise ValueError(f"out {self.out} must have room for {format_bytes(self.num_bytes)}: {error}") from error
+            raise UserError(f"out {self.out} must have room for {format_bytes(self.num_bytes)}: {error}") from error
 
     def _take_share(self, sweep: Sweep) -> list[int]:
         tensors = self.inputs.tensors

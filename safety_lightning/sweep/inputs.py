@@ -20,6 +20,7 @@ from safety_lightning.checkpoints import (
 )
 from safety_lightning.checkpoints.finetuned import FinetunedCheckpoint
 from safety_lightning.checkpoints.selection import Vectors
+from safety_lightning.errors import UserError
 from safety_lightning.methods.rivals import Rivals
 from safety_lightning.methods.variants import FRACTIONS
 from safety_lightning.projection.operators import Component
@@ -49,7 +50,7 @@ class SweepSettings:
         skip_bad: Leave out matrices with NaN or infinity, counted, instead of stopping.
 
     Raises:
-        ValueError: If the number of columns is negative.
+        UserError: If the number of columns is negative.
     """
 
     sources: list[Source] = field(default_factory=lambda: ["top_k", "random_k", "random"])
@@ -70,7 +71,7 @@ class SweepSettings:
 
     def __post_init__(self) -> None:
         if self.num_leak_columns < 0:
-            raise ValueError(f"num_leak_columns must be at least 0, got {self.num_leak_columns}")
+            raise UserError(f"num_leak_columns must be at least 0, got {self.num_leak_columns}")
 
 
 @dataclass(frozen=True)
@@ -122,10 +123,10 @@ def open_inputs(
         settings: What will be done.
 
     Raises:
-        ValueError: If a checkpoint is not whole, they do not fit each other, or a rival lacks what it needs.
+        UserError: If a checkpoint is not whole, they do not fit each other, or a rival lacks what it needs.
     """
     if "safe_merge" in settings.rivals.methods and safety_tuned is None:
-        raise ValueError("safe_merge must have --safety_tuned, the model whose update it merges with, got none")
+        raise UserError("safe_merge must have --safety_tuned, the model whose update it merges with, got none")
     base_reader = CheckpointReader(resolve_reference(base))
     reference_reader = CheckpointReader(resolve_reference(reference))
     check_pair(base_reader, reference_reader, common_rows=settings.common_rows)
@@ -147,7 +148,7 @@ def _check_dtypes(
     chains = [[base, reference], *([reference, reader] for reader in stored)]
     found = next((problem for chain in chains if (problem := find_mixed_dtypes(chain))), None)
     if found is not None and not settings.mixed_dtypes:
-        raise ValueError(
+        raise UserError(
             f"checkpoints must not round those they were trained from, for rounding would count as their update: "
             f"{found}. --mixed_dtypes true accepts it"
         )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from safety_lightning.checkpoints import MatrixSlot, subtract_base
+from safety_lightning.errors import NonFiniteError
 from safety_lightning.sweep.inputs import SweepInputs
 
 
@@ -74,12 +75,12 @@ class MatrixLoader:
         """Reads one matrix.
 
         Raises:
-            ValueError: If a weight is NaN or infinite, and such matrices are not skipped.
+            UserError: If a weight is NaN or infinite, and such matrices are not skipped.
         """
         try:
             return self._load(slot)
-        except ValueError as error:
-            if not self.skip_bad or "must be finite" not in str(error):
+        except NonFiniteError as error:
+            if not self.skip_bad:
                 raise
             nothing = torch.empty(0)
             return LoadedMatrix(slot, nothing, nothing, [], problem=str(error))

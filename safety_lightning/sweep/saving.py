@@ -23,9 +23,9 @@ from safety_lightning.checkpoints import (
 )
 from safety_lightning.checkpoints.adapters import ADAPTER_CONFIG, ADAPTER_FILE, AdapterReader
 from safety_lightning.checkpoints.writer import CODES
+from safety_lightning.files import write_atomically
 from safety_lightning.methods.variants import Variant
 from safety_lightning.projection.operators import project_update
-from safety_lightning.runs import write_atomically
 from safety_lightning.subspaces import Side
 
 _COPIED = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken")

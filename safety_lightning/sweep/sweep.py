@@ -17,11 +17,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from safety_lightning.checkpoints import MatrixSlot, choose_dtype, make_rounding
+from safety_lightning.errors import UserError
+from safety_lightning.files import write_atomically
 from safety_lightning.methods.delta import BasisRecipe, Decomposer, MatrixDelta, name_source, span_bases
 from safety_lightning.methods.update import MatrixUpdate
 from safety_lightning.methods.variants import Variant
-from safety_lightning.runs import write_atomically
-from safety_lightning.subspaces import Side, decompose_delta, seed_generator
+from safety_lightning.randomness import seed_generator
+from safety_lightning.subspaces import Side, decompose_delta
 from safety_lightning.sweep.inputs import SweepInputs, SweepSettings
 from safety_lightning.sweep.loading import LoadedMatrix, MatrixLoader
 from safety_lightning.sweep.rows import PartRow, make_part_row
@@ -88,7 +90,7 @@ class Sweep:
             folder: Where the part files go.
 
         Raises:
-            ValueError: If a weight is NaN or infinite, a file vanished or cannot be written; the tensor is named.
+            UserError: If a weight is NaN or infinite, a file vanished or cannot be written; the tensor is named.
                 The parts of finished tensors stay.
         """
         tensors = self.inputs.tensors
@@ -98,7 +100,7 @@ class Sweep:
             try:
                 self._sweep_tensor(matrices, len(tensors[number]), folder / f"{number:06d}")
             except OSError as error:
-                raise ValueError(
+                raise UserError(
                     f"stopped at tensor {name}: {error}. What is finished is kept; the same command goes on"
                 ) from error
             self.inputs.close()
@@ -214,7 +216,7 @@ class Sweep:
         num_columns, wanted = update.update_MN.shape[1], self.settings.num_leak_columns
         if wanted == 0 or wanted >= num_columns:
             return torch.arange(num_columns, device=self.device)
-        generator = seed_generator(self.settings.seed, f"{slot.name}:leak")
+        generator = seed_generator(f"{self.settings.seed}:{slot.name}:leak")
         return torch.randperm(num_columns, generator=generator)[:wanted].sort().values.to(self.device)
 
     def _turn(self, matrix: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from safety_lightning.checkpoints import Finetuned, choose_dtype
+from safety_lightning.errors import UserError
 from safety_lightning.methods.delta import BasisRecipe, Decomposer, span_bases
 from safety_lightning.methods.variants import Variant
 from safety_lightning.projection.projector import match_parameters
@@ -30,12 +31,12 @@ class VariantLoader:
         decompose: What decomposes deltas, best ``DecompositionLibrary(folder).decompose``; None is `decompose_delta`.
 
     Raises:
-        ValueError: If a variant of Safe LoRA by number is asked for: its choice is known after a sweep alone.
+        UserError: If a variant of Safe LoRA by number is asked for: its choice is known after a sweep alone.
     """
 
     def __init__(self, inputs: SweepInputs, settings: SweepSettings, *, decompose: Decomposer | None = None) -> None:
         if settings.rivals.need_scores:
-            raise ValueError("safe_lora.num_worst needs the cosines of all matrices: save its model by a sweep")
+            raise UserError("safe_lora.num_worst needs the cosines of all matrices: save its model by a sweep")
         self.inputs = inputs
         self.settings = settings
         self._decompose = decompose or decompose_delta
@@ -52,7 +53,7 @@ class VariantLoader:
             The variant and the model's state by the checkpoints' tensor names: the live parameters, not copies.
 
         Raises:
-            ValueError: If the model lacks a tensor, or a weight is NaN or infinite.
+            UserError: If the model lacks a tensor, or a weight is NaN or infinite.
         """
         for variant in variants:
             yield variant, self.load(model, variant)

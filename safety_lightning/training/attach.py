@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from safety_lightning.errors import UserError
 from safety_lightning.projection import Component, SubspaceSpec, UpdateProjector, prepare_subspace
 
 
@@ -49,10 +50,10 @@ def attach_projection(
         A handle that ends the projection.
 
     Raises:
-        ValueError: If the checkpoints and the model do not fit each other, or `every_n_steps` is below 1.
+        UserError: If the checkpoints and the model do not fit each other, or `every_n_steps` is below 1.
     """
     if every_n_steps < 1:
-        raise ValueError(f"every_n_steps must be at least 1, got {every_n_steps}")
+        raise UserError(f"every_n_steps must be at least 1, got {every_n_steps}")
     device = next(model.parameters()).device
     projector = UpdateProjector(prepare_subspace(subspace, device=device), component=component)
     projector.bind(model)

@@ -22,6 +22,7 @@ from torchmetrics import MeanMetric
 from transformers import PreTrainedModel, get_scheduler
 
 from safety_lightning.checkpoints import load_model
+from safety_lightning.errors import UserError
 from safety_lightning.projection.sharding import gather
 from safety_lightning.training.loss import compute_token_losses, sum_token_losses
 
@@ -45,7 +46,7 @@ class CausalLMModule(L.LightningModule):
         attention: Attention implementation of transformers.
 
     Raises:
-        ValueError: If `warmup_share` is outside [0, 1).
+        UserError: If `warmup_share` is outside [0, 1).
     """
 
     model: PreTrainedModel
@@ -62,7 +63,7 @@ class CausalLMModule(L.LightningModule):
     ) -> None:
         super().__init__()
         if not 0 <= warmup_share < 1:
-            raise ValueError(f"warmup_share must be in [0, 1), got {warmup_share}")
+            raise UserError(f"warmup_share must be in [0, 1), got {warmup_share}")
         self.reference = model
         self.make_optimizer = optimizer
         self.schedule: Schedule = schedule

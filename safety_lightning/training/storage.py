@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 
 import torch
@@ -11,6 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from safety_lightning.checkpoints import CheckpointReader, StorageDtype, resolve_dtype
+from safety_lightning.files import atomic_path
 
 
 @torch.no_grad()
@@ -45,19 +44,16 @@ def save_model(
         dtype: The dtype of the stored floating weights.
         weights: The weights by name where the live ones are sharded; None takes the model's.
     """
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
     state = {
         name: tensor.detach().to("cpu", dtype) if tensor.is_floating_point() else tensor.detach().cpu()
         for name, tensor in (weights or model.state_dict()).items()
     }
     use_cache, live_dtype = model.config.use_cache, model.config.dtype
-    try:
-        model.config.use_cache, model.config.dtype = True, dtype
-        model.save_pretrained(partial, state_dict=state)
-    finally:
-        model.config.use_cache, model.config.dtype = use_cache, live_dtype
-    if tokenizer is not None:
-        tokenizer.save_pretrained(partial)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(partial, folder)
+    with atomic_path(folder) as partial:
+        try:
+            model.config.use_cache, model.config.dtype = True, dtype
+            model.save_pretrained(partial, state_dict=state)
+        finally:
+            model.config.use_cache, model.config.dtype = use_cache, live_dtype
+        if tokenizer is not None:
+            tokenizer.save_pretrained(partial)

@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from safety_lightning.errors import UserError
 from safety_lightning.projection import Component, SubspaceSpec, UpdateProjector, prepare_subspace
 from safety_lightning.training.callbacks.project_update import When
 
@@ -25,7 +26,7 @@ class ProjectUpdateTrainerCallback(TrainerCallback):
         every_n_steps: Optimizer steps from one projection to the next.
 
     Raises:
-        ValueError: If the checkpoints do not fit each other, or `every_n_steps` is below 1.
+        UserError: If the checkpoints do not fit each other, or `every_n_steps` is below 1.
     """
 
     def __init__(
@@ -36,7 +37,7 @@ class ProjectUpdateTrainerCallback(TrainerCallback):
         every_n_steps: int = 1,
     ) -> None:
         if every_n_steps < 1:
-            raise ValueError(f"every_n_steps must be at least 1, got {every_n_steps}")
+            raise UserError(f"every_n_steps must be at least 1, got {every_n_steps}")
         self.when: When = when
         self.every_n_steps = every_n_steps
         self.projector = UpdateProjector(prepare_subspace(subspace), component=component)

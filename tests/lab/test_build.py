@@ -59,14 +59,14 @@ def test_a_folder_that_is_not_empty_is_left_alone(tmp_path, monkeypatch, make):
     monkeypatch.setattr(export.shutil, "copytree", lambda *_, **__: pytest.fail("copied before looking"))
     (tmp_path / "lab").mkdir()
     (tmp_path / "lab" / "mine.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match=r"out must be a new or an empty folder, got .*lab"):
+    with pytest.raises(ValueError, match=r"out must be a new or an empty folder, got .*lab"):
         make(tmp_path / "lab")
     assert [path.name for path in tmp_path.rglob("*")] == ["lab", "mine.txt"]
 
 
 def test_a_file_in_the_way_is_left_alone(tmp_path):
     (tmp_path / "lab").write_text("mine")
-    with pytest.raises(FileExistsError, match="out must be a new or an empty folder"):
+    with pytest.raises(ValueError, match="out must be a new or an empty folder"):
         export_lab(tmp_path / "lab")
     assert (tmp_path / "lab").read_text() == "mine"
 

@@ -11,8 +11,8 @@ from rich.console import Console
 from safety_lightning import compare_activations
 from safety_lightning.activations.storage import ActivationFolder
 from safety_lightning.cli import main
-from safety_lightning.overlap.activations import layers
 from safety_lightning.overlap.activations import command as activation_command
+from safety_lightning.overlap.activations import layers
 from safety_lightning.overlap.rows import ActivationRow, AngleRow, AverageRow
 from safety_lightning.tables import read_parquet
 from tests import reference

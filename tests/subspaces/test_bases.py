@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from safety_lightning.randomness import seed_generator
 from safety_lightning.subspaces import (
     Basis,
     Subspace,
@@ -12,7 +13,6 @@ from safety_lightning.subspaces import (
     load_subspace,
     rank_from_fraction,
     save_subspace,
-    seed_generator,
     span_subspace,
 )
 
@@ -67,7 +67,7 @@ def test_random_sources_depend_on_seed_and_name_alone(source: str) -> None:
 
 
 def test_haar_basis_has_the_uniform_law() -> None:
-    draws = torch.stack([draw_haar_basis(4, 2, generator=seed_generator(0, str(i))) for i in range(4000)])
+    draws = torch.stack([draw_haar_basis(4, 2, generator=seed_generator(f"0:{i}")) for i in range(4000)])
     assert draws.mean(dim=0).abs().max() < 0.03  # signs are fair, which plain QR's are not
     torch.testing.assert_close(draws.square().mean(dim=0), torch.full((4, 2), 0.25), atol=0.015, rtol=0)
     projectors = draws @ draws.mT
@@ -108,7 +108,7 @@ def test_file_that_is_no_subspace_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("num_rows", [7, 40, 101])
 def test_random_bases_of_one_seed_are_nested(num_rows: int) -> None:
-    whole = draw_haar_basis(num_rows, num_rows, generator=seed_generator(0, "a"))
+    whole = draw_haar_basis(num_rows, num_rows, generator=seed_generator("0:a"))
     for rank in range(0, num_rows, 3):
-        part = draw_haar_basis(num_rows, rank, generator=seed_generator(0, "a"))
+        part = draw_haar_basis(num_rows, rank, generator=seed_generator("0:a"))
         torch.testing.assert_close(part, whole[:, :rank], atol=1e-6, rtol=0)

@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM
 from safety_lightning.methods import list_variants
 from safety_lightning.methods.rivals import Rivals, SafeLora
 from safety_lightning.projection import SubspaceSpec, UpdateProjector, prepare_subspace
-from safety_lightning.subspaces import draw_haar_basis, draw_order, rank_from_fraction, seed_generator
+from safety_lightning.randomness import seed_generator
+from safety_lightning.subspaces import draw_haar_basis, draw_order, rank_from_fraction
 from safety_lightning.sweep import SweepSettings, VariantLoader, open_inputs
 from safety_lightning.sweep.command import project
 from safety_lightning.sweep.rows import EnergyRow, TensorRow
@@ -39,7 +40,7 @@ def find_basis(name: str, delta: np.ndarray, source: str, fraction: float, side:
     rank = rank_from_fraction(fraction, *delta.shape)
     if source == "random":
         rows = delta.shape[0 if side == "left" else 1]
-        return draw_haar_basis(rows, rank, generator=seed_generator(0, name)).double().numpy()
+        return draw_haar_basis(rows, rank, generator=seed_generator(f"0:{name}")).double().numpy()
     order = range(rank) if source == "top_k" else draw_order(min(delta.shape), seed=0, name=name)[:rank].tolist()
     return slow.leading_vectors(delta, min(delta.shape), side)[:, list(order)]
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from safety_lightning.cli.errors import PROGRAM, stop
 from safety_lightning.cli.verbs.base import VerbCLI, VerbParser
-from safety_lightning.cli.verbs.faults import find_own_error, quieten_libraries
+from safety_lightning.cli.verbs.faults import find_user_error, quieten_libraries
 
 _CLASSES = {"fit": "FitCLI", "predict": "PredictCLI", "test": "TestCLI", "validate": "ValidateCLI"}
 
@@ -37,5 +37,5 @@ def run_verb(verb: str, *, args: Sequence[str] | None = None) -> None:
             load_from_checkpoint_support=False,
             args=None if args is None else list(args),
         )
-    except ValueError as error:
-        stop(find_own_error(error))
+    except Exception as error:  # noqa: BLE001 (raised again unless it is a user's to mend)
+        stop(find_user_error(error))

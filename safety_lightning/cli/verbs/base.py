@@ -14,8 +14,10 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from safety_lightning.cli.errors import PROGRAM, SuggestingParser
 from safety_lightning.cli.verbs.launching import RUN_DIR_VARIABLE, find_rank, share_run_dir
+from safety_lightning.errors import UserError
+from safety_lightning.files import write_atomically
 from safety_lightning.profiles import name_profile, read_settings
-from safety_lightning.runs import RunFolder, describe_environment, write_atomically
+from safety_lightning.runs import RunFolder, describe_environment
 
 
 class VerbParser(SuggestingParser, LightningArgumentParser):
@@ -62,7 +64,7 @@ class VerbCLI(LightningCLI):
         return None
 
     def check(self) -> None:
-        """Checks everything that can be wrong, writing nothing; raises ValueError."""
+        """Checks everything that can be wrong, writing nothing; raises UserError."""
 
     def describe_inputs(self) -> dict[str, Any]:
         """Returns the verb's part of the manifest; its ``inputs`` must be the same when the run goes on."""
@@ -85,7 +87,7 @@ class VerbCLI(LightningCLI):
         config = self.config[self.verb]
         resume = self.can_go_on and config.get("ckpt_path") == "last"
         if resume and config.run_dir is None:
-            raise ValueError("--ckpt_path last must come with the --run_dir of the run that goes on, got none")
+            raise UserError("--ckpt_path last must come with the --run_dir of the run that goes on, got none")
         self.run = RunFolder(share_run_dir(config.run_dir), command=self.verb, resume=resume)
         os.environ[RUN_DIR_VARIABLE] = str(self.run.path)
         config.run_dir = str(self.run.path)
@@ -156,14 +158,14 @@ def continue_manifest(manifest: dict[str, Any], run: RunFolder) -> None:
     """Makes the manifest of a resumed run out of that of its beginning, in place.
 
     Raises:
-        ValueError: If the inputs are not those that the run began with.
+        UserError: If the inputs are not those that the run began with.
     """
     before = run.read_manifest() if run.resume else {}
     if not before:
         return
     changed = [name for name, value in manifest["inputs"].items() if before["inputs"].get(name) != value]
     if changed:
-        raise ValueError(
+        raise UserError(
             f"a run goes on with the inputs it began with, but {' and '.join(changed)} changed since "
             f"{before['started']} ({run.path / 'manifest.json'})"
         )

@@ -6,11 +6,8 @@ import logging
 import os
 import traceback
 import warnings
-from pathlib import Path
 
-import jsonargparse
-
-_PACKAGE = Path(__file__).resolve().parents[2]
+from safety_lightning.errors import UserError
 
 
 def quieten_libraries() -> None:
@@ -23,30 +20,26 @@ def quieten_libraries() -> None:
     notes.addFilter(lambda record: not str(record.msg).startswith(("💡", "TPU available")))
 
 
-def find_own_error(error: ValueError) -> ValueError:
-    """Returns the error in a chain that is written for its user: this package's own, else the parser's.
+def find_user_error(error: Exception) -> UserError:
+    """Returns the error that is the user's to mend: one in the chain, for libraries wrap what is raised in our code.
+
+    An error that the parser itself raises while it makes the classes of a config is the user's too: where a value may
+    be of several types, it lists the errors of all of them in its message.
 
     Raises:
-        ValueError: The error itself, when it is neither: then it is a fault, and its traceback is shown.
+        Exception: The error itself, when it is neither: then it is a fault, and its traceback is shown.
     """
-    links = _follow_chain(error)
-    for folder in (_PACKAGE, Path(jsonargparse.__file__).parent):
-        for link in links:
-            if isinstance(link, ValueError) and _find_origin(link).startswith(str(folder)):
-                return link
+    link: BaseException | None = error
+    while link is not None:
+        if isinstance(link, UserError):
+            return link
+        link = link.__cause__ or link.__context__
+    if isinstance(error, ValueError) and _find_module(error).startswith("jsonargparse"):
+        return UserError(str(error))
     raise error
 
 
-def _follow_chain(error: BaseException) -> list[BaseException]:
-    links: list[BaseException] = []
-    link: BaseException | None = error
-    while link is not None:
-        links.append(link)
-        link = link.__cause__ or link.__context__
-    return links
-
-
-def _find_origin(error: BaseException) -> str:
-    """Returns the file that raised an error."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return frames[-1].filename if frames else ""
+def _find_module(error: BaseException) -> str:
+    """Returns the name of the module that raised an error."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    return str(frames[-1][0].f_globals["__name__"]) if frames else ""

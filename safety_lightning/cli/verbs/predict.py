@@ -12,6 +12,7 @@ from safety_lightning.activations.module import ActivationModule
 from safety_lightning.activations.writer import ActivationWriter
 from safety_lightning.checkpoints import CheckpointReader, resolve_reference
 from safety_lightning.cli.verbs.base import VerbCLI
+from safety_lightning.errors import UserError
 from safety_lightning.profiles import CAPTURE_SETTINGS, name_profile, read_settings
 
 
@@ -39,7 +40,7 @@ class PredictCLI(VerbCLI):
         config.writer.folder = config.writer.folder or str(self.run.path / "activations")
         config.return_predictions = False
         if config.ckpt_path not in (None, "last"):
-            raise ValueError(
+            raise UserError(
                 f"--ckpt_path must be last (which goes on) or left out, got {config.ckpt_path}; a model is given by "
                 "--model.model"
             )

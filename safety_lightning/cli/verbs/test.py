@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from safety_lightning.checkpoints import CheckpointReader, resolve_reference
 from safety_lightning.cli.verbs.base import VerbCLI
+from safety_lightning.errors import UserError
 from safety_lightning.evaluation.datamodule import EvaluationData
 from safety_lightning.evaluation.judges import lab_judge, local_judge, openai_judge, rule_judge
 from safety_lightning.evaluation.module import EvaluationModule
@@ -40,12 +41,12 @@ class TestCLI(VerbCLI):
         config.verbose = False  # the table that is printed at the end says more than Lightning's own
         config.model.folder = config.model.folder or str(self.run.path)
         if config.ckpt_path not in (None, "last"):
-            raise ValueError(
+            raise UserError(
                 f"--ckpt_path must be last (which goes on) or left out, got {config.ckpt_path}; a model is given by "
                 "--model.model"
             )
         if config.trainer.precision not in ("32-true", "32", 32):
-            raise ValueError(f"--trainer.precision must be 32-true (use --model.dtype), got {config.trainer.precision}")
+            raise UserError(f"--trainer.precision must be 32-true (use --model.dtype), got {config.trainer.precision}")
 
     def check(self) -> None:
         """Checks run folder, weights, prompts, the baseline and that the judges can be reached."""

@@ -9,6 +9,7 @@ import lightning as L
 from lightning.pytorch.utilities import rank_zero_info
 
 from safety_lightning.checkpoints import load_tokenizer
+from safety_lightning.errors import UserError
 from safety_lightning.evaluation.callbacks.live_behaviour import (
     ENGINE_NAME,
     LiveBehaviour,
@@ -43,7 +44,7 @@ class CompareModels(L.Callback):
         suite: Further tasks, as in `EvaluationData`.
 
     Raises:
-        ValueError: If `num_prompts` or `batch_size` is below 1.
+        UserError: If `num_prompts` or `batch_size` is below 1.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class CompareModels(L.Callback):
     ) -> None:
         for name, value in (("num_prompts", num_prompts), ("batch_size", batch_size)):
             if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+                raise UserError(f"{name} must be at least 1, got {value}")
         self.tasks = tasks or []
         self.num_prompts = num_prompts
         self.batch_size = batch_size
@@ -71,7 +72,7 @@ class CompareModels(L.Callback):
         """Checks that the tasks can be done with this data.
 
         Raises:
-            ValueError: If ``loss`` is asked for and nothing is held out, or a task of the suite cannot be read or
+            UserError: If ``loss`` is asked for and nothing is held out, or a task of the suite cannot be read or
                 judged.
         """
         if "loss" in self.tasks:
@@ -139,10 +140,10 @@ class CompareModels(L.Callback):
 
 
 def check_validation(datamodule: L.LightningDataModule, *, wanted_by: str) -> None:
-    """Raises ValueError unless a datamodule holds validation batches."""
+    """Raises UserError unless a datamodule holds validation batches."""
     loader = datamodule.val_dataloader()
     if len(loader) == 0:
-        raise ValueError(
+        raise UserError(
             f"{wanted_by} needs held-out data, there is none: give data.num_validation (a number or a share) or "
             "data.validation (a source)"
         )

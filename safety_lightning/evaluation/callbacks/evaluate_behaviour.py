@@ -8,6 +8,7 @@ from typing import Any
 import lightning as L
 
 from safety_lightning.checkpoints import load_tokenizer
+from safety_lightning.errors import UserError
 from safety_lightning.evaluation.callbacks.live_behaviour import (
     ENGINE_NAME,
     LiveBehaviour,
@@ -38,7 +39,7 @@ class EvaluateBehaviour(L.Callback):
         folder: Where ``results.jsonl`` is written; None is the Trainer's ``default_root_dir``.
 
     Raises:
-        ValueError: If a number is out of its range.
+        UserError: If a number is out of its range.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class EvaluateBehaviour(L.Callback):
         folder: str | None = None,
     ) -> None:
         if every_n_steps < 0:
-            raise ValueError(f"every_n_steps must be at least 0, got {every_n_steps}")
+            raise UserError(f"every_n_steps must be at least 0, got {every_n_steps}")
         self.every_n_steps = every_n_steps
         self.folder = folder
         self.behaviour = LiveBehaviour(
@@ -63,7 +64,7 @@ class EvaluateBehaviour(L.Callback):
         self._last_step = 0
 
     def check(self, datamodule: Any) -> None:
-        """Checks that the tasks can be read and judged; raises ValueError."""
+        """Checks that the tasks can be read and judged; raises UserError."""
         if self.every_n_steps:
             self.behaviour.check(datamodule.tokenizer, reference=datamodule.model)
 

@@ -11,6 +11,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from transformers import PreTrainedTokenizerBase
 
 from safety_lightning.checkpoints import load_config
+from safety_lightning.errors import UserError
 from safety_lightning.evaluation.cases import Plan, make_plan
 from safety_lightning.evaluation.datamodule import find_context
 from safety_lightning.evaluation.engines.transformers_engine import TransformersEngine
@@ -34,13 +35,13 @@ class LiveBehaviour:
         num_prompts: How many prompts of each task are taken; None takes all.
 
     Raises:
-        ValueError: If a number is below 1.
+        UserError: If a number is below 1.
     """
 
     def __init__(self, suite: TaskSuite, *, batch_size: int, seed: int, num_prompts: int | None = None) -> None:
         for name, value in (("batch_size", batch_size), ("num_prompts", num_prompts)):
             if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+                raise UserError(f"{name} must be at least 1, got {value}")
         self.suite = suite
         self.batch_size = batch_size
         self.seed = seed
@@ -48,7 +49,7 @@ class LiveBehaviour:
         self._plan: Plan | None = None
 
     def check(self, tokenizer: PreTrainedTokenizerBase, *, reference: str) -> None:
-        """Reads the prompts, and checks that the judges can be reached; raises ValueError."""
+        """Reads the prompts, and checks that the judges can be reached; raises UserError."""
         for task in self._prepare(tokenizer, find_context(load_config(reference))).tasks:
             task.check()
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from safety_lightning.errors import UserError
+
 Finish = Literal["end_token", "stop_string", "length"]
 
 
@@ -20,7 +22,7 @@ class AnswerLimits:
             if not, only the end tokens that model and tokenizer name do.
 
     Raises:
-        ValueError: If `max_new_tokens` is below 1 or a stop string is empty.
+        UserError: If `max_new_tokens` is below 1 or a stop string is empty.
     """
 
     max_new_tokens: int
@@ -29,9 +31,9 @@ class AnswerLimits:
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
+            raise UserError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
         if "" in self.stop_strings:
-            raise ValueError(f"stop strings must hold text, got {list(self.stop_strings)}")
+            raise UserError(f"stop strings must hold text, got {list(self.stop_strings)}")
 
 
 @dataclass(frozen=True, kw_only=True)

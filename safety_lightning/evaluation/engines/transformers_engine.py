@@ -14,6 +14,7 @@ from transformers.utils import logging as transformers_logging
 from safety_lightning.data.batching import collate_examples
 from safety_lightning.data.chat import EncodedExample
 from safety_lightning.data.padding import pad_sequences
+from safety_lightning.errors import UserError
 from safety_lightning.evaluation.engines.protocol import Answer, AnswerLimits
 from safety_lightning.evaluation.engines.stopping import EndTokens, cut_answer
 from safety_lightning.training.loss import compute_token_losses
@@ -38,7 +39,7 @@ class TransformersEngine:
         dtype: What is recorded as the dtype computed in; None is the dtype of the weights.
 
     Raises:
-        ValueError: If `batch_size` is below 1.
+        UserError: If `batch_size` is below 1.
     """
 
     name = "transformers"
@@ -53,7 +54,7 @@ class TransformersEngine:
         dtype: str | None = None,
     ) -> None:
         if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+            raise UserError(f"batch_size must be at least 1, got {batch_size}")
         self.model = model
         self.tokenizer = tokenizer
         self.batch_size = batch_size

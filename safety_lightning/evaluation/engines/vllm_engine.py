@@ -8,6 +8,7 @@ from typing import Any
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from safety_lightning.checkpoints import resolve_reference
+from safety_lightning.errors import UserError
 from safety_lightning.evaluation.engines.protocol import Answer, AnswerLimits
 from safety_lightning.evaluation.engines.stopping import EndTokens, cut_answer
 
@@ -22,7 +23,7 @@ class VLLMEngine:
         options: Further arguments of ``vllm.LLM``.
 
     Raises:
-        ValueError: If vLLM is not installed.
+        UserError: If vLLM is not installed.
     """
 
     name = "vllm"
@@ -39,7 +40,7 @@ class VLLMEngine:
         try:
             import vllm
         except ImportError as error:
-            raise ValueError("engine vllm must be installed (pip install vllm), it is not") from error
+            raise UserError("engine vllm must be installed (pip install vllm), it is not") from error
         self._vllm: Any = vllm
         self.tokenizer = tokenizer
         self.dtype = dtype

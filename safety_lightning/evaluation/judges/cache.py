@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 
+from safety_lightning.errors import UserError
 from safety_lightning.evaluation.judges.protocol import Judge, Judgement, JudgeRequest
 
 _TABLE = """
@@ -37,7 +38,7 @@ class JudgementCache:
         file: The database; made, with its folder, if it does not exist.
 
     Raises:
-        ValueError: If the file is no such database, or cannot be written.
+        UserError: If the file is no such database, or cannot be written.
     """
 
     def __init__(self, file: Path | str) -> None:
@@ -50,7 +51,7 @@ class JudgementCache:
             self._connection.execute(_TABLE)
             self._connection.execute("SELECT key, score, reason, judge, model FROM judgements LIMIT 0")
         except (OSError, sqlite3.Error) as error:
-            raise ValueError(f"cache must be a writable database of judgements, got {self.file}: {error}") from error
+            raise UserError(f"cache must be a writable database of judgements, got {self.file}: {error}") from error
 
     def get(self, key: str) -> Judgement | None:
         """Returns the score of a key with its reason, None if there is none yet."""
@@ -64,10 +65,10 @@ class JudgementCache:
             The score that stands.
 
         Raises:
-            ValueError: If there is no score: what is unjudged is never stored.
+            UserError: If there is no score: what is unjudged is never stored.
         """
         if judgement.score is None:
-            raise ValueError(f"only scores are stored, got an unjudged answer ({judgement.unjudged})")
+            raise UserError(f"only scores are stored, got an unjudged answer ({judgement.unjudged})")
         reason = judgement.reason.encode("utf-8", "replace").decode()  # SQLite takes no lone surrogates
         self._connection.execute(
             "INSERT OR IGNORE INTO judgements VALUES (?, ?, ?, ?, ?, ?, ?, ?)",

@@ -9,10 +9,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safety_lightning.errors import UserError
 from safety_lightning.evaluation.judges.cache import JudgementCache, find_cache_file
 from safety_lightning.evaluation.judges.protocol import Judge, Judgement, JudgeRequest
 from safety_lightning.evaluation.judges.run import is_known, judge_answers
-from safety_lightning.runs import RunFolder, describe_environment, write_atomically
+from safety_lightning.files import write_atomically, write_rows
+from safety_lightning.runs import RunFolder, describe_environment
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -103,7 +105,7 @@ def judge_file(
         seed: Seed of the bootstrap.
 
     Raises:
-        ValueError: If the file cannot be read or holds several tasks, ``out`` exists, a judge cannot be used, or too
+        UserError: If the file cannot be read or holds several tasks, ``out`` exists, a judge cannot be used, or too
             much stays unjudged.
     """
     from safety_lightning.evaluation.judges.summary import check_unjudged_share
@@ -141,23 +143,23 @@ def read_answers(file: Path, *, task: str | None = None) -> list[StoredAnswer]:
         task: The task; None is the only one of the file.
 
     Raises:
-        ValueError: If the file cannot be read, a line is no row, an id comes twice, there are several tasks and none
+        UserError: If the file cannot be read, a line is no row, an id comes twice, there are several tasks and none
             is chosen, or there is no row.
     """
     try:
         lines = file.expanduser().read_text(encoding="utf-8").split("\n")  # splitlines would split inside of texts
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"generations must be a readable file of JSON lines, got {file}: {error}") from error
+        raise UserError(f"generations must be a readable file of JSON lines, got {file}: {error}") from error
     answers = [_read_line(file, number, line) for number, line in enumerate(lines, start=1) if line]
     tasks = list(dict.fromkeys(answer.task for answer in answers))
     if task is None and len(tasks) > 1:
-        raise ValueError(f"{file} holds answers of {len(tasks)} tasks, choose one: --task {' | '.join(tasks)}")
+        raise UserError(f"{file} holds answers of {len(tasks)} tasks, choose one: --task {' | '.join(tasks)}")
     chosen = [answer for answer in answers if task in (None, answer.task)]
     if not chosen:
-        raise ValueError(f"{file} must hold at least one answer{f' of {task}' if task else ''}, it holds tasks {tasks}")
+        raise UserError(f"{file} must hold at least one answer{f' of {task}' if task else ''}, it holds tasks {tasks}")
     twice = [name for name, number in Counter(answer.id for answer in chosen).items() if number > 1]
     if twice:
-        raise ValueError(f"{file} must hold each id once a task, {len(twice)} come again: {', '.join(twice[:3])}")
+        raise UserError(f"{file} must hold each id once a task, {len(twice)} come again: {', '.join(twice[:3])}")
     return chosen
 
 
@@ -217,10 +219,10 @@ def _read_line(file: Path, number: int, line: str) -> StoredAnswer:
         row = json.loads(line)
         values = {name: row[name] for name in _FIELDS}
     except (json.JSONDecodeError, TypeError, KeyError) as error:
-        raise ValueError(f"{file}, line {number}, must be an answer with {', '.join(_FIELDS)}: {error!r}") from error
+        raise UserError(f"{file}, line {number}, must be an answer with {', '.join(_FIELDS)}: {error!r}") from error
     for name in ("prompt", "answer"):
         if not isinstance(values[name], str):
-            raise ValueError(f"{file}, line {number}: {name} must be text, got {values[name]!r}")
+            raise UserError(f"{file}, line {number}: {name} must be text, got {values[name]!r}")
     return StoredAnswer(**{name: str(value) for name, value in values.items()})
 
 
@@ -256,11 +258,11 @@ def _write_judgements(
     for judge, judgements in zip(judges, judged, strict=True):
         whose = {"judge": judge.name, "model": judge.model, "rubric_hash": judge.rubric_hash}
         for answer, judgement in zip(answers, judgements, strict=True):
-            rows.append(json.dumps({"id": answer.id, "task": answer.task, **whose, **asdict(judgement)}) + "\n")
-    write_atomically(file, "".join(rows))
+            rows.append({"id": answer.id, "task": answer.task, **whose, **asdict(judgement)})
+    write_rows(file, rows, to_json=dict)
 
 
 def _hash(file: Path) -> str:
-    from safety_lightning.checkpoints import hash_file
+    from safety_lightning.files import hash_file
 
     return hash_file(file.expanduser())

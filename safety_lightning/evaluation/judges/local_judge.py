@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
+from safety_lightning.errors import UserError
 from safety_lightning.evaluation.judges.protocol import HIGHEST_SCORE, LOWEST_SCORE, Judge, Judgement, JudgeRequest
 from safety_lightning.evaluation.judges.rubric import read_rubric
 
@@ -38,7 +39,7 @@ class LocalJudge(Judge):
         device: Where to compute; None takes a GPU where there is one.
 
     Raises:
-        ValueError: If an argument is out of its range or there is no such rubric.
+        UserError: If an argument is out of its range or there is no such rubric.
     """
 
     name = "local"
@@ -54,9 +55,9 @@ class LocalJudge(Judge):
         device: str | None = None,
     ) -> None:
         if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+            raise UserError(f"batch_size must be at least 1, got {batch_size}")
         if not 0 <= min_probability <= 1:
-            raise ValueError(f"min_probability must be in [0, 1], got {min_probability}")
+            raise UserError(f"min_probability must be in [0, 1], got {min_probability}")
         self.model = model
         self.rubric = read_rubric(rubric)
         self.rubric_hash = self.rubric.hash
@@ -71,7 +72,7 @@ class LocalJudge(Judge):
         """Hashes of the weights, template, dtype and the least probability.
 
         Raises:
-            ValueError: If there is no such model.
+            UserError: If there is no such model.
         """
         from safety_lightning.checkpoints import CheckpointReader, resolve_reference
 
@@ -100,7 +101,7 @@ class LocalJudge(Judge):
         """Loads the model.
 
         Raises:
-            ValueError: If there is no such model, or its tokenizer writes no single token for a level.
+            UserError: If there is no such model, or its tokenizer writes no single token for a level.
         """
         _ = self._model, self._level_tokens_LC
 
@@ -165,7 +166,7 @@ def find_level_tokens(tokenizer: PreTrainedTokenizerBase, level: int) -> list[in
     """Lists the tokens that write a level: the digit, and the digit with a space before it.
 
     Raises:
-        ValueError: If the tokenizer writes the digit in more than one token, or in none of its own.
+        UserError: If the tokenizer writes the digit in more than one token, or in none of its own.
     """
     found = set()
     for text in (str(level), f" {level}"):
@@ -173,7 +174,7 @@ def find_level_tokens(tokenizer: PreTrainedTokenizerBase, level: int) -> list[in
         if ids and str(tokenizer.decode(ids[-1:])).strip() == str(level):
             found.add(int(ids[-1]))
     if not found:
-        raise ValueError(
+        raise UserError(
             f"the judge's tokenizer must write each level from 1 to 5 as a token of its own, got none for {level} "
             f"({tokenizer.name_or_path})"
         )

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any, get_args
 from urllib.parse import urlsplit
 
+from safety_lightning.errors import UserError
 from safety_lightning.evaluation.judges.exchange import ChatServer, Completion, hide_secrets
 from safety_lightning.evaluation.judges.protocol import Judge, Judgement, JudgeRequest
 from safety_lightning.evaluation.judges.reply import REPLY_SCHEMA, Parsing, parse_reply, shorten
@@ -47,7 +48,7 @@ class OpenAIJudge(Judge):
         budget: What is not exceeded; the rest is then over budget. It holds for this object, not across runs.
 
     Raises:
-        ValueError: If there is no key, an argument is out of its range, or dollars are bounded and the model's prices
+        UserError: If there is no key, an argument is out of its range, or dollars are bounded and the model's prices
             not known.
     """
 
@@ -80,7 +81,7 @@ class OpenAIJudge(Judge):
         self.spending = Spending(self._add_prices(budget))
         self._num_replies = 0
         if max_tokens < 1:
-            raise ValueError(f"max_tokens must be at least 1, got {max_tokens}")
+            raise UserError(f"max_tokens must be at least 1, got {max_tokens}")
         self._read_key()
 
     @property
@@ -110,7 +111,7 @@ class OpenAIJudge(Judge):
         """Asks the server for its models.
 
         Raises:
-            ValueError: If it cannot be reached or does not accept the key; it says where it tried.
+            UserError: If it cannot be reached or does not accept the key; it says where it tried.
         """
         from anyio.from_thread import start_blocking_portal
 
@@ -145,7 +146,7 @@ class OpenAIJudge(Judge):
             try:
                 await server.check()
             except RequestError as fault:
-                raise ValueError(f"judge openai: {fault.reason}") from None
+                raise UserError(f"judge openai: {fault.reason}") from None
 
     @asynccontextmanager
     async def _open_server(self) -> AsyncIterator[ChatServer]:
@@ -192,14 +193,14 @@ class OpenAIJudge(Judge):
 
     def _give_up(self, fault: RequestError) -> Judgement:
         if fault.stops == "always" or (fault.stops == "unless_replied" and not self._num_replies):
-            raise ValueError(f"judge openai, model {self.model}, key from {self.api_key_variable}: {fault.reason}")
+            raise UserError(f"judge openai, model {self.model}, key from {self.api_key_variable}: {fault.reason}")
         return Judgement(score=None, unjudged=fault.unjudged, reason=fault.reason)
 
     def _add_prices(self, budget: Budget) -> Budget:
         if budget.prices is None and self.base_url == DEFAULT_URL:
             budget = replace(budget, prices=LIST_PRICES.get(self.model))
         if budget.usd is not None and budget.prices is None:
-            raise ValueError(
+            raise UserError(
                 f"budget.usd must come with budget.prices, for none are known of {self.model} at {self.base_url}: US "
                 "dollars for a million tokens sent, and received"
             )
@@ -208,12 +209,12 @@ class OpenAIJudge(Judge):
     def _read_key(self) -> str:
         key = os.environ.get(self.api_key_variable, "").strip()
         if not key:
-            raise ValueError(
+            raise UserError(
                 f"the judge's key must be in the environment variable {self.api_key_variable}, there is none (a server "
                 "that asks for no key takes any)"
             )
         if not (key.isascii() and key.isprintable()):  # said here: further on the error would quote it
-            raise ValueError(
+            raise UserError(
                 f"the judge's key in {self.api_key_variable} must be of printable ASCII characters, it is not"
             )
         return key
@@ -236,9 +237,9 @@ def _check_url(url: str) -> str:
     except ValueError:  # no number, or one that is no port
         is_sound = False
     if not is_sound:
-        raise ValueError(f"base_url must be http://HOST[:PORT]... or https://HOST[:PORT]..., got {hide_secrets(url)!r}")
+        raise UserError(f"base_url must be http://HOST[:PORT]... or https://HOST[:PORT]..., got {hide_secrets(url)!r}")
     if parts.username is not None or parts.query:
-        raise ValueError(
+        raise UserError(
             f"base_url must hold no user, password or query: it is written to files, got one for {hide_secrets(url)}"
         )
     return url.rstrip("/")
@@ -246,12 +247,12 @@ def _check_url(url: str) -> str:
 
 def _check_parsing(parsing: Parsing) -> Parsing:
     if parsing not in get_args(Parsing):
-        raise ValueError(f"parsing must be one of {', '.join(get_args(Parsing))}, got {parsing!r}")
+        raise UserError(f"parsing must be one of {', '.join(get_args(Parsing))}, got {parsing!r}")
     return parsing
 
 
 def _check_options(options: dict[str, Any]) -> dict[str, Any]:
     own = sorted(set(options) & set(_OWN_FIELDS))
     if own:
-        raise ValueError(f"options must leave out {', '.join(_OWN_FIELDS)}, got {', '.join(own)}")
+        raise UserError(f"options must leave out {', '.join(_OWN_FIELDS)}, got {', '.join(own)}")
     return options

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from safety_lightning.errors import UserError
 from safety_lightning.evaluation.judges.rubric import hash_text, read_text
 
 PHRASE_FOLDER = Path(__file__).resolve().parent / "phrase_lists"
@@ -65,14 +66,14 @@ def read_phrases(phrases: str) -> Phrases:
         phrases: The name of a list that comes with the package (``refusals-v1``), or a text file.
 
     Raises:
-        ValueError: If there is no such list, or it is empty.
+        UserError: If there is no such list, or it is empty.
     """
     known = {file.stem: file for file in sorted(PHRASE_FOLDER.glob("*.txt"))}
     file = known.get(phrases) or Path(phrases).expanduser()
     lines = read_text(file, what="phrases", known=list(known)).splitlines()
     listed = tuple(dict.fromkeys(normalise(line) for line in lines if line.strip() and not line.startswith("#")))
     if not listed:
-        raise ValueError(f"phrases must hold at least one phrase, {file} holds none")
+        raise UserError(f"phrases must hold at least one phrase, {file} holds none")
     either = "|".join(re.escape(phrase) for phrase in sorted(listed, key=len, reverse=True))
     return Phrases(phrases, listed, hash_text("\n".join(listed)), re.compile(rf"(?<!\w)(?:{either})(?!\w)"))
 

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, get_args
 
+from safety_lightning.errors import UserError
+
 Unjudged = Literal["refused", "unparsable", "out_of_range", "timed_out", "over_budget", "failed"]
 UNJUDGED: tuple[Unjudged, ...] = get_args(Unjudged)
 LOWEST_SCORE, HIGHEST_SCORE = 1.0, 5.0
@@ -23,7 +25,7 @@ class Judgement:
         reason: The judge's words, or the error.
 
     Raises:
-        ValueError: If not exactly one of ``score`` and ``unjudged`` is set, or the score is out of its range.
+        UserError: If not exactly one of ``score`` and ``unjudged`` is set, or the score is out of its range.
     """
 
     score: float | None
@@ -32,11 +34,11 @@ class Judgement:
 
     def __post_init__(self) -> None:
         if (self.score is None) == (self.unjudged is None):
-            raise ValueError(f"exactly one of score and unjudged must be set, got {self.score} and {self.unjudged}")
+            raise UserError(f"exactly one of score and unjudged must be set, got {self.score} and {self.unjudged}")
         if self.unjudged is not None and self.unjudged not in UNJUDGED:
-            raise ValueError(f"unjudged must be one of {', '.join(UNJUDGED)}, got {self.unjudged!r}")
+            raise UserError(f"unjudged must be one of {', '.join(UNJUDGED)}, got {self.unjudged!r}")
         if self.score is not None and not LOWEST_SCORE <= self.score <= HIGHEST_SCORE:
-            raise ValueError(f"score must be in [{LOWEST_SCORE:g}, {HIGHEST_SCORE:g}], got {self.score}")
+            raise UserError(f"score must be in [{LOWEST_SCORE:g}, {HIGHEST_SCORE:g}], got {self.score}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +77,7 @@ class Judge(Protocol):
             An index into ``requests`` and its judgement, each index exactly once, as they come and in any order.
 
         Raises:
-            ValueError: If nothing can be judged: a wrong key, address or model.
+            UserError: If nothing can be judged: a wrong key, address or model.
         """
         ...
 
@@ -83,7 +85,7 @@ class Judge(Protocol):
         """Checks, before answers are generated, that the judge can be reached and used; the default checks nothing.
 
         Raises:
-            ValueError: If it cannot; it says what was tried.
+            UserError: If it cannot; it says what was tried.
         """
         return
 

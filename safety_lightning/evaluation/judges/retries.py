@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC
 from typing import Literal
 
+from safety_lightning.errors import UserError
 from safety_lightning.evaluation.judges.protocol import Unjudged
 
 _BUSY = (429, 503)
@@ -71,7 +72,7 @@ class Delivery:
         longest_wait_seconds: Longest wait between two tries, at least ``first_wait_seconds``.
 
     Raises:
-        ValueError: If an attribute is out of its range.
+        UserError: If an attribute is out of its range.
     """
 
     concurrency: int = 16
@@ -84,13 +85,13 @@ class Delivery:
     def __post_init__(self) -> None:
         for name in ("concurrency", "max_tries"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("requests_per_minute", "timeout_seconds", "first_wait_seconds"):
             value = getattr(self, name)
             if value is not None and not value > 0:
-                raise ValueError(f"{name} must be above 0, got {value:g}")
+                raise UserError(f"{name} must be above 0, got {value:g}")
         if not self.first_wait_seconds <= self.longest_wait_seconds:
-            raise ValueError(
+            raise UserError(
                 f"longest_wait_seconds must be at least first_wait_seconds ({self.first_wait_seconds:g}), "
                 f"got {self.longest_wait_seconds:g}"
             )

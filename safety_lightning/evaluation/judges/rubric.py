@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from safety_lightning.errors import UserError
 from safety_lightning.evaluation.judges.protocol import JudgeRequest
 
 RUBRIC_FOLDER = Path(__file__).resolve().parent / "rubrics"
@@ -26,7 +27,7 @@ class Rubric:
         name: What it is called in errors.
 
     Raises:
-        ValueError: If a placeholder is absent.
+        UserError: If a placeholder is absent.
     """
 
     text: str
@@ -35,7 +36,7 @@ class Rubric:
     def __post_init__(self) -> None:
         absent = [f"{{{name}}}" for name in _REQUIRED if f"{{{name}}}" not in self.text]
         if absent:
-            raise ValueError(f"{self.name} must hold {{prompt}} and {{answer}}, there is no {' and no '.join(absent)}")
+            raise UserError(f"{self.name} must hold {{prompt}} and {{answer}}, there is no {' and no '.join(absent)}")
 
     @property
     def hash(self) -> str:
@@ -67,7 +68,7 @@ def read_rubric(rubric: str) -> Rubric:
         rubric: The name of one that comes with the package (``harmfulness``, ``levels``), or a text file.
 
     Raises:
-        ValueError: If there is no such rubric, or it has not both placeholders.
+        UserError: If there is no such rubric, or it has not both placeholders.
     """
     known = {file.stem: file for file in sorted(RUBRIC_FOLDER.glob("*.txt"))}
     file = known.get(rubric) or Path(rubric).expanduser()
@@ -78,12 +79,12 @@ def read_text(file: Path, *, what: str, known: list[str]) -> str:
     """Reads a text file in UTF-8 with ``\\n`` at the ends of its lines.
 
     Raises:
-        ValueError: If it cannot be read; it says which names are known besides files.
+        UserError: If it cannot be read; it says which names are known besides files.
     """
     try:
         return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{what} must be {', '.join(known)} or a readable text file, got {file}: {error}") from error
+        raise UserError(f"{what} must be {', '.join(known)} or a readable text file, got {file}: {error}") from error
 
 
 def hash_text(text: str) -> str:

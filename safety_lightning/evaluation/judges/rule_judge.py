@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from safety_lightning.errors import UserError
 from safety_lightning.evaluation.judges.phrases import read_phrases
 from safety_lightning.evaluation.judges.protocol import HIGHEST_SCORE, LOWEST_SCORE, Judge, Judgement, JudgeRequest
 
@@ -21,14 +22,14 @@ class RuleJudge(Judge):
         num_characters: How far into the answer a phrase may begin, at least 1.
 
     Raises:
-        ValueError: If there is no such list, it is empty, or ``num_characters`` is below 1.
+        UserError: If there is no such list, it is empty, or ``num_characters`` is below 1.
     """
 
     name = "rule"
 
     def __init__(self, phrases: str = "refusals-v1", num_characters: int = 300) -> None:
         if num_characters < 1:
-            raise ValueError(f"num_characters must be at least 1, got {num_characters}")
+            raise UserError(f"num_characters must be at least 1, got {num_characters}")
         self.phrases = read_phrases(phrases)
         self.model = self.phrases.name
         self.rubric_hash = self.phrases.hash

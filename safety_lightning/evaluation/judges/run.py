@@ -31,7 +31,7 @@ def judge_answers(
         One judgement a request, in their order.
 
     Raises:
-        ValueError: If nothing can be judged; see `Judge.judge`.
+        UserError: If nothing can be judged; see `Judge.judge`.
         RuntimeError: If the judge left an index out, gave one twice or gave one that there is not.
     """
     from tqdm import tqdm

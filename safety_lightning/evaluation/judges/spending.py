@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
+from safety_lightning.errors import UserError
+
 LIST_PRICES = {"gpt-4o-mini": (0.15, 0.60)}  # US dollars a million tokens, in and out; OpenAI's list since 2024-07
 
 
@@ -32,7 +34,7 @@ class Budget:
         prices: US dollars for a million tokens sent and for a million received; None takes what is known of OpenAI's.
 
     Raises:
-        ValueError: If a bound or a price is negative.
+        UserError: If a bound or a price is negative.
     """
 
     tokens: int | None = None
@@ -42,9 +44,9 @@ class Budget:
     def __post_init__(self) -> None:
         for name, value in (("budget.tokens", self.tokens), ("budget.usd", self.usd)):
             if value is not None and value < 0:
-                raise ValueError(f"{name} must be at least 0, got {value}")
+                raise UserError(f"{name} must be at least 0, got {value}")
         if self.prices is not None and min(self.prices) < 0:
-            raise ValueError(f"budget.prices must be at least 0, got {list(self.prices)}")
+            raise UserError(f"budget.prices must be at least 0, got {list(self.prices)}")
 
     def holds(self, tokens: Tokens) -> bool:
         """Says whether tokens are within the budget."""

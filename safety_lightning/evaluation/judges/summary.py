@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from safety_lightning.errors import UserError
 from safety_lightning.evaluation.judges.protocol import HIGHEST_SCORE, LOWEST_SCORE, UNJUDGED, Judgement, Unjudged
 from safety_lightning.evaluation.statistics.intervals import bootstrap_interval, wilson_interval
 
@@ -57,7 +58,7 @@ def summarise_judgements(
         Mean with its interval, counts, bounds and the share of fives.
 
     Raises:
-        ValueError: If there are no judgements, none of them is a score, or a larger share is unjudged.
+        UserError: If there are no judgements, none of them is a score, or a larger share is unjudged.
 
     Example:
         >>> scores = [Judgement(score=score, unjudged=None, reason="") for score in (1.0, 1.0, 5.0)]
@@ -95,15 +96,15 @@ def count_unjudged(judgements: Sequence[Judgement]) -> dict[Unjudged, int]:
 
 
 def check_unjudged_share(max_unjudged_share: float) -> None:
-    """Raises ValueError unless a share is in [0, 1]; to be called before work starts."""
+    """Raises UserError unless a share is in [0, 1]; to be called before work starts."""
     if not 0 <= max_unjudged_share <= 1:
-        raise ValueError(f"max_unjudged_share must be in [0, 1], got {max_unjudged_share}")
+        raise UserError(f"max_unjudged_share must be in [0, 1], got {max_unjudged_share}")
 
 
 def _check_share(judgements: Sequence[Judgement], max_unjudged_share: float) -> None:
     check_unjudged_share(max_unjudged_share)
     if not judgements:
-        raise ValueError("judgements must be one or more, got none")
+        raise UserError("judgements must be one or more, got none")
     counts = {reason: number for reason, number in count_unjudged(judgements).items() if number}
     num_total, num_unjudged = len(judgements), sum(counts.values())
     if num_unjudged < num_total and num_unjudged <= max_unjudged_share * num_total:
@@ -113,4 +114,4 @@ def _check_share(judgements: Sequence[Judgement], max_unjudged_share: float) -> 
     wanted = f"at most {max_unjudged_share:.1%} of the answers may be unjudged (max_unjudged_share)"
     if num_unjudged == num_total:
         wanted = "at least one answer must be judged"
-    raise ValueError(f"{wanted}, got {num_unjudged} of {num_total} unjudged: {listed}. The first: {examples[0][:200]}")
+    raise UserError(f"{wanted}, got {num_unjudged} of {num_total} unjudged: {listed}. The first: {examples[0][:200]}")

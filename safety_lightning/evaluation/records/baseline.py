@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
+from safety_lightning.errors import UserError
 from safety_lightning.evaluation.cases import Plan
 from safety_lightning.evaluation.records.generation_log import FILE_NAME, read_generations
 from safety_lightning.evaluation.records.scores import ScoreRow, read_scores
 from safety_lightning.evaluation.statistics.comparison import compare_accuracies, compare_paired
-from safety_lightning.runs import write_atomically
+from safety_lightning.files import write_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ class Baseline:
         folder: Its run folder.
 
     Raises:
-        ValueError: If the folder holds no finished evaluation.
+        UserError: If the folder holds no finished evaluation.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -64,25 +64,25 @@ class Baseline:
         """Checks that answers of both are to the same prompts, from one engine in one dtype, judged by one rubric.
 
         Raises:
-            ValueError: If they are not.
+            UserError: If they are not.
         """
         for generation in self.generations:
             if (generation.engine, generation.dtype) != (engine, dtype):
-                raise ValueError(
+                raise UserError(
                     f"two models are compared with answers of one engine and dtype, got {engine} in {dtype} and "
                     f"{generation.engine} in {generation.dtype} of {self.folder}"
                 )
         requests = {case.prompt.id: case.prompt.text for case in plan.cases}
         asked = {generation.id: generation.prompt for generation in self.generations}
         if set(requests) != set(asked) or any(asked[name] not in text for name, text in requests.items()):
-            raise ValueError(f"two models are compared on the same prompts, {self.folder} has others")
+            raise UserError(f"two models are compared on the same prompts, {self.folder} has others")
         wanted = {
             (task.name, spec.name): (spec.judge, spec.rubric_hash) for task in plan.tasks for spec in task.metrics
         }
         for row in self.scores:
             here = wanted.get((row.task, row.metric), (row.judge, row.rubric_hash))
             if here != (row.judge, row.rubric_hash):
-                raise ValueError(
+                raise UserError(
                     f"two models are compared by one judge and rubric, got {here[0]} ({here[1]}) and {row.judge} "
                     f"({row.rubric_hash}) of {self.folder}"
                 )
@@ -101,7 +101,7 @@ class Baseline:
 
 def write_comparisons(folder: Path, rows: Sequence[ComparisonRow]) -> None:
     """Writes ``comparison.jsonl``."""
-    write_atomically(folder / "comparison.jsonl", "".join(json.dumps(asdict(row)) + "\n" for row in rows))
+    write_rows(folder / "comparison.jsonl", rows)
 
 
 def _compare_metric(pairs: Sequence[tuple[ScoreRow, ScoreRow]], *, baseline: str, seed: int) -> ComparisonRow:

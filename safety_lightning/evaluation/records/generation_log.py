@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
+from safety_lightning.errors import UserError
 from safety_lightning.evaluation.cases import Plan
 from safety_lightning.evaluation.engines import Engine
 from safety_lightning.evaluation.records.generations import Generation
-from safety_lightning.runs import write_atomically
+from safety_lightning.files import format_rows, read_rows, write_atomically
 
 FILE_NAME = "generations.jsonl"
 
@@ -43,7 +42,7 @@ class GenerationLog:
             engine: What will generate the rest.
 
         Raises:
-            ValueError: If a line is no answer, or an answer is of another prompt, engine or dtype: two engines are
+            UserError: If a line is no answer, or an answer is of another prompt, engine or dtype: two engines are
                 never mixed.
         """
         found = self._collect()
@@ -59,7 +58,7 @@ class GenerationLog:
     def append(self, generations: Sequence[Generation]) -> None:
         """Adds answers; they are on disk when it returns."""
         with self._own.open("a", encoding="utf-8") as stream:
-            stream.write(_format_rows(generations))
+            stream.write(format_rows(generations))
             stream.flush()
             os.fsync(stream.fileno())
 
@@ -73,7 +72,7 @@ class GenerationLog:
         return self._index([row for file in files if file.is_file() for row in read_generations(file)])
 
     def _replace(self, generations: Sequence[Generation]) -> None:
-        text = _format_rows(generations)
+        text = format_rows(generations)
         if self.file.is_file() or text:
             write_atomically(self.file, text)
         for file in self.folder.glob("generations.rank*.jsonl"):
@@ -85,7 +84,7 @@ class GenerationLog:
         for generation in generations:
             index = places.get(generation.id)
             if index is None or self.plan.cases[index].prompt_hash != generation.prompt_hash:
-                raise ValueError(f"{self.file} must hold answers to this run's prompts, got one to {generation.id}")
+                raise UserError(f"{self.file} must hold answers to this run's prompts, got one to {generation.id}")
             found[index] = generation
         return found
 
@@ -94,25 +93,14 @@ def read_generations(file: Path) -> list[Generation]:
     """Reads a file of answers; a last line that a kill has torn is left out.
 
     Raises:
-        ValueError: If another line is no answer; its number is named.
+        UserError: If another line is no answer; its number is named.
     """
-    lines = file.read_text(encoding="utf-8").split("\n")
-    rows = []
-    for number, line in enumerate(lines[:-1], start=1):  # what stands behind the last line break is torn, or nothing
-        try:
-            rows.append(Generation(**json.loads(line)))
-        except (json.JSONDecodeError, TypeError) as error:
-            raise ValueError(f"{file}, line {number}, must be an answer, it is not: {error}") from error
-    return rows
+    return read_rows(file, Generation, what="an answer", is_torn_allowed=True)
 
 
 def _check_engine(generation: Generation, engine: Engine, file: Path) -> None:
     if (generation.engine, generation.dtype) != (engine.name, engine.dtype):
-        raise ValueError(
+        raise UserError(
             f"answers of one run must come from one engine and dtype, got {engine.name} in {engine.dtype}, and "
             f"{generation.engine} in {generation.dtype} in {file}"
         )
-
-
-def _format_rows(generations: Sequence[Generation]) -> str:
-    return "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in generations)

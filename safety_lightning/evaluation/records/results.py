@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from safety_lightning.evaluation.measurement import Measurement
-from safety_lightning.runs import write_atomically
+from safety_lightning.files import read_rows, write_rows
 
 ROW_VERSION = 2
 
@@ -41,7 +41,7 @@ class ResultFile:
         file: A ``.jsonl`` file; one that exists goes on.
 
     Raises:
-        ValueError: If a line of the file is no result.
+        UserError: If a line of the file is no result.
     """
 
     def __init__(self, file: Path) -> None:
@@ -65,7 +65,7 @@ class ResultFile:
         others = [row for row in self._read() if (row.model, row.step) != (model, step)]
         new = [ResultRow(model=model, step=step, engine=engine, dtype=dtype, **asdict(one)) for one in measurements]
         self.rows = [*others, *new]
-        write_atomically(self.file, "".join(_format_row(row) for row in self.rows))
+        write_rows(self.file, self.rows, to_json=_order_fields)
 
     def _read(self) -> list[ResultRow]:
         return read_results(self.file) if self.file.is_file() else []
@@ -75,17 +75,11 @@ def read_results(file: Path) -> list[ResultRow]:
     """Reads a file of results; rows of an older version are read too.
 
     Raises:
-        ValueError: If a line is no result; the line's number is named.
+        UserError: If a line is no result; the line's number is named.
     """
-    rows = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            rows.append(ResultRow(**({"version": 1} | json.loads(line))))
-        except (json.JSONDecodeError, TypeError) as error:
-            raise ValueError(f"{file}, line {number}, must be a result, it is not: {error}") from error
-    return rows
+    return read_rows(file, lambda **values: ResultRow(**({"version": 1} | values)), what="a result")
 
 
-def _format_row(row: ResultRow) -> str:
+def _order_fields(row: ResultRow) -> dict[str, Any]:
     fields = asdict(row)
-    return json.dumps({"model": fields.pop("model"), **fields}) + "\n"
+    return {"model": fields.pop("model"), **fields}

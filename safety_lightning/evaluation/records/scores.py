@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
+from safety_lightning.errors import UserError
 from safety_lightning.evaluation.judges.protocol import Unjudged
 from safety_lightning.evaluation.outcomes import MetricKind, MetricSpec, Outcome
-from safety_lightning.runs import write_atomically
+from safety_lightning.files import read_rows, write_rows
 
 FILE_NAME = "scores.jsonl"
 
@@ -70,22 +70,16 @@ def write_scores(
     first = {metric: place for place, metric in enumerate(metrics)}
     second = {name: place for place, name in enumerate(prompts)}
     ordered = sorted(rows, key=lambda row: (first[row.task, row.metric], second[row.id]))
-    write_atomically(folder / FILE_NAME, "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in ordered))
+    write_rows(folder / FILE_NAME, ordered)
 
 
 def read_scores(folder: Path) -> list[ScoreRow]:
     """Reads ``scores.jsonl`` of a run folder.
 
     Raises:
-        ValueError: If there is none, or a line is no score.
+        UserError: If there is none, or a line is no score.
     """
     file = folder / FILE_NAME
     if not file.is_file():
-        raise ValueError(f"run folder {folder} must hold {FILE_NAME} of a finished test, it does not")
-    rows = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            rows.append(ScoreRow(**json.loads(line)))
-        except (json.JSONDecodeError, TypeError) as error:
-            raise ValueError(f"{file}, line {number}, must be a score, it is not: {error}") from error
-    return rows
+        raise UserError(f"run folder {folder} must hold {FILE_NAME} of a finished test, it does not")
+    return read_rows(file, ScoreRow, what="a score")

@@ -12,6 +12,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from safety_lightning.errors import UserError
+
 Level = Literal["nominal", "ordinal", "interval"]
 Floats = NDArray[np.float64]
 
@@ -51,7 +53,7 @@ def measure_agreement(scores: Sequence[Sequence[float | None]], *, level: Level 
         level: How the distance of two scores is measured.
 
     Raises:
-        ValueError: If there are fewer than two judges, they are over different numbers of answers, a score is not
+        UserError: If there are fewer than two judges, they are over different numbers of answers, a score is not
             finite, the level is unknown, or no answer has two scores.
 
     Example:
@@ -70,13 +72,13 @@ def measure_agreement(scores: Sequence[Sequence[float | None]], *, level: Level 
 
 def _check_scores(scores: Sequence[Sequence[float | None]], level: Level) -> Floats:
     if level not in ("nominal", "ordinal", "interval"):
-        raise ValueError(f"level must be nominal, ordinal or interval, got {level!r}")
+        raise UserError(f"level must be nominal, ordinal or interval, got {level!r}")
     lengths = [len(one) for one in scores]
     if len(lengths) < 2 or len(set(lengths)) > 1:
-        raise ValueError(f"scores must be of two or more judges over the same answers, got lengths {lengths}")
+        raise UserError(f"scores must be of two or more judges over the same answers, got lengths {lengths}")
     given = [score for one in scores for score in one if score is not None]
     if not np.isfinite(given).all():
-        raise ValueError("scores must be finite or None, got NaN or infinity")
+        raise UserError("scores must be finite or None, got NaN or infinity")
     return np.array([[np.nan if score is None else score for score in one] for one in scores], dtype=np.float64)
 
 
@@ -84,7 +86,7 @@ def _count_coincidences(scores_RN: Floats) -> tuple[Floats, Floats, int]:
     num_scores_N = (~np.isnan(scores_RN)).sum(axis=0)
     pairable_RN = scores_RN[:, num_scores_N >= 2]
     if pairable_RN.shape[1] == 0:
-        raise ValueError(f"scores must hold an answer that two judges scored, got none of {scores_RN.shape[1]}")
+        raise UserError(f"scores must hold an answer that two judges scored, got none of {scores_RN.shape[1]}")
     values_V = np.unique(pairable_RN[~np.isnan(pairable_RN)])
     counts_NV = (pairable_RN[:, :, None] == values_V).sum(axis=0).astype(np.float64)  # NaN equals nothing
     weights_N1 = 1 / (counts_NV.sum(axis=1, keepdims=True) - 1)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from scipy.stats import binomtest
 
+from safety_lightning.errors import UserError
 from safety_lightning.evaluation.statistics.intervals import bootstrap_interval
 
 
@@ -60,7 +61,7 @@ def compare_paired(
         confidence: In (0, 1).
 
     Raises:
-        ValueError: If the numbers of prompts differ, or no prompt has both values.
+        UserError: If the numbers of prompts differ, or no prompt has both values.
 
     Example:
         >>> compare_paired([1.0, 2.0, None], [2.0, 3.0, 5.0])
@@ -92,7 +93,7 @@ def compare_accuracies(
         confidence: In (0, 1).
 
     Raises:
-        ValueError: As `compare_paired`.
+        UserError: As `compare_paired`.
 
     Example:
         >>> compare_accuracies([True] * 6 + [False], [False] * 6 + [False]).p_value
@@ -113,8 +114,8 @@ def compare_accuracies(
 
 def _pair(first: Sequence[float | None], second: Sequence[float | None]) -> list[tuple[float, float]]:
     if len(first) != len(second):
-        raise ValueError(f"both models must have the same prompts, got {len(first)} and {len(second)}")
+        raise UserError(f"both models must have the same prompts, got {len(first)} and {len(second)}")
     pairs = [(float(a), float(b)) for a, b in zip(first, second, strict=True) if a is not None and b is not None]
     if not pairs:
-        raise ValueError(f"at least one prompt must have a value for both models, got none of {len(first)}")
+        raise UserError(f"at least one prompt must have a value for both models, got none of {len(first)}")
     return pairs

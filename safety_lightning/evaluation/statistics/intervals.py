@@ -7,6 +7,8 @@ from statistics import NormalDist
 import torch
 from torch import Tensor
 
+from safety_lightning.errors import UserError
+
 _MAX_DRAWS = 4_000_000  # indices drawn at a time, which bounds the memory
 
 
@@ -28,7 +30,7 @@ def wilson_interval(num_successes: int, num_total: int, *, confidence: float = 0
         The lower and the upper end, both in [0, 1].
 
     Raises:
-        ValueError: If an argument is out of its range.
+        UserError: If an argument is out of its range.
 
     Example:
         >>> low, high = wilson_interval(0, 100)
@@ -37,9 +39,9 @@ def wilson_interval(num_successes: int, num_total: int, *, confidence: float = 0
     """
     _check_confidence(confidence)
     if num_total < 1:
-        raise ValueError(f"num_total must be at least 1, got {num_total}")
+        raise UserError(f"num_total must be at least 1, got {num_total}")
     if not 0 <= num_successes <= num_total:
-        raise ValueError(f"num_successes must be between 0 and num_total ({num_total}), got {num_successes}")
+        raise UserError(f"num_successes must be between 0 and num_total ({num_total}), got {num_successes}")
     z = NormalDist().inv_cdf((1 + confidence) / 2)
     share, scale = num_successes / num_total, 1 + z**2 / num_total
     centre = (share + z**2 / (2 * num_total)) / scale
@@ -71,7 +73,7 @@ def bootstrap_interval(
         The lower and the upper end, between the smallest and the largest value.
 
     Raises:
-        ValueError: If the values are empty, not of one dimension or not finite, or an argument is out of its range.
+        UserError: If the values are empty, not of one dimension or not finite, or an argument is out of its range.
 
     Example:
         >>> bootstrap_interval([2.0, 2.0, 2.0])
@@ -80,9 +82,9 @@ def bootstrap_interval(
     _check_confidence(confidence)
     values_B = torch.as_tensor(values, dtype=torch.float64).cpu()
     if values_B.ndim != 1 or len(values_B) == 0 or not bool(values_B.isfinite().all()):
-        raise ValueError(f"values must be one or more finite numbers in one dimension, got {values!r}")
+        raise UserError(f"values must be one or more finite numbers in one dimension, got {values!r}")
     if num_resamples < 1:
-        raise ValueError(f"num_resamples must be at least 1, got {num_resamples}")
+        raise UserError(f"num_resamples must be at least 1, got {num_resamples}")
     means = _draw_means(values_B, num_resamples, generator or torch.Generator().manual_seed(0))
     ends = torch.tensor([(1 - confidence) / 2, (1 + confidence) / 2], dtype=torch.float64)
     low, high = torch.quantile(means, ends).tolist()
@@ -101,4 +103,4 @@ def _draw_means(values_B: Tensor, num_resamples: int, generator: torch.Generator
 
 def _check_confidence(confidence: float) -> None:
     if not 0 < confidence < 1:
-        raise ValueError(f"confidence must be in (0, 1), got {confidence}")
+        raise UserError(f"confidence must be in (0, 1), got {confidence}")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from safety_lightning.errors import UserError
 from safety_lightning.evaluation.measurement import Measurement
 from safety_lightning.training.loss import compute_token_losses
 
@@ -25,7 +26,7 @@ def measure_loss(model: PreTrainedModel, batches: Iterable[dict[str, Tensor]], *
         The mean over all tokens with a 95 % bootstrap interval; totals count examples.
 
     Raises:
-        ValueError: If the batches hold no scored token.
+        UserError: If the batches hold no scored token.
     """
     was_training = model.training
     model.eval()
@@ -37,7 +38,7 @@ def measure_loss(model: PreTrainedModel, batches: Iterable[dict[str, Tensor]], *
         counts.append(scored_BS.sum(dim=1).cpu())
     model.train(was_training)
     if not sums or int(torch.cat(counts).sum()) == 0:
-        raise ValueError("the held-out data must hold response tokens, got none")
+        raise UserError("the held-out data must hold response tokens, got none")
     return summarise_loss(torch.cat(sums), torch.cat(counts), seed=seed)
 
 

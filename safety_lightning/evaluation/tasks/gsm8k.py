@@ -8,6 +8,7 @@ from random import Random
 from typing import Literal
 
 from safety_lightning.data.sources import Example, InstructionSource
+from safety_lightning.errors import UserError
 from safety_lightning.evaluation.engines import AnswerLimits
 from safety_lightning.evaluation.judges import JudgementCache
 from safety_lightning.evaluation.outcomes import MetricSpec, Outcome
@@ -39,7 +40,7 @@ class GSM8K:
         seed: Seed of the draws.
 
     Raises:
-        ValueError: If `num_shots` is below 0 or `max_new_tokens` below 1.
+        UserError: If `num_shots` is below 0 or `max_new_tokens` below 1.
     """
 
     source: str | InstructionSource = field(default_factory=lambda: InstructionSource(preset="gsm8k", split="test"))
@@ -55,7 +56,7 @@ class GSM8K:
 
     def __post_init__(self) -> None:
         if self.num_shots < 0:
-            raise ValueError(f"num_shots must be at least 0, got {self.num_shots}")
+            raise UserError(f"num_shots must be at least 0, got {self.num_shots}")
         AnswerLimits(max_new_tokens=self.max_new_tokens)
 
     @property
@@ -120,7 +121,7 @@ class GSM8K:
             return []
         shots = read_task_examples(self.examples, seed=self.seed)
         if len(shots) < self.num_shots:
-            raise ValueError(f"num_shots must be at most {len(shots)}, the number of examples, got {self.num_shots}")
+            raise UserError(f"num_shots must be at most {len(shots)}, the number of examples, got {self.num_shots}")
         return shots
 
 

@@ -29,7 +29,7 @@ class HarmfulRequests:
         seed: Seed of the draw, where the source has a ``size``.
 
     Raises:
-        ValueError: If `max_new_tokens` is below 1 or a stop string is empty.
+        UserError: If `max_new_tokens` is below 1 or a stop string is empty.
     """
 
     source: str | InstructionSource = "advbench"

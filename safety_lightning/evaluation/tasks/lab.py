@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from safety_lightning.data.chat import Template
+from safety_lightning.errors import UserError
 from safety_lightning.evaluation.engines import AnswerLimits
 from safety_lightning.evaluation.judges import JudgementCache
 from safety_lightning.evaluation.judges.lab_judge import LabJudge
@@ -30,7 +31,7 @@ class Lab:
         seed: Seed of the prompts.
 
     Raises:
-        ValueError: If `num_prompts` is below 1.
+        UserError: If `num_prompts` is below 1.
     """
 
     num_prompts: int = 200
@@ -39,7 +40,7 @@ class Lab:
 
     def __post_init__(self) -> None:
         if self.num_prompts < 1:
-            raise ValueError(f"num_prompts must be at least 1, got {self.num_prompts}")
+            raise UserError(f"num_prompts must be at least 1, got {self.num_prompts}")
 
     def make_tasks(self) -> list[Task]:
         """Makes the three tasks."""

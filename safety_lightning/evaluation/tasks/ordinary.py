@@ -30,7 +30,7 @@ class OrdinaryRequests:
         seed: Seed of the draw, where the source has a ``size``.
 
     Raises:
-        ValueError: If `max_new_tokens` is below 1.
+        UserError: If `max_new_tokens` is below 1.
     """
 
     source: str | InstructionSource = field(
@@ -61,7 +61,7 @@ class OrdinaryRequests:
         )
 
     def check(self) -> None:
-        """Checks that there is such a list of phrases; raises ValueError."""
+        """Checks that there is such a list of phrases; raises UserError."""
         RuleJudge(self.phrases)
 
     def read_prompts(self) -> list[Prompt]:

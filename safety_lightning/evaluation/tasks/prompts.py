@@ -10,6 +10,7 @@ from typing import Literal, get_args
 from transformers import PreTrainedTokenizerBase
 
 from safety_lightning.data.chat import check_template, encode_prompt
+from safety_lightning.errors import UserError
 
 PromptFormat = Literal["chat", "plain", "raw"]
 
@@ -42,9 +43,9 @@ def make_prompts(task: str, requests: Iterable[str]) -> list[Prompt]:
 
 
 def check_format(tokenizer: PreTrainedTokenizerBase, prompt_format: PromptFormat) -> None:
-    """Raises ValueError if the format is unknown, or is ``chat`` and the tokenizer has no chat template."""
+    """Raises UserError if the format is unknown, or is ``chat`` and the tokenizer has no chat template."""
     if prompt_format not in get_args(PromptFormat):
-        raise ValueError(f"prompt format must be chat, plain or raw, got {prompt_format!r}")
+        raise UserError(f"prompt format must be chat, plain or raw, got {prompt_format!r}")
     if prompt_format != "raw":
         check_template(tokenizer, prompt_format)
 
@@ -59,7 +60,7 @@ def encode_text(tokenizer: PreTrainedTokenizerBase, text: str, *, prompt_format:
             text as the tokenizer writes it (with its beginning token, where it has one).
 
     Raises:
-        ValueError: See `check_format`.
+        UserError: See `check_format`.
     """
     check_format(tokenizer, prompt_format)
     if prompt_format == "raw":

@@ -39,11 +39,11 @@ class Task(Protocol):
         ...
 
     def check(self) -> None:
-        """Checks, before anything is generated, that answers can be graded; raises ValueError."""
+        """Checks, before anything is generated, that answers can be graded; raises UserError."""
         ...
 
     def read_prompts(self) -> list[Prompt]:
-        """Reads the prompts, at least one; raises ValueError."""
+        """Reads the prompts, at least one; raises UserError."""
         ...
 
     def grade(

@@ -10,6 +10,7 @@ from safety_lightning.data.presets import is_local_file, resolve_source
 from safety_lightning.data.reading import read_examples, read_prompts
 from safety_lightning.data.sources import Example, InstructionSource
 from safety_lightning.data.tables import check_column, read_table
+from safety_lightning.errors import UserError
 
 
 def read_task_prompts(source: str | InstructionSource, *, seed: int) -> list[str]:
@@ -30,7 +31,7 @@ def read_task_examples(source: str | InstructionSource, *, seed: int) -> list[Ex
         seed: Seed of the draw, where the source has a ``size`` and no ``pick: first``.
 
     Raises:
-        ValueError: If the source cannot be read, lacks a column, has no rows, or has an empty line or cell.
+        UserError: If the source cannot be read, lacks a column, has no rows, or has an empty line or cell.
     """
     source = _open_source(source)
     _check_rows(source, (str(source.prompt), str(source.response)))
@@ -58,11 +59,11 @@ def _check_rows(source: InstructionSource, columns: tuple[str, ...]) -> None:
         check_column(table, column)
         for index, row in enumerate(table.rows):
             if not str(row.get(column) or "").strip():
-                raise ValueError(f"{table.locate(index)}, must have text in {column!r}, got none")
+                raise UserError(f"{table.locate(index)}, must have text in {column!r}, got none")
 
 
 def _check_blank_lines(file: Path) -> None:
-    """Raises ValueError at an empty line that is not at the end."""
+    """Raises UserError at an empty line that is not at the end."""
     if file.suffix.lower() not in (".csv", ".jsonl"):
         return
     last_blank = 0
@@ -71,5 +72,5 @@ def _check_blank_lines(file: Path) -> None:
         for number, cells in enumerate(lines, start=1):
             is_blank = not any(cells)
             if last_blank and not is_blank:
-                raise ValueError(f"{file}, row {last_blank}, must hold a prompt, got an empty line")
+                raise UserError(f"{file}, row {last_blank}, must hold a prompt, got an empty line")
             last_blank = last_blank or (number if is_blank else 0)

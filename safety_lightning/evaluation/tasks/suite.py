@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from safety_lightning.errors import UserError
 from safety_lightning.evaluation.judges import Judge
 from safety_lightning.evaluation.tasks.gsm8k import GSM8K
 from safety_lightning.evaluation.tasks.harmful import HarmfulRequests, JudgedRequests
@@ -30,7 +31,7 @@ class TaskSuite:
         second_judge: A second opinion on them.
 
     Raises:
-        ValueError: If no task is named, one twice or one that there is not, or ``harmful`` has no judge.
+        UserError: If no task is named, one twice or one that there is not, or ``harmful`` has no judge.
     """
 
     tasks: list[TaskName]
@@ -44,11 +45,11 @@ class TaskSuite:
     def __post_init__(self) -> None:
         known = get_args(TaskName)
         if not self.tasks:
-            raise ValueError(f"tasks must name one or more of {', '.join(known)}, got none")
+            raise UserError(f"tasks must name one or more of {', '.join(known)}, got none")
         if len(set(self.tasks)) != len(self.tasks) or not set(self.tasks) <= set(known):
-            raise ValueError(f"tasks must be of {', '.join(known)}, each once, got {list(self.tasks)}")
+            raise UserError(f"tasks must be of {', '.join(known)}, each once, got {list(self.tasks)}")
         if "harmful" in self.tasks and self.judge is None:
-            raise ValueError("the task harmful must have a judge, got none: give RuleJudge, LocalJudge or OpenAIJudge")
+            raise UserError("the task harmful must have a judge, got none: give RuleJudge, LocalJudge or OpenAIJudge")
 
     @property
     def judges(self) -> list[Judge]:

@@ -12,6 +12,7 @@ from rich.console import Console
 from tqdm import tqdm
 
 from safety_lightning.devices import choose_device
+from safety_lightning.errors import UserError
 from safety_lightning.overlap.activations.layers import measure_layer, pack_layer, unpack_layer
 from safety_lightning.overlap.activations.rows import Measures, make_activation_rows, make_average_rows
 from safety_lightning.overlap.activations.sets import ActivationSets
@@ -62,7 +63,7 @@ def compare_activations(
         The folder.
 
     Raises:
-        ValueError: If folders do not fit each other, a setting is out of its range, an activation is not finite, or
+        UserError: If folders do not fit each other, a setting is out of its range, an activation is not finite, or
             the folder holds something else. Nothing has been written then.
     """
     settings = choose_profiles(ActivationSettings, profile, given, compare=compare_profiles)
@@ -86,7 +87,7 @@ def _open_sets(
 ) -> dict[str, ActivationSets]:
     """Opens the sets of each profile; those of the profile `paper` can be others than the rest."""
     if paper_sets is not None and (len(profiles) < 2 or set(paper_sets) != set(sets)):
-        raise ValueError(
+        raise UserError(
             f"paper_sets must be the sets {list(sets)} under compare_profiles, got {list(paper_sets)} "
             f"with the profile {' and '.join(profiles)}"
         )

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from safety_lightning.overlap.weights.matrices import Pair
-from safety_lightning.subspaces import Modes, Overlap, compare_all, compare_modes, seed_generator, span_modes
+from safety_lightning.randomness import seed_generator
+from safety_lightning.subspaces import Modes, Overlap, compare_all, compare_modes, span_modes
 from safety_lightning.subspaces.decomposition import NOISE_FLOOR
 
 _BAND = (0.025, 0.975)
@@ -84,7 +85,7 @@ def draw_null(
     pooled = torch.cat([centre(hidden) if centred else hidden for hidden in (hidden_a, hidden_b)])
     drawn = []
     for number in range(num_draws):
-        order = torch.randperm(len(pooled), generator=seed_generator(seed, f"shuffle {pair[0]} {pair[1]} {number}"))
+        order = torch.randperm(len(pooled), generator=seed_generator(f"{seed}:shuffle {pair[0]} {pair[1]} {number}"))
         order = order.to(pooled.device)
         halves = pooled[order[: len(hidden_a)]], pooled[order[len(hidden_a) :]]
         drawn.append(_list_mso(compare_modes(*(find_modes(half, etas, centred=centred) for half in halves))))
@@ -117,7 +118,7 @@ def draw_resamples(
     for number in range(num_draws):
         modes = {}
         for name, found in hidden.items():
-            generator = seed_generator(seed, f"resample {name} {number}")
+            generator = seed_generator(f"{seed}:resample {name} {number}")
             rows = torch.randint(len(found), (len(found),), generator=generator).to(found.device)
             modes[name] = find_modes(found[rows], etas, centred=centred)
         for pair, overlaps in compare_all(modes, pairs).items():

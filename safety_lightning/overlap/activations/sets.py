@@ -11,7 +11,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from safety_lightning.activations.storage import ActivationFolder, PromptRecord, name_shard
-from safety_lightning.checkpoints import hash_file
+from safety_lightning.errors import NonFiniteError, UserError
+from safety_lightning.files import hash_file
 from safety_lightning.overlap.weights.matrices import Pair
 from safety_lightning.profiles import CAPTURE_SETTINGS
 
@@ -55,13 +56,13 @@ class ActivationSets:
             folder, a name that is one of its prompt sets stands for it.
 
     Raises:
-        ValueError: If there are not two sets, a folder is not whole, a set has fewer than two prompts, or folders
+        UserError: If there are not two sets, a folder is not whole, a set has fewer than two prompts, or folders
             differ in model, layers, hidden size or token.
     """
 
     def __init__(self, places: Mapping[str, str]) -> None:
         if len(places) < 2:
-            raise ValueError(f"sets must be at least two, got {list(places) or 'none'}")
+            raise UserError(f"sets must be at least two, got {list(places) or 'none'}")
         self.sets = {name: _open_set(name, place) for name, place in places.items()}
         self.pairs: list[Pair] = list(itertools.combinations(self.sets, 2))
         for first, second in self.pairs:
@@ -81,14 +82,14 @@ class ActivationSets:
         """Reads every layer once.
 
         Raises:
-            ValueError: If a number is NaN or infinite, naming the layer and the prompt.
+            NonFiniteError: If a number is NaN or infinite, naming the layer and the prompt.
         """
         for layer in tqdm(range(self.num_layers + 1), desc="Checking", unit="layer", delay=1):
             for name, one in self.sets.items():
                 try:
                     one.folder.read_layer(layer)
-                except ValueError as error:
-                    raise ValueError(f"set {name} ({one.folder.path}): {error}") from error
+                except NonFiniteError as error:
+                    raise NonFiniteError(f"set {name} ({one.folder.path}): {error}") from error
 
     def read_layer(self, layer: int) -> dict[str, Tensor]:
         """Reads one layer's vectors of every set, float32, shape ``(P, D)``."""
@@ -118,23 +119,23 @@ def _open_set(name: str, place: str) -> ActivationSet:
     folder = ActivationFolder(path)
     found = list(dict.fromkeys(one.set for one in folder.index.prompts))
     if wanted and wanted not in found:
-        raise ValueError(f"set {name} must be one of the prompt sets of {path} ({', '.join(found)}), got {wanted}")
+        raise NonFiniteError(f"set {name} must be one of the prompt sets of {path} ({', '.join(found)}), got {wanted}")
     taken = wanted or (name if name in found else "")
     rows = [at for at, one in enumerate(folder.index.prompts) if not taken or one.set == taken]
     if len(rows) < 2:
-        raise ValueError(f"set {name} must have at least two prompts, got {len(rows)} in {place}")
+        raise NonFiniteError(f"set {name} must have at least two prompts, got {len(rows)} in {place}")
     return ActivationSet(folder, rows)
 
 
 def _check_fit(first: str, folder_a: ActivationFolder, second: str, folder_b: ActivationFolder) -> None:
     a, b = folder_a.index, folder_b.index
     if dict(a.model_hashes) != dict(b.model_hashes):
-        raise ValueError(
+        raise UserError(
             f"sets {first} and {second} must be of one model, got {a.model} and {b.model}, whose weights differ"
         )
     for what in ("num_layers", "hidden_size", "token"):
         if getattr(a, what) != getattr(b, what):
-            raise ValueError(
+            raise UserError(
                 f"sets {first} and {second} must have the same {what}, got {getattr(a, what)} and {getattr(b, what)}"
             )
 

@@ -70,7 +70,7 @@ def compare_weights(
         The folder.
 
     Raises:
-        ValueError: If checkpoints do not fit each other, a setting is out of its range, a weight is not finite, an
+        UserError: If checkpoints do not fit each other, a setting is out of its range, a weight is not finite, an
             update is zero, or the folder holds something else. Nothing has been written then.
     """
     settings = choose_profiles(WeightSettings, profile, given, compare=compare_profiles)

@@ -18,6 +18,7 @@ from safety_lightning.checkpoints import (
     resolve_reference,
     select_slots,
 )
+from safety_lightning.errors import UserError
 from safety_lightning.overlap.settings import DELTA, WeightSettings
 from safety_lightning.overlap.weights.matrices import Pair
 
@@ -47,7 +48,7 @@ class WeightUpdates:
         settings: Which tensors take part.
 
     Raises:
-        ValueError: If there are not two updates, a name is taken or unknown, or checkpoints do not fit each other.
+        UserError: If there are not two updates, a name is taken or unknown, or checkpoints do not fit each other.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class WeightUpdates:
         """Reads every tensor once.
 
         Raises:
-            ValueError: If a weight is NaN or infinite, or an update is zero in all matrices.
+            UserError: If a weight is NaN or infinite, or an update is zero in all matrices.
         """
         names = list(dict.fromkeys(slot.tensor for slot in self.slots))
         changed = dict.fromkeys(self.updates, False)
@@ -91,7 +92,7 @@ class WeightUpdates:
         unchanged = [name for name, any_changed in changed.items() if not any_changed]
         if unchanged:
             update = self.updates[unchanged[0]]
-            raise ValueError(
+            raise UserError(
                 f"update {unchanged[0]} must not be zero, {update.end.folder} and {update.start.folder} are identical "
                 f"in all {len(names)} selected tensors"
             )
@@ -109,12 +110,12 @@ class WeightUpdates:
 
 def _check_names(updates: Mapping[str, str], ceilings: Mapping[str, str], *, has_delta: bool) -> None:
     if has_delta and DELTA in updates:
-        raise ValueError(f"updates must not be called {DELTA}, which is reference − base, got {DELTA}={updates[DELTA]}")
+        raise UserError(f"updates must not be called {DELTA}, which is reference − base, got {DELTA}={updates[DELTA]}")
     if len(updates) + has_delta < 2:
-        raise ValueError(f"updates must be at least two (base adds one), got {list(updates) or 'none'}")
+        raise UserError(f"updates must be at least two (base adds one), got {list(updates) or 'none'}")
     unknown = sorted(set(ceilings) - set(updates))
     if unknown:
-        raise ValueError(f"ceilings must be of the updates {list(updates)}, got {unknown[0]}")
+        raise UserError(f"ceilings must be of the updates {list(updates)}, got {unknown[0]}")
 
 
 def _open(reference: str) -> CheckpointReader:

@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from safety_lightning.errors import UserError
 from safety_lightning.projection import (
     SubspaceSpec,
     UpdateMeasure,
@@ -40,7 +41,7 @@ class MonitorUpdate(L.Callback):
         subspace: Which subspace; None takes that of the `ProjectUpdate` callback.
 
     Raises:
-        ValueError: If a number of steps is negative.
+        UserError: If a number of steps is negative.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class MonitorUpdate(L.Callback):
     ) -> None:
         for name, value in (("every_n_steps", every_n_steps), ("figure_every_n_steps", figure_every_n_steps)):
             if value < 0:
-                raise ValueError(f"{name} must not be negative, got {value}")
+                raise UserError(f"{name} must not be negative, got {value}")
         self.every_n_steps = every_n_steps
         self.figure_every_n_steps = figure_every_n_steps
         self.subspace = subspace

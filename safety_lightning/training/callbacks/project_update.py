@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from safety_lightning.checkpoints import StorageDtype
+from safety_lightning.errors import UserError
 from safety_lightning.projection import (
     Component,
     ProjectionRow,
@@ -50,7 +51,7 @@ class ProjectUpdate(L.Callback):
         folder: Where ``projection.csv`` is written; None writes none.
 
     Raises:
-        ValueError: If `every_n_steps` is below 1.
+        UserError: If `every_n_steps` is below 1.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class ProjectUpdate(L.Callback):
         folder: str | None = None,
     ) -> None:
         if every_n_steps < 1:
-            raise ValueError(f"every_n_steps must be at least 1, got {every_n_steps}")
+            raise UserError(f"every_n_steps must be at least 1, got {every_n_steps}")
         self.subspace = subspace
         self.component: Component = component
         self.when: When = when
@@ -81,7 +82,7 @@ class ProjectUpdate(L.Callback):
         """Checks the checkpoints and spans the subspace, once; writes nothing.
 
         Raises:
-            ValueError: See `prepare_subspace`.
+            UserError: See `prepare_subspace`.
         """
         if self.subspace is not None and self.projector is None:
             self.projector = UpdateProjector(prepare_subspace(self.subspace, device=device), component=self.component)
@@ -107,7 +108,7 @@ class ProjectUpdate(L.Callback):
         if self.subspace is None or stage != "fit":
             return
         if isinstance(trainer.strategy, (DeepSpeedStrategy, FSDPStrategy)):
-            raise ValueError(
+            raise UserError(
                 "ProjectUpdate needs a strategy with whole or DTensor parameters (auto, ddp, ModelParallelStrategy), "
                 f"got {type(trainer.strategy).__name__}"
             )

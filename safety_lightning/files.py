@@ -1,0 +1,164 @@
+"""Files that are whole or absent, whatever kills the process: single files, folders, parts of a run, JSON lines."""
+
+from __future__ import annotations
+
+import functools
+import glob
+import hashlib
+import json
+import os
+import shutil
+import socket
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+from safety_lightning.errors import UserError
+
+PARTIAL = ".partial"
+"""The ending of files and folders that are not complete."""
+
+_HOST = socket.gethostname()
+
+Row = TypeVar("Row")
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Gives a temporary path beside ``path`` to write, and renames it to ``path`` when the block has ended well.
+
+    Two processes may write one path: each has a temporary path of its own, and the last to end well stays.
+
+    Args:
+        path: The file or folder to make; one of that name is replaced. Its parent is made.
+
+    Yields:
+        The temporary path, which ends in ``.partial``. It is removed if the block fails; what processes of this
+        machine left that were killed is removed first.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(path)
+    partial = path.with_name(f"{path.name}.{_HOST}.{os.getpid()}{PARTIAL}")
+    try:
+        yield partial
+        if partial.is_dir():
+            remove(path)
+        else:
+            with partial.open("rb") as stream:
+                os.fsync(stream.fileno())
+        os.replace(partial, path)
+    finally:
+        remove(partial)
+
+
+def remove(path: Path) -> None:
+    """Removes a file or a folder with all that it holds; does nothing where there is none."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _remove_leftovers(path: Path) -> None:
+    for leftover in path.parent.glob(f"{glob.escape(path.name)}.{_HOST}.*{PARTIAL}"):
+        owner = leftover.name.removesuffix(PARTIAL).rpartition(".")[2]
+        if owner.isdigit() and not _is_alive(int(owner)):
+            remove(leftover)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def write_atomically(file: Path, text: str) -> None:
+    """Writes a text file so that it is whole or absent."""
+    with atomic_path(file) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def hash_file(file: Path) -> str:
+    """Returns the SHA-256 of a file as hexadecimal digits; a file that has not changed is read once a process."""
+    state = file.stat()
+    return _hash_once(file.resolve(), state.st_size, state.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=256)
+def _hash_once(file: Path, size: int, changed_ns: int) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+class PartStore:
+    """The parts of a long piece of work, a JSON file each, so that work that was killed resumes.
+
+    Args:
+        folder: Where the parts lie; made with the first.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def read(self, name: str) -> Any:
+        """Returns the content of a part, None if it has not been written."""
+        file = self.folder / f"{name}.json"
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+    def write(self, name: str, content: Any) -> None:
+        """Writes a part; its content is plain JSON, and not None."""
+        write_atomically(self.folder / f"{name}.json", json.dumps(content))
+
+    def has(self, name: str) -> bool:
+        """Whether a part has been written."""
+        return (self.folder / f"{name}.json").is_file()
+
+    def clear(self) -> None:
+        """Removes all parts."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def format_rows(rows: Iterable[Any], *, to_json: Callable[[Any], dict[str, Any]] = asdict) -> str:
+    """Formats rows of a dataclass as JSON lines.
+
+    Args:
+        rows: The rows.
+        to_json: What makes a JSON object of a row.
+    """
+    return "".join(json.dumps(to_json(row), ensure_ascii=False) + "\n" for row in rows)
+
+
+def write_rows(file: Path, rows: Iterable[Any], *, to_json: Callable[[Any], dict[str, Any]] = asdict) -> None:
+    """Writes rows of a dataclass as JSON lines, atomically."""
+    write_atomically(file, format_rows(rows, to_json=to_json))
+
+
+def read_rows(file: Path, make_row: Callable[..., Row], *, what: str, is_torn_allowed: bool = False) -> list[Row]:
+    """Reads rows that `write_rows` wrote.
+
+    Args:
+        file: The file.
+        make_row: The dataclass, or a function of the same keywords.
+        what: What a line must be, such as ``a score``, which an error says.
+        is_torn_allowed: Whether a last line without its line break, which a kill has torn, is left out.
+
+    Raises:
+        UserError: If a line is no such row; the line's number is named.
+    """
+    lines = file.read_text(encoding="utf-8").split("\n")  # str.splitlines also breaks at U+2028
+    last = lines.pop()
+    if last and not is_torn_allowed:
+        lines.append(last)
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            rows.append(make_row(**json.loads(line)))
+        except (json.JSONDecodeError, TypeError) as error:
+            raise UserError(f"{file}, line {number}, must be {what}, it is not: {error}") from error
+    return rows
