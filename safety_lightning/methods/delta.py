@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from safety_lightning.checkpoints import MatrixSlot
-from safety_lightning.methods.variants import Variant
 from safety_lightning.randomness import seed_generator
 from safety_lightning.subspaces import (
     Decomposition,
@@ -66,7 +65,7 @@ class MatrixDelta:
         shape: Rows and columns of the weights, which fractions are of.
         reference_MN: Reference weights, float32.
         delta_MN: Delta, float32.
-        decomposition: Its decomposition; all directions where a source or a rival needs them.
+        decomposition: Its decomposition; all directions where a source or a method needs them.
         bases: Orthonormal columns of ``top_k`` and ``random``, float32, ``(M, K)``.
         order: The permutation of `random_k`, which its directions are the leading ones by; None without that source.
         norm: Frobenius norm of the delta.
@@ -122,20 +121,20 @@ class MatrixDelta:
             return self.bases[source].shape[1]
         return 0 if self.order is None else len(self.order)
 
-    def find_rank(self, variant: Variant) -> int:
-        """Returns how many directions a variant of a split takes: as many as asked for, at most as there are."""
-        assert variant.fraction is not None
-        if variant.source == "energy":
-            squares_K = self.decomposition.singular_values.square()
-            return find_energy_ranks(squares_K, [variant.fraction], total=self.norm**2)[0]
-        wanted = rank_from_fraction(variant.fraction, *self.shape)
-        return min(wanted, self.count_directions(name_source(variant)))
+    def find_rank(self, source: Source, fraction: float) -> tuple[int, bool]:
+        """Returns how many directions a fraction of the smaller dimension takes, at most as many as there are.
 
+        Returns:
+            The rank, and whether the delta has fewer directions than were asked for (but any).
+        """
+        wanted = rank_from_fraction(fraction, *self.shape)
+        rank = min(wanted, self.count_directions(source))
+        return rank, 0 < rank < wanted
 
-def name_source(variant: Variant) -> Source:
-    """Returns the source of a variant's directions: removal by energy takes the leading ones."""
-    source: Source = "top_k" if variant.source == "energy" else variant.source  # type: ignore[assignment]
-    return source
+    def find_energy_rank(self, share: float) -> int:
+        """Returns how many leading directions hold a share of the delta's energy."""
+        squares_K = self.decomposition.singular_values.square()
+        return find_energy_ranks(squares_K, [share], total=self.norm**2)[0]
 
 
 def span_bases(

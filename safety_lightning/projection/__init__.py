@@ -14,6 +14,7 @@ from safety_lightning.projection.operators import (
     compute_energy_kept,
     compute_leak,
     project_update,
+    sum_squares,
 )
 from safety_lightning.projection.projector import UpdateMeasure, UpdateProjector, match_parameters
 from safety_lightning.projection.rows import (
@@ -46,4 +47,5 @@ __all__ = [
     "save_prepared",
     "sum_chance",
     "sum_energy",
+    "sum_squares",
 ]

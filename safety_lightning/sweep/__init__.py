@@ -1,6 +1,26 @@
-"""Sweeps over whole checkpoints: every variant of finished fine-tunes in one pass."""
+"""Sweeps over whole checkpoints: every method on the updates of finished fine-tunes, in one pass.
 
+command, inputs    what is asked for; the checkpoints, opened and checked by their headers
+loading            brings one matrix after the other to the device
+sweep              decomposes its delta once, and treats every update by every method
+rows, saving       what is written of it: sums, and the weights of variants that are saved
+folder             begins, resumes and finishes the folder: tables, figures, models; cost, report: what is printed
+variant_loader     sets variants into a live model instead
+"""
+
+from safety_lightning.sweep.command import MethodChoice, ProjectRun, project
 from safety_lightning.sweep.inputs import SweepInputs, SweepSettings, open_inputs
+from safety_lightning.sweep.rows import EnergyRow, TensorRow
 from safety_lightning.sweep.variant_loader import VariantLoader
 
-__all__ = ["SweepInputs", "SweepSettings", "VariantLoader", "open_inputs"]
+__all__ = [
+    "EnergyRow",
+    "MethodChoice",
+    "ProjectRun",
+    "SweepInputs",
+    "SweepSettings",
+    "TensorRow",
+    "VariantLoader",
+    "open_inputs",
+    "project",
+]

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 
 from safety_lightning.checkpoints import MatrixSlot
+from safety_lightning.methods import Variant
 from safety_lightning.methods.delta import BasisRecipe
-from safety_lightning.methods.variants import Variant
 from safety_lightning.subspaces import rank_from_fraction
 from safety_lightning.sweep.inputs import SweepInputs, SweepSettings
 
@@ -29,7 +29,7 @@ class MatrixCost:
 
     Attributes:
         slot: The matrix.
-        ranks: Directions at each fraction, at most.
+        ranks: Directions at each fraction of the methods, at most.
         gram_work: Floating-point operations of float64 products.
         eigen_work: Floating-point operations of float64 symmetric decompositions.
         product_work: Floating-point operations of float32 products.
@@ -149,7 +149,7 @@ def _cost_matrix(
     num_models = len(num_saved) if num_models is None else num_models
     m, n = (slot.rows, slot.columns) if recipe.side == "left" else (slot.columns, slot.rows)
     small, large = min(m, n), max(m, n)
-    ranks = tuple(rank_from_fraction(fraction, m, n) for fraction in sorted(settings.fractions))
+    ranks = tuple(rank_from_fraction(fraction, m, n) for fraction in list_fractions(variants))
     largest = rank_from_fraction(recipe.largest_fraction, m, n)
     num_modes = (small if recipe.need_all or "random_k" in recipe.sources else largest) if recipe.need_modes else 0
     num_random = largest if "random" in recipe.sources else 0
@@ -159,7 +159,7 @@ def _cost_matrix(
     product = 2.0 * m * n * (num_modes + num_random) * (num_models + 1)
     sampled = min(n, settings.num_leak_columns or n)
     mean_rank = sum(ranks) / max(1, len(ranks))
-    product += 4.0 * m * mean_rank * sampled * sum(one.component is not None for one in variants)
+    product += 4.0 * m * mean_rank * sampled * sum(one.method.describe().component is not None for one in variants)
     product += 6.0 * m * n * mean_rank * sum(num_saved.values())
     widths = num_modes * (1 + ("random_k" in recipe.sources)) + num_random
     num_bytes = 4 * m * n * (5 + num_models) + (16 + 4) * m * num_modes + 32 * small**2 + 8 * m * num_random
@@ -172,6 +172,11 @@ def _cost_matrix(
         product_work=product,
         num_bytes=int(num_bytes),
     )
+
+
+def list_fractions(variants: Sequence[Variant]) -> list[float]:
+    """Returns the fractions of the smaller dimension that methods take of their directions, rising."""
+    return sorted({one.method.needs.fraction for one in variants if one.method.needs.fraction is not None})
 
 
 def _time(call: Callable[[], object], device: torch.device) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ import torch
 
 from safety_lightning.checkpoints import tied_output
 from safety_lightning.errors import UserError
-from safety_lightning.files import write_atomically
-from safety_lightning.methods.variants import Variant
+from safety_lightning.files import PartStore, write_atomically
+from safety_lightning.methods import Variant
 from safety_lightning.processes import (
     count_processes,
     find_rank,
@@ -67,7 +67,8 @@ class SweepFolder:
         self.inputs = inputs
         self.settings = settings
         self.variants = variants
-        self.parts = out / "parts"
+        self.methods = [one.method for one in variants if one.finetuned == variants[0].finetuned]
+        self.parts = PartStore(out / "parts")
         self.models = [self._make_model(variant) for variant in saved]
 
     @property
@@ -132,6 +133,7 @@ class SweepFolder:
         recipe = {
             "inputs": self.inputs.hash_files(),
             "settings": dataclasses.asdict(self.settings),
+            "methods": [method.to_recipe() for method in self.methods],
             "saved": [model.variant.name for model in self.models],
         }
         return dict(json.loads(json.dumps(recipe)))
@@ -140,7 +142,7 @@ class SweepFolder:
         manifest = RunFolder(self.out, command="project").read_manifest()
         if manifest.get("recipe") != recipe or "seconds" not in manifest:
             return None
-        shutil.rmtree(self.parts, ignore_errors=True)
+        self.parts.clear()
         return manifest
 
     def _begin(self, recipe: dict[str, Any], config: str) -> None:
@@ -155,7 +157,6 @@ class SweepFolder:
             run.write_manifest({"command": describe_command(), **describe_environment(), "recipe": recipe})
         if not (self.out / "config.yaml").exists():  # a kill may have come between the two files
             write_atomically(self.out / "config.yaml", config)
-        self.parts.mkdir(exist_ok=True)
         try:
             for model in self.models:
                 model.create()
@@ -176,10 +177,10 @@ class SweepFolder:
         parts = self._choose(parts, sweep)
         parts = [*parts, *self._list_tied(parts)]
         tensor_rows = make_tensor_rows(parts)
-        by_variant: dict[Variant, list[PartRow]] = {variant: [] for variant in self.variants}
+        by_variant: dict[tuple[Any, ...], list[PartRow]] = {variant.key: [] for variant in self.variants}
         for part in parts:
-            by_variant[_find_variant(part)].append(part)
-        rows = [make_energy_row(variant, own) for variant, own in by_variant.items()]
+            by_variant[part.key].append(part)
+        rows = [make_energy_row(variant, by_variant[variant.key]) for variant in self.variants]
         write_parquet(self.out / "tensors.parquet", TensorRow, tensor_rows)
         write_parquet(self.out / "energy.parquet", EnergyRow, rows)
         write_csv(self.out / "energy.csv", EnergyRow, rows)
@@ -188,28 +189,27 @@ class SweepFolder:
             own_rows = [row for row in tensor_rows if row.finetuned == finetuned.name]
             draw_layers(own_rows, self.out / f"layers_{finetuned.name}")
         with sweep.stopwatch.measure("writes"):
-            self._finish_models(rows, base=base, reference=reference, bad=set(problems))
+            self._finish_models(dict(zip(by_variant, rows, strict=True)), base, reference, num_bad=len(problems))
         counts = _count(parts, len(self.inputs.slots), problems)
         run = RunFolder(self.out, command="project")
         run.write_manifest(
             {**run.read_manifest(), "counts": counts, "left_out": problems, "seconds": sweep.stopwatch.seconds}
         )
-        shutil.rmtree(self.parts)
+        self.parts.clear()
         return rows, counts
 
     def _choose(self, parts: list[PartRow], sweep: Sweep) -> list[PartRow]:
-        """Decides for Safe LoRA by number, now that every cosine is known, and writes the chosen matrices."""
-        num_worst = self.settings.rivals.safe_lora.num_worst
-        if "safe_lora" not in self.settings.rivals.methods or num_worst is None:
-            return parts
-        chosen = choose_worst(parts, num_worst)
-        waiting = [model.variant for model in self.models if model.variant.source == "safe_lora"]
+        """Decides for methods by number, now that every score is known, and writes the chosen matrices."""
         slots = {slot.name: slot for slot in self.inputs.slots}
-        for part in chosen:
-            own = [one for one in waiting if one.finetuned == part.finetuned]
-            if part.source == "safe_lora" and part.is_changed and own:
-                sweep.write_chosen(slots[part.name], own)
-        return chosen
+        for variant in self.variants:
+            if (num_worst := variant.method.needs.num_worst) is None:
+                continue
+            parts = choose_worst(parts, variant, num_worst)
+            if variant.name in sweep.saved:
+                for part in parts:
+                    if part.key == variant.key and part.is_changed:
+                        sweep.write_chosen(slots[part.name], [variant])
+        return parts
 
     def _list_tied(self, parts: Sequence[PartRow]) -> list[PartRow]:
         """Paper: an embedding that is also the output layer counts twice."""
@@ -219,18 +219,14 @@ class SweepFolder:
         embeddings = (part for part in parts if part.kind in _EMBEDDINGS)
         return [dataclasses.replace(part, name=output, kind="lm_head") for part in embeddings]
 
-    def _finish_models(self, rows: Sequence[EnergyRow], *, base: str, reference: str, bad: set[str]) -> None:
+    def _finish_models(self, rows: Mapping[Any, EnergyRow], base: str, reference: str, *, num_bad: int) -> None:
         treated = {slot.tensor for slot in self.inputs.slots}
         for model in self.models:
             if not model.folder.is_dir():
                 model.write_others(treated)
-                row = next(one for one in rows if _find_variant(one) == model.variant)
-                card = write_card(model, row, self.settings, base=base, reference=reference, num_bad=len(bad))
+                row = rows[model.variant.key]
+                card = write_card(model, row, self.settings, base=base, reference=reference, num_bad=num_bad)
                 model.finish(card, reference)
-
-
-def _find_variant(row: PartRow | EnergyRow) -> Variant:
-    return Variant(finetuned=row.finetuned, source=row.source, component=row.component, fraction=row.fraction)  # type: ignore[arg-type]
 
 
 def _count(parts: Sequence[PartRow], num_matrices: int, problems: dict[str, str]) -> dict[str, int]:
@@ -250,5 +246,5 @@ def _tell(manifest: dict[str, Any], recipe: dict[str, Any]) -> str:
         return f"holds {' '.join(manifest['command'])}" if "command" in manifest else "holds other files"
     before = manifest["recipe"]
     changed = [name for name, value in recipe["settings"].items() if before["settings"].get(name) != value]
-    changed += [name for name in ("inputs", "saved") if before[name] != recipe[name]]
+    changed += [name for name in ("inputs", "methods", "saved") if before.get(name) != recipe[name]]
     return f"holds one with other {', '.join(changed)}"

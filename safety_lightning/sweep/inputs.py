@@ -21,53 +21,43 @@ from safety_lightning.checkpoints import (
 from safety_lightning.checkpoints.finetuned import FinetunedCheckpoint
 from safety_lightning.checkpoints.selection import Vectors
 from safety_lightning.errors import UserError
-from safety_lightning.methods.rivals import Rivals
-from safety_lightning.methods.variants import FRACTIONS
-from safety_lightning.projection.operators import Component
-from safety_lightning.projection.rows import Tied
-from safety_lightning.subspaces import Side, Source
+from safety_lightning.methods import Method
+from safety_lightning.projection import Tied
+from safety_lightning.subspaces import Side
 
 
 @dataclass(frozen=True, kw_only=True)
 class SweepSettings:
-    """What a sweep does with its inputs.
+    """What a sweep does with its inputs, whatever the method.
 
     Attributes:
-        sources: Where directions come from.
-        components: Which parts are kept.
-        fractions: Shares of the smaller dimension.
-        rivals: Other methods, and their settings.
-        side: ``left`` (output side) or ``right`` (input side).
+        storage_dtype: What saved weights are rounded to; the leak is measured after it. source keeps each tensor's own.
+        num_leak_columns: Columns of each matrix that tell the leak; 0 for all.
+        side: Output side (the paper's equations) or input side.
         include: Patterns of tensor names that take part.
         exclude: Patterns of tensor names that do not.
-        vectors: ``project`` treats 1-D tensors as M x 1 matrices, ``skip`` leaves them.
+        vectors: Treat 1-D tensors as M x 1 matrices, or leave them as they were finetuned.
+        tied: Count an embedding that is also the output layer once, or each.
         common_rows: Accept a vocabulary that was resized between base and reference.
         mixed_dtypes: Accept checkpoints that round those they were trained from.
-        tied: ``once``, or ``each`` to list an output layer beside the embedding that it is.
-        storage_dtype: What saved weights are rounded to; their leak is measured after it.
-        num_leak_columns: Columns of each matrix that tell the leak; 0 for all.
-        seed: Seed of the random sources.
         skip_bad: Leave out matrices with NaN or infinity, counted, instead of stopping.
+        seed: Seed of the random sources.
 
     Raises:
         UserError: If the number of columns is negative.
     """
 
-    sources: list[Source] = field(default_factory=lambda: ["top_k", "random_k", "random"])
-    components: list[Component] = field(default_factory=lambda: ["parallel", "orthogonal"])
-    fractions: list[float] = field(default_factory=lambda: list(FRACTIONS))
-    rivals: Rivals = field(default_factory=Rivals)
+    storage_dtype: StorageDtype = "float32"
+    num_leak_columns: int = 32
     side: Side = "left"
     include: list[str] = field(default_factory=lambda: ["*"])
     exclude: list[str] = field(default_factory=list)
     vectors: Vectors = "project"
+    tied: Tied = "once"
     common_rows: bool = False
     mixed_dtypes: bool = False
-    tied: Tied = "once"
-    storage_dtype: StorageDtype = "float32"
-    num_leak_columns: int = 32
-    seed: int = 0
     skip_bad: bool = False
+    seed: int = 0
 
     def __post_init__(self) -> None:
         if self.num_leak_columns < 0:
@@ -111,7 +101,13 @@ class SweepInputs:
 
 
 def open_inputs(
-    base: str, reference: str, finetuned: Sequence[str], *, safety_tuned: str | None, settings: SweepSettings
+    base: str,
+    reference: str,
+    finetuned: Sequence[str],
+    *,
+    methods: Sequence[Method],
+    settings: SweepSettings,
+    safety_tuned: str | None = None,
 ) -> SweepInputs:
     """Opens checkpoints; reads headers and configurations only.
 
@@ -119,26 +115,38 @@ def open_inputs(
         base: The checkpoint from before alignment.
         reference: The checkpoint that fine-tuning started from.
         finetuned: Finetuned models, folders of weights or of LoRA adapters; see `open_finetuned`.
-        safety_tuned: A safety-tuned model, which SafeMERGE needs.
-        settings: What will be done.
+        methods: What the updates will be treated by.
+        settings: What else will be done.
+        safety_tuned: A safety-tuned model, which some methods need.
 
     Raises:
-        UserError: If a checkpoint is not whole, they do not fit each other, or a rival lacks what it needs.
+        UserError: If a checkpoint is not whole, they do not fit each other, or a method lacks what it needs.
     """
-    if "safe_merge" in settings.rivals.methods and safety_tuned is None:
-        raise UserError("safe_merge must have --safety_tuned, the model whose update it merges with, got none")
+    for method in methods:
+        if method.needs.safety_tuned and safety_tuned is None:
+            raise UserError(
+                f"{method.describe().source} must have --safety_tuned, the model whose update it merges with, got none"
+            )
     base_reader = CheckpointReader(resolve_reference(base))
     reference_reader = CheckpointReader(resolve_reference(reference))
     check_pair(base_reader, reference_reader, common_rows=settings.common_rows)
     models = open_finetuned(finetuned, reference_reader)
     safety = open_finetuned([f"safety_tuned={safety_tuned}"], reference_reader)[0] if safety_tuned else None
-    unaligned = None
-    if "resta" in settings.rivals.methods and settings.rivals.resta.unaligned is not None:
-        unaligned = CheckpointReader(resolve_reference(settings.rivals.resta.unaligned))
-        check_pair(unaligned, reference_reader, roles=("unaligned", "reference"))
+    unaligned = _open_unaligned(methods, reference_reader)
     _check_dtypes(base_reader, reference_reader, models, settings)
     slots = select_slots(reference_reader, include=settings.include, exclude=settings.exclude, vectors=settings.vectors)
     return SweepInputs(base_reader, reference_reader, models, safety, unaligned, slots)
+
+
+def _open_unaligned(methods: Sequence[Method], reference: CheckpointReader) -> CheckpointReader | None:
+    names = list(dict.fromkeys(one.needs.unaligned for one in methods if one.needs.unaligned is not None))
+    if len(names) > 1:
+        raise UserError(f"methods must name one unaligned checkpoint, got {' and '.join(names)}")
+    if not names:
+        return None
+    unaligned = CheckpointReader(resolve_reference(names[0]))
+    check_pair(unaligned, reference, roles=("unaligned", "reference"))
+    return unaligned
 
 
 def _check_dtypes(

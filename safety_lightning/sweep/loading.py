@@ -22,7 +22,7 @@ class LoadedMatrix:
         slot: The matrix.
         reference: Reference weights.
         delta: reference − base.
-        updates: An update a finetuned model, None where it trained nothing; empty where they are read one by one.
+        updates: The update of each finetuned model; None where it trained nothing.
         safety: Update of the safety-tuned model, None without one.
         vector: reference − unaligned, None where the delta serves.
         problem: Why there is nothing but the slot: what is wrong with the weights; None when all is well.

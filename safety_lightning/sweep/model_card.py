@@ -22,11 +22,13 @@ def write_card(
         reference: What the reference was called.
         num_bad: Matrices that were left as they were finetuned, for they held NaN or infinity.
     """
+    described = model.variant.method.describe()
+    where = f", {settings.side} side, seed {settings.seed}" if described.component is not None else ""
     facts = {
         "base": base,
         "reference": reference,
         "finetuned": str(model.finetuned.folder),
-        "method": describe_method(row, settings),
+        "method": described.text + where,
         "energy kept": _format(row.energy_kept, ".6g"),
         "chance level": _format(row.chance, ".6g"),
         "storage dtype": settings.storage_dtype,
@@ -51,24 +53,6 @@ def write_card(
             f"The method is that of {_PAPER}." if row.component is not None else "",
             "",
         ]
-    )
-
-
-def describe_method(row: EnergyRow, settings: SweepSettings) -> str:
-    """Says in a line what was done to the update."""
-    rivals = settings.rivals
-    if row.source == "safe_lora":
-        number = rivals.safe_lora.num_worst
-        rule = f"the {number} of smallest cosine" if number else f"cosine below {rivals.safe_lora.threshold:g}"
-        return f"Safe LoRA (arXiv 2405.16833), full-parameter form: C T for {rule}"
-    if row.source == "safe_merge":
-        own = rivals.safe_merge
-        return f"SafeMERGE (arXiv 2503.17239): {own.weight:g} of the update where the cosine is below {own.threshold:g}"
-    if row.source == "resta":
-        return f"RESTA (arXiv 2402.11746): the safety vector times {rivals.resta.scale:g} added"
-    amount = "energy of the delta" if row.source == "energy" else "smaller dimension"
-    return (
-        f"{row.component} to {row.source}, {row.fraction:g} of the {amount}, {settings.side} side, seed {settings.seed}"
     )
 
 

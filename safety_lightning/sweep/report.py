@@ -9,18 +9,17 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from safety_lightning.methods.variants import Variant
+from safety_lightning.methods import Variant
 from safety_lightning.profiles import name_profile
 from safety_lightning.runs import format_bytes
-from safety_lightning.sweep.cost import MatrixCost, SweepPlan
-from safety_lightning.sweep.inputs import SweepSettings
+from safety_lightning.sweep.cost import MatrixCost, SweepPlan, list_fractions
 from safety_lightning.sweep.rows import EnergyRow
 
 
-def print_plan(plan: SweepPlan, settings: SweepSettings, num_variants: int, console: Console | None = None) -> None:
+def print_plan(plan: SweepPlan, variants: Sequence[Variant], console: Console | None = None) -> None:
     """Prints what a sweep would do: a line a shape and kind of matrix, and the sums."""
     console = console or Console()
-    fractions = ", ".join(f"{fraction:g}" for fraction in sorted(settings.fractions))
+    fractions = ", ".join(f"{fraction:g}" for fraction in list_fractions(variants))
     title = f"matrices by kind and shape, ranks at most at fractions {fractions}"
     table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for label in ("kind", "shape", "number", "ranks", "Gflop each"):
@@ -33,7 +32,7 @@ def print_plan(plan: SweepPlan, settings: SweepSettings, num_variants: int, cons
         ranks = ", ".join(str(rank) for rank in costs[0].ranks)
         table.add_row(kind, f"{rows} x {columns}", str(len(costs)), ranks, f"{work / 1e9:,.0f}")
     console.print(table)
-    _say(console, f"Work         {plan.work / 1e12:.3g} Tflop for {num_variants} variants, every tensor read once")
+    _say(console, f"Work         {plan.work / 1e12:.3g} Tflop for {len(variants)} variants, every tensor read once")
     if plan.seconds is not None:
         _say(console, f"Time         about {format_seconds(plan.seconds)} on this device, without reads and writes")
     _say(console, f"Reads        {format_bytes(plan.read_bytes)}")
@@ -45,6 +44,7 @@ def print_energies(
     rows: Sequence[EnergyRow],
     out: Path,
     *,
+    variants: Sequence[Variant],
     counts: Mapping[str, int],
     saved: Sequence[Variant],
     settings: Mapping[str, object],
@@ -52,16 +52,13 @@ def print_energies(
 ) -> None:
     """Prints the energies of every variant beside their chance levels, what was left out, and where things lie."""
     console = console or Console()
+    described = {variant.key: variant.method.describe() for variant in variants}
     splits = [row for row in rows if row.component is not None]
-    for finetuned in dict.fromkeys(row.finetuned for row in splits):
-        own = [row for row in splits if row.finetuned == finetuned]
-        by_rank, by_energy = ([r for r in own if (r.source == "energy") == is_energy] for is_energy in (False, True))
-        if by_rank:
-            console.print(_make_split_table(f"{finetuned}: energy kept (and chance) by fraction", by_rank))
-        if by_energy:
-            console.print(_make_split_table(f"{finetuned}: the same by share of the delta's energy", by_energy))
-    if rivals := [row for row in rows if row.component is None]:
-        console.print(_make_rival_table(rivals))
+    for finetuned, unit in dict.fromkeys((row.finetuned, described[row.key].fraction_of) for row in splits):
+        own = [row for row in splits if (row.finetuned, described[row.key].fraction_of) == (finetuned, unit)]
+        console.print(_make_split_table(f"{finetuned}: energy kept (and chance) by share of the {unit}", own))
+    if others := [row for row in rows if row.component is None]:
+        console.print(_make_method_table(others))
     leaks = [row.leak for row in rows if row.leak is not None]
     if leaks:
         _say(console, f"Leak         {min(leaks):.1e} to {max(leaks):.1e} of the norm on the wrong side after storing")
@@ -106,13 +103,14 @@ def _make_split_table(title: str, rows: Sequence[EnergyRow]) -> Table:
     return table
 
 
-def _make_rival_table(rows: Sequence[EnergyRow]) -> Table:
-    table = Table(title="rivals", box=SIMPLE_HEAD)
+def _make_method_table(rows: Sequence[EnergyRow]) -> Table:
+    table = Table(title="other methods", box=SIMPLE_HEAD)
     for label in ("finetuned", "method", "energy", "cosine with update", "cosine with delta", "matrices treated"):
         table.add_column(label, justify="left" if label in ("finetuned", "method") else "right")
     for row in rows:
         numbers = (f"{value:.3f}" for value in (row.energy_kept, row.cosine_update, row.cosine_delta))
-        table.add_row(row.finetuned, row.source, *numbers, f"{row.num_changed} of {row.num_matrices}")
+        name = row.source if row.fraction is None else f"{row.source} {row.fraction:g}"
+        table.add_row(row.finetuned, name, *numbers, f"{row.num_changed} of {row.num_matrices}")
     return table
 
 

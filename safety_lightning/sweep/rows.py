@@ -6,10 +6,11 @@ import dataclasses
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from safety_lightning.checkpoints import MatrixSlot
+from safety_lightning.methods import Variant
 from safety_lightning.methods.update import UpdateSums
-from safety_lightning.methods.variants import Variant
 from safety_lightning.projection.rows import divide
 
 
@@ -24,7 +25,7 @@ class PartRow(UpdateSums):
         rows: Output features.
         columns: Input features.
         finetuned: Name of the finetuned model.
-        source: Where the directions come from, or a rival method.
+        source: Where the directions come from, or the method.
         component: Which part is kept.
         fraction: Share that was asked for.
     """
@@ -39,6 +40,11 @@ class PartRow(UpdateSums):
     component: str | None
     fraction: float | None
 
+    @property
+    def key(self) -> tuple[str, str, str | None, float | None]:
+        """What names the row's variant."""
+        return self.finetuned, self.source, self.component, self.fraction
+
 
 @dataclass(frozen=True, kw_only=True)
 class TensorRow:
@@ -51,17 +57,17 @@ class TensorRow:
         rows: Output features.
         columns: Input features.
         finetuned: Name of the finetuned model.
-        source: Where the directions come from, or a rival method.
-        component: Which part is kept; None for a rival that keeps no part of a split.
+        source: Where the directions come from, or the method.
+        component: Which part is kept; None for another method.
         fraction: Share of the smaller dimension asked for; for ``energy`` the share of the delta's energy.
         rank: Directions in the subspace; 0 where the delta is zero.
         energy_kept: ‖kept update‖² / ‖update‖²; NaN without update.
-        chance: What a random update would keep; None for a rival without subspace.
+        chance: What a random update would keep; None for a method without subspace.
         update_norm: Norm of the update.
         cosine_update: Cosine of the kept update with the update.
         cosine_delta: Cosine of the kept update with the delta.
         leak: Share of the norm on the wrong side after the cast to the storage dtype.
-        score: The cosine that Safe LoRA and SafeMERGE choose by.
+        score: What a method chooses matrices by: the cosine of Safe LoRA and SafeMERGE.
         is_changed: Whether the method treated this matrix.
     """
 
@@ -91,10 +97,10 @@ class EnergyRow:
 
     Attributes:
         finetuned: Name of the finetuned model.
-        source: Where the directions come from, or a rival method.
+        source: Where the directions come from, or the method.
         component: Which part is kept.
         fraction: Share that was asked for.
-        energy_kept: Share of the update's energy; a rival that adds to the update can have more than 1.
+        energy_kept: Share of the update's energy; a method that adds to the update can have more than 1.
         chance: What a random update would keep, each matrix weighing as much as its update.
         cosine_update: Cosine of the kept update with the update.
         cosine_delta: Cosine of the kept update with the delta.
@@ -115,6 +121,11 @@ class EnergyRow:
     num_matrices: int
     num_changed: int
 
+    @property
+    def key(self) -> tuple[str, str, str | None, float | None]:
+        """What names the row's variant."""
+        return self.finetuned, self.source, self.component, self.fraction
+
 
 def make_part_row(slot: MatrixSlot, variant: Variant, sums: UpdateSums) -> PartRow:
     """Joins what a row is of with what was found."""
@@ -124,30 +135,26 @@ def make_part_row(slot: MatrixSlot, variant: Variant, sums: UpdateSums) -> PartR
         layer=slot.layer,
         rows=slot.rows,
         columns=slot.columns,
-        **dataclasses.asdict(variant),
+        **_name_columns(variant),
         **dataclasses.asdict(sums),
     )
 
 
-def choose_worst(parts: Sequence[PartRow], num_worst: int) -> list[PartRow]:
-    """Keeps one of the two rows that Safe LoRA by number has for every matrix: treated for the smallest cosines.
+def choose_worst(parts: Sequence[PartRow], variant: Variant, num_worst: int) -> list[PartRow]:
+    """Keeps one of the two rows that a method by number has for every matrix: treated for the smallest scores.
 
     Args:
         parts: Rows of a sweep.
-        num_worst: How many matrices of each finetuned model are treated.
+        variant: The method on one finetuned model.
+        num_worst: How many matrices are treated.
 
     Returns:
-        The rows, without those that were not chosen.
+        The rows, without those of the variant that were not chosen.
     """
-    treated = [row for row in parts if row.source == "safe_lora" and row.is_changed]
-    chosen: set[tuple[str, str]] = set()
-    for finetuned in {row.finetuned for row in treated}:
-        own = [row for row in treated if row.finetuned == finetuned]
-        own.sort(key=lambda row: (row.score, row.name))
-        chosen |= {(finetuned, row.name) for row in own[:num_worst]}
-    return [
-        row for row in parts if row.source != "safe_lora" or row.is_changed == ((row.finetuned, row.name) in chosen)
-    ]
+    treated = [row for row in parts if row.key == variant.key and row.is_changed]
+    treated.sort(key=lambda row: (row.score, row.name))
+    chosen = {row.name for row in treated[:num_worst]}
+    return [row for row in parts if row.key != variant.key or row.is_changed == (row.name in chosen)]
 
 
 def make_tensor_rows(parts: Iterable[PartRow]) -> list[TensorRow]:
@@ -183,10 +190,10 @@ def make_energy_row(variant: Variant, parts: Iterable[PartRow]) -> EnergyRow:
     total, kept = sum(row.total for row in counted), sum(row.kept for row in counted)
     delta = sum(row.delta for row in counted)
     chance = None
-    if variant.component is not None:
+    if all(row.chance is not None for row in counted):
         chance = divide(sum(row.total * (row.chance or 0.0) for row in counted), total)
     return EnergyRow(
-        **dataclasses.asdict(variant),
+        **_name_columns(variant),
         energy_kept=divide(kept, total),
         chance=chance,
         cosine_update=divide(sum(row.dot_update for row in counted), math.sqrt(kept * total)),
@@ -195,6 +202,10 @@ def make_energy_row(variant: Variant, parts: Iterable[PartRow]) -> EnergyRow:
         num_matrices=len(counted),
         num_changed=sum(row.is_changed for row in counted),
     )
+
+
+def _name_columns(variant: Variant) -> dict[str, Any]:
+    return dict(zip(("finetuned", "source", "component", "fraction"), variant.key, strict=True))
 
 
 def _find_leak(parts: Sequence[PartRow]) -> float | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,7 @@ from safety_lightning.checkpoints import (
 from safety_lightning.checkpoints.adapters import ADAPTER_CONFIG, ADAPTER_FILE, AdapterReader
 from safety_lightning.checkpoints.writer import CODES
 from safety_lightning.files import write_atomically
-from safety_lightning.methods.variants import Variant
-from safety_lightning.projection.operators import project_update
+from safety_lightning.methods import Variant
 from safety_lightning.subspaces import Side
 
 _COPIED = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken")
@@ -33,7 +32,7 @@ _NOT_COPIED = ("*.index.json", "trainer_state.json", "manifest.json", "adapter_c
 
 
 class SavedModel:
-    """One variant's folder while it is made; it has another name until it is whole.
+    """Writes one variant's folder, which is called NAME.partial until it is complete.
 
     Args:
         variant: The variant.
@@ -56,8 +55,8 @@ class SavedModel:
 
     @property
     def is_adapter(self) -> bool:
-        """Whether it is saved as an adapter, which both components of a split allow: they act on one factor alone."""
-        return self.finetuned.adapter is not None and self.variant.component is not None
+        """Whether it is saved as an adapter, which methods allow that act on one of the two factors alone."""
+        return self.finetuned.adapter is not None and self.variant.method.describe().keeps_rank
 
     def create(self) -> None:
         """Makes its files at their full size, unless it is whole already."""
@@ -72,29 +71,31 @@ class SavedModel:
         self.writer.write(slot.tensor, slot.restore_part(stored, shape), index=slot.index)
         return stored.to(torch.float32)
 
-    def write_factors(self, slot: MatrixSlot, basis: Tensor, *, side: Side) -> Tensor:
-        """Projects one factor of an adapter's update and writes both; the rank does not grow.
+    def write_factors(
+        self, slot: MatrixSlot, treat: Callable[[Tensor], Tensor], *, side: Side, device: torch.device
+    ) -> Tensor:
+        """Treats one factor of an adapter's update and writes both; the rank does not grow.
 
         Args:
             slot: The matrix.
-            basis: Orthonormal columns of the subspace.
-            side: The side they lie on: the left one acts on B, the right one on A.
+            treat: What the method does to a factor, float32, ``(M, R)`` as seen from the subspace's side.
+            side: The subspace's side: the left one acts on B, the right one on A.
+            device: Where to work.
 
         Returns:
             The update as it is stored, float32, ``(rows, columns)``.
         """
         adapter = self._require_adapter()
-        assert self.variant.component is not None
         factors = adapter.read_factors(slot.tensor)
         keys = adapter.factors[slot.tensor]
-        b_MR, a_RN = factors.b_MR.to(basis.device), factors.a_RN.to(basis.device)
+        b_MR, a_RN = factors.b_MR.to(device), factors.a_RN.to(device)
         if side == "left":
-            b_MR = project_update(b_MR, basis, component=self.variant.component)
+            b_MR = treat(b_MR)
         else:
-            a_RN = project_update(a_RN, basis, component=self.variant.component, side="right")
+            a_RN = treat(a_RN.mT).mT
         stored = {}
         for key, factor in ((keys["B"], b_MR), (keys["A"], a_RN)):
-            stored[key] = factor.to(self._find_adapter_dtype(key))
+            stored[key] = factor.to(self._find_adapter_dtype(key)).contiguous()
             self.writer.write(key, stored[key])
         update: Tensor = (factors.scale * stored[keys["B"]].float()) @ stored[keys["A"]].float()
         return update

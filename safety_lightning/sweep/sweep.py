@@ -1,16 +1,16 @@
 """Sweeps over whole checkpoints: every tensor is read once, its delta decomposed once for all variants.
 
-What is found of a tensor lies in a part file of its own, so that a sweep that was killed goes on, and several processes
+What is found of a tensor lies in a part of its own, so that a sweep that was killed resumes, and several processes
 share the tensors between them.
 """
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,17 +18,16 @@ from tqdm import tqdm
 
 from safety_lightning.checkpoints import MatrixSlot, choose_dtype, make_rounding
 from safety_lightning.errors import UserError
-from safety_lightning.files import write_atomically
-from safety_lightning.methods.delta import BasisRecipe, Decomposer, MatrixDelta, name_source, span_bases
-from safety_lightning.methods.update import MatrixUpdate
-from safety_lightning.methods.variants import Variant
+from safety_lightning.files import PartStore
+from safety_lightning.methods import Kept, MatrixUpdate, Variant
+from safety_lightning.methods.delta import BasisRecipe, Decomposer, MatrixDelta, span_bases
+from safety_lightning.methods.update import UNTREATED
 from safety_lightning.randomness import seed_generator
 from safety_lightning.subspaces import Side, decompose_delta
 from safety_lightning.sweep.inputs import SweepInputs, SweepSettings
 from safety_lightning.sweep.loading import LoadedMatrix, MatrixLoader
 from safety_lightning.sweep.rows import PartRow, make_part_row
 from safety_lightning.sweep.saving import SavedModel
-from safety_lightning.tables import read_parquet, write_parquet
 
 
 class Stopwatch:
@@ -75,19 +74,19 @@ class Sweep:
         self.inputs = inputs
         self.settings = settings
         self.variants = variants
-        self.saved = {model.variant: model for model in saved}
+        self.saved = {model.variant.name: model for model in saved}
         self.device = torch.device(device)
         self.stopwatch = Stopwatch()
         self._decompose = decompose or decompose_delta
         self._loader = MatrixLoader(inputs, self.device, skip_bad=settings.skip_bad)
-        self.recipe = make_recipe(settings, variants)
+        self.recipe = make_recipe(variants, side=settings.side, seed=settings.seed)
 
-    def run(self, numbers: Sequence[int], folder: Path) -> None:
-        """Treats tensors and writes a part file each.
+    def run(self, numbers: Sequence[int], parts: PartStore) -> None:
+        """Treats tensors and writes a part for each.
 
         Args:
             numbers: Which tensors, as numbers in ``inputs.tensors``.
-            folder: Where the part files go.
+            parts: Where the parts go.
 
         Raises:
             UserError: If a weight is NaN or infinite, a file vanished or cannot be written; the tensor is named.
@@ -98,7 +97,7 @@ class Sweep:
         for number in tqdm(numbers, desc="Sweep", unit="tensor", delay=1):
             name = tensors[number][0].tensor
             try:
-                self._sweep_tensor(matrices, len(tensors[number]), folder / f"{number:06d}")
+                self._sweep_tensor(matrices, len(tensors[number]), number, parts)
             except OSError as error:
                 raise UserError(
                     f"stopped at tensor {name}: {error}. What is finished is kept; the same command goes on"
@@ -111,19 +110,31 @@ class Sweep:
             delta = span_bases(loaded.slot, loaded.reference, loaded.delta, self.recipe, self._decompose)
         rows: list[PartRow] = []
         for number, finetuned in enumerate(self.inputs.finetuned):
+            variants = [one for one in self.variants if one.finetuned == finetuned.name]
             update = loaded.updates[number]
-            if update is None and "resta" in self.settings.rivals.methods:
+            if update is None:
                 update = torch.zeros_like(loaded.delta)
-            if update is not None:
-                own = [one for one in self.variants if one.finetuned == finetuned.name]
+                self._keep_reference(loaded, [one for one in variants if not one.method.needs.untrained])
+                variants = [one for one in variants if one.method.needs.untrained]
+            if variants:
                 with self.stopwatch.measure("products"):
-                    seen = see_update(delta, loaded, update, self.settings)
-                rows += self._treat(loaded.slot, seen, own)
-            else:
-                self._keep_reference(loaded, finetuned.name)
+                    seen = see_update(delta, loaded, update, self.settings.side)
+                rows += self._treat(loaded.slot, seen, variants)
         return rows
 
-    def _sweep_tensor(self, matrices: Iterator[LoadedMatrix], num_matrices: int, stem: Path) -> None:
+    def write_chosen(self, slot: MatrixSlot, variants: Sequence[Variant]) -> None:
+        """Writes a matrix that methods by number chose in the end."""
+        loaded = self._loader.load(slot)
+        delta = span_bases(slot, loaded.reference, loaded.delta, self.recipe, self._decompose)
+        for number, finetuned in enumerate(self.inputs.finetuned):
+            update = loaded.updates[number]
+            for variant in variants:
+                if variant.finetuned == finetuned.name and update is not None:
+                    seen = see_update(delta, loaded, update, self.settings.side)
+                    weights_MN = delta.reference_MN + seen.expand(variant.method.keep(seen))
+                    self.saved[variant.name].write_matrix(slot, self._turn(weights_MN))
+
+    def _sweep_tensor(self, matrices: Iterator[LoadedMatrix], num_matrices: int, number: int, parts: PartStore) -> None:
         rows: list[PartRow] = []
         problems: dict[str, str] = {}
         for _ in range(num_matrices):
@@ -134,77 +145,78 @@ class Sweep:
                 self._keep_finetuned(loaded.slot)
             else:
                 rows += self.sweep_matrix(loaded)
-        write_atomically(stem.with_suffix(".json"), json.dumps(problems))
-        write_parquet(stem.with_suffix(".parquet"), PartRow, rows)
+        parts.write(name_part(number), {"rows": [dataclasses.asdict(row) for row in rows], "problems": problems})
 
     def _treat(self, slot: MatrixSlot, update: MatrixUpdate, variants: Sequence[Variant]) -> list[PartRow]:
         columns_S = self._sample_columns(slot, update)
-        stored = self._write_saved(slot, update, [one for one in variants if one in self.saved], columns_S)
+        keeps = {variant.name: variant.method.keep(update) for variant in variants}
+        stored = self._write_saved(slot, update, variants, keeps, columns_S)
         rows = []
         with self.stopwatch.measure("products"):
             for variant in variants:
-                found = stored.get(variant) or self._estimate_stored(slot, update, variant, columns_S)
-                rows.append(make_part_row(slot, variant, update.sum_up(variant, found)))
-                if self._waits_for_others(variant) and rows[-1].is_changed:
-                    update.is_worst = False
-                    rows.append(make_part_row(slot, variant, update.sum_up(variant, (update.total, None))))
-                    update.is_worst = True
+                kept, score = keeps[variant.name], variant.method.score(update)
+                found = stored.get(variant.name) or self._estimate_stored(slot, update, variant, kept, columns_S)
+                rows.append(make_part_row(slot, variant, update.sum_up(kept, found, score=score)))
+                if variant.method.needs.num_worst is not None and kept.is_changed:
+                    left = update.sum_up(UNTREATED, (update.total, None), score=score)
+                    rows.append(make_part_row(slot, variant, left))
         return rows
 
     def _write_saved(
-        self, slot: MatrixSlot, update: MatrixUpdate, variants: Sequence[Variant], columns_S: Tensor
-    ) -> dict[Variant, tuple[float, float | None]]:
-        """Writes the weights of the variants that are saved, and measures what was stored."""
+        self,
+        slot: MatrixSlot,
+        update: MatrixUpdate,
+        variants: Sequence[Variant],
+        keeps: Mapping[str, Kept],
+        columns_S: Tensor,
+    ) -> dict[str, tuple[float, float | None]]:
+        """Writes the weights of the variants that are saved, and measures what was stored.
+
+        A choice by number is written when all matrices have been seen: until then the matrix is as it was.
+        """
+        saved = {
+            variant.name: keeps[variant.name] if variant.method.needs.num_worst is None else UNTREATED
+            for variant in variants
+            if variant.name in self.saved
+        }
         stored = {}
-        update.is_worst = False  # a choice by number is written when all matrices have been seen
-        for variant, kept_MN in update.iterate_kept(variants):
-            model = self.saved[variant]
+        for name, kept_MN in update.iterate_kept(list(saved.items())):
+            model = self.saved[name]
             with self.stopwatch.measure("writes"):
                 if model.is_adapter:
-                    stored_MN = self._write_adapter(slot, update, variant, kept_MN)
+                    stored_MN = self._write_adapter(slot, update, model, saved[name], kept_MN)
                 else:
                     weights = model.write_matrix(slot, self._turn(update.delta.reference_MN + kept_MN))
                     stored_MN = self._turn(weights) - update.delta.reference_MN
             with self.stopwatch.measure("products"):
-                stored[variant] = update.measure_stored(variant, stored_MN, columns_S)
-        update.is_worst = True
+                stored[name] = update.measure_stored(saved[name], stored_MN, columns_S)
         return stored
 
-    def write_chosen(self, slot: MatrixSlot, variants: Sequence[Variant]) -> None:
-        """Writes a matrix that Safe LoRA by number chose in the end."""
-        loaded = self._loader.load(slot)
-        delta = span_bases(slot, loaded.reference, loaded.delta, self.recipe, self._decompose)
-        for number, finetuned in enumerate(self.inputs.finetuned):
-            update = loaded.updates[number]
-            for variant in variants:
-                if variant.finetuned == finetuned.name and update is not None:
-                    kept_MN = see_update(delta, loaded, update, self.settings).keep_rival(variant)
-                    self.saved[variant].write_matrix(slot, self._turn(delta.reference_MN + kept_MN))
-
-    def _write_adapter(self, slot: MatrixSlot, update: MatrixUpdate, variant: Variant, kept_MN: Tensor) -> Tensor:
-        model = self.saved[variant]
+    def _write_adapter(
+        self, slot: MatrixSlot, update: MatrixUpdate, model: SavedModel, kept: Kept, kept_MN: Tensor
+    ) -> Tensor:
         assert model.finetuned.adapter is not None
         if slot.tensor in model.finetuned.adapter.whole:
             weights = self._turn(update.delta.reference_MN + kept_MN)
             return self._turn(model.write_whole(slot, weights).to(self.device)) - update.delta.reference_MN
-        basis = update.delta.pick_columns(name_source(variant), slice(0, update.delta.find_rank(variant)))
-        return self._turn(model.write_factors(slot, basis, side=self.settings.side).to(self.device))
+        treat = partial(update.keep_factor, kept)
+        stored = model.write_factors(slot, treat, side=self.settings.side, device=self.device)
+        return self._turn(stored)
 
     def _estimate_stored(
-        self, slot: MatrixSlot, update: MatrixUpdate, variant: Variant, columns_S: Tensor
+        self, slot: MatrixSlot, update: MatrixUpdate, variant: Variant, kept: Kept, columns_S: Tensor
     ) -> tuple[float, float | None]:
-        if variant.component is None:
-            return update.total, None
         finetuned = next(one for one in self.inputs.finetuned if one.name == variant.finetuned)
         own = finetuned.infos[slot.tensor].dtype
         assert own is not None
         round_weights = make_rounding(choose_dtype(self.settings.storage_dtype, own))
-        return update.estimate_stored(variant, columns_S, round_weights)
+        return update.estimate_stored(kept, columns_S, round_weights)
 
-    def _keep_reference(self, loaded: LoadedMatrix, finetuned: str) -> None:
+    def _keep_reference(self, loaded: LoadedMatrix, variants: Sequence[Variant]) -> None:
         """Writes reference weights where a finetuned model trained nothing; an adapter has nothing to write there."""
-        for variant, model in self.saved.items():
-            if variant.finetuned == finetuned and not model.is_adapter:
+        for variant in variants:
+            model = self.saved.get(variant.name)
+            if model is not None and not model.is_adapter:
                 model.write_matrix(loaded.slot, loaded.reference)
 
     def _keep_finetuned(self, slot: MatrixSlot) -> None:
@@ -223,31 +235,27 @@ class Sweep:
         """Turns a matrix so that the subspace lies on its rows' side, or back."""
         return turn(matrix, self.settings.side)
 
-    def _waits_for_others(self, variant: Variant) -> bool:
-        return variant.source == "safe_lora" and self.settings.rivals.safe_lora.num_worst is not None
 
-
-def make_recipe(settings: SweepSettings, variants: Sequence[Variant]) -> BasisRecipe:
+def make_recipe(variants: Sequence[Variant], *, side: Side, seed: int) -> BasisRecipe:
     """Returns which bases the variants need."""
-    sources = [source for source in settings.sources if any(one.source == source for one in variants)]
-    by_rank = [one.fraction for one in variants if one.source in sources and one.fraction is not None]
+    needs = [variant.method.needs for variant in variants]
+    by_rank = [need for need in needs if need.source is not None and need.fraction is not None]
     return BasisRecipe(
-        sources=sources,
-        largest_fraction=max(by_rank, default=1.0),
-        need_all=any(one.source in ("safe_lora", "safe_merge", "energy") for one in variants),
-        side=settings.side,
-        seed=settings.seed,
+        sources=[need.source for need in by_rank if need.source is not None],
+        largest_fraction=max((need.fraction for need in by_rank if need.fraction is not None), default=1.0),
+        need_all=any(need.source is not None and need.fraction is None for need in needs),
+        side=side,
+        seed=seed,
     )
 
 
-def see_update(delta: MatrixDelta, loaded: LoadedMatrix, update: Tensor, settings: SweepSettings) -> MatrixUpdate:
+def see_update(delta: MatrixDelta, loaded: LoadedMatrix, update: Tensor, side: Side) -> MatrixUpdate:
     """Returns an update as seen from the bases of its delta."""
     return MatrixUpdate(
         delta,
-        turn(update, settings.side),
-        rivals=settings.rivals,
-        safety_MN=None if loaded.safety is None else turn(loaded.safety, settings.side),
-        vector_MN=None if loaded.vector is None else turn(loaded.vector, settings.side),
+        turn(update, side),
+        safety_MN=None if loaded.safety is None else turn(loaded.safety, side),
+        vector_MN=None if loaded.vector is None else turn(loaded.vector, side),
         is_vector=loaded.slot.is_vector,
     )
 
@@ -257,16 +265,22 @@ def turn(matrix: Tensor, side: Side) -> Tensor:
     return matrix if side == "left" else matrix.mT
 
 
-def read_parts(folder: Path, num_tensors: int) -> tuple[list[PartRow], dict[str, str]]:
+def name_part(number: int) -> str:
+    """Returns the name of a tensor's part."""
+    return f"{number:06d}"
+
+
+def read_parts(parts: PartStore, num_tensors: int) -> tuple[list[PartRow], dict[str, str]]:
     """Reads the parts of a finished sweep: rows in the tensors' order, and what is wrong with matrices left out."""
     rows: list[PartRow] = []
     problems: dict[str, str] = {}
     for number in range(num_tensors):
-        rows += read_parquet(folder / f"{number:06d}.parquet", PartRow)
-        problems |= json.loads((folder / f"{number:06d}.json").read_text())
+        part = parts.read(name_part(number))
+        rows += [PartRow(**row) for row in part["rows"]]
+        problems |= part["problems"]
     return rows, problems
 
 
-def find_unfinished(folder: Path, num_tensors: int) -> list[int]:
+def find_unfinished(parts: PartStore, num_tensors: int) -> list[int]:
     """Returns the numbers of the tensors that have no part yet."""
-    return [number for number in range(num_tensors) if not (folder / f"{number:06d}.parquet").is_file()]
+    return [number for number in range(num_tensors) if not parts.has(name_part(number))]

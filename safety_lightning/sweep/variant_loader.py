@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from safety_lightning.checkpoints import Finetuned, choose_dtype
 from safety_lightning.errors import UserError
+from safety_lightning.methods import Variant
 from safety_lightning.methods.delta import BasisRecipe, Decomposer, span_bases
-from safety_lightning.methods.variants import Variant
 from safety_lightning.projection.projector import match_parameters
 from safety_lightning.subspaces import decompose_delta
 from safety_lightning.sweep.inputs import SweepInputs, SweepSettings
@@ -29,14 +29,9 @@ class VariantLoader:
         inputs: The checkpoints.
         settings: What is done with them; its storage dtype is what weights are rounded to, as if they were saved.
         decompose: What decomposes deltas, best ``DecompositionLibrary(folder).decompose``; None is `decompose_delta`.
-
-    Raises:
-        UserError: If a variant of Safe LoRA by number is asked for: its choice is known after a sweep alone.
     """
 
     def __init__(self, inputs: SweepInputs, settings: SweepSettings, *, decompose: Decomposer | None = None) -> None:
-        if settings.rivals.need_scores:
-            raise UserError("safe_lora.num_worst needs the cosines of all matrices: save its model by a sweep")
         self.inputs = inputs
         self.settings = settings
         self._decompose = decompose or decompose_delta
@@ -53,7 +48,8 @@ class VariantLoader:
             The variant and the model's state by the checkpoints' tensor names: the live parameters, not copies.
 
         Raises:
-            UserError: If the model lacks a tensor, or a weight is NaN or infinite.
+            UserError: If the model lacks a tensor, a weight is NaN or infinite, or a method chooses by number: its
+                choice is known after a sweep alone.
         """
         for variant in variants:
             yield variant, self.load(model, variant)
@@ -61,6 +57,8 @@ class VariantLoader:
     @torch.no_grad()
     def load(self, model: nn.Module, variant: Variant) -> dict[str, Tensor]:
         """Sets one variant's weights into a model, in place, and returns its state by tensor name."""
+        if variant.method.needs.num_worst is not None:
+            raise UserError(f"{variant.name} needs the scores of all matrices: save its model by a sweep")
         finetuned = next(one for one in self.inputs.finetuned if one.name == variant.finetuned)
         dtypes = {name: info.dtype for name, info in finetuned.infos.items() if info.dtype is not None}
         live = match_parameters(model, dtypes)
@@ -69,7 +67,7 @@ class VariantLoader:
             self._set(live[name].data, finetuned.read(name), dtypes[name])
         own_inputs = dataclasses.replace(self.inputs, finetuned=[finetuned])
         loader = MatrixLoader(own_inputs, next(model.parameters()).device, skip_bad=self.settings.skip_bad)
-        recipe = make_recipe(self.settings, [variant])
+        recipe = make_recipe([variant], side=self.settings.side, seed=self.settings.seed)
         for loaded in loader.iterate(self.inputs.slots):
             weights = self._make_weights(loaded, variant, recipe, finetuned)
             self._set(loaded.slot.view(live[loaded.slot.tensor].data), weights, dtypes[loaded.slot.tensor])
@@ -84,12 +82,12 @@ class VariantLoader:
             whole = finetuned.read(slot.tensor)
             return slot.view_part(whole if slot.index is None else whole[slot.index])
         [update] = loaded.updates
-        if update is None and variant.source != "resta":
+        if update is None and not variant.method.needs.untrained:
             return loaded.reference
         delta = span_bases(slot, loaded.reference, loaded.delta, recipe, self._decompose)
         update = torch.zeros_like(loaded.delta) if update is None else update
-        [(_, kept_MN)] = see_update(delta, loaded, update, self.settings).iterate_kept([variant])
-        return loaded.reference + turn(kept_MN, self.settings.side)
+        seen = see_update(delta, loaded, update, self.settings.side)
+        return loaded.reference + turn(seen.expand(variant.method.keep(seen)), self.settings.side)
 
     def _set(self, live: Tensor, weights: Tensor, own: torch.dtype) -> None:
         live.copy_(weights.to(choose_dtype(self.settings.storage_dtype, own)))

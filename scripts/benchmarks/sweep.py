@@ -21,7 +21,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from benchmarks.common import Result, time_call
 from safety_lightning.subspaces import rank_from_fraction
-from safety_lightning.sweep.command import project
+from safety_lightning.sweep import ProjectRun, project
 
 QWEN = {
     "hidden_size": 896,
@@ -93,7 +93,11 @@ def sweep(folder: Path, out: Path, *, save_models: list[str]) -> None:
     """Runs the command in this process, without its terminal output."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         finetuned = [str(folder / name) for name in MODELS if (folder / name).is_dir()]
-        project(str(folder / "base"), str(folder / "reference"), finetuned, out, save_models=save_models, device="cpu")
+        base, reference = str(folder / "base"), str(folder / "reference")
+        run = ProjectRun(
+            base=base, reference=reference, finetuned=finetuned, out=out, save_models=save_models, device="cpu"
+        )
+        project(run)
 
 
 def take_straight_way(folder: Path, source: str, component: str, fraction: float) -> None:

@@ -90,7 +90,7 @@ def test_interrupt_says_how_to_go_on(
 
     words = ["project", "--base", "lab:base", "--reference", "lab:aligned", "--finetuned", str(tuned)]
     with monkeypatch.context() as patch:
-        patch.setattr("safety_lightning.sweep.sweep.write_parquet", interrupt)
+        patch.setattr("safety_lightning.files.PartStore.write", interrupt)
         with pytest.raises(SystemExit) as stopped:
             main([*words, "--out", str(tmp_path / "out")])
     assert stopped.value.code == 130

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from safety_lightning.checkpoints import CheckpointReader, open_finetuned
-from safety_lightning.methods.rivals import Resta
+from safety_lightning.methods import Resta
 from safety_lightning.sweep.rows import EnergyRow, TensorRow
 from safety_lightning.tables import read_parquet
 from tests import reference as slow

@@ -3,16 +3,16 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from safety_lightning.checkpoints import CheckpointReader, ShardWriter, TensorLayout
 from safety_lightning.methods import list_variants
-from safety_lightning.methods.rivals import Rivals
-from safety_lightning.sweep import SweepSettings, open_inputs
-from safety_lightning.sweep.command import project
+from safety_lightning.sweep import MethodChoice, ProjectRun, SweepSettings, open_inputs, project
 from safety_lightning.sweep.cost import plan_sweep
 from safety_lightning.sweep.sweep import make_recipe
+from tests.sweep.test_sweep import run
 
 
 def list_llama(hidden: int, middle: int, num_layers: int, vocabulary: int, num_values: int) -> Iterator[TensorLayout]:
@@ -54,7 +54,8 @@ def test_plan_of_seventy_billion_weights(
     monkeypatch.setattr(CheckpointReader, "read_part", None)  # a weight that is read fails
     monkeypatch.setattr(CheckpointReader, "hash_files", None)
     monkeypatch.setenv("COLUMNS", "120")
-    project(base, reference, [tuned], tmp_path / "out", save_models=["*/top_k/*/0.25"], device="cpu", dry_run=True)
+    given = {"base": base, "reference": reference, "finetuned": [tuned], "out": tmp_path / "out"}
+    project(ProjectRun(**given, save_models=["*/top_k/*/0.25"], device="cpu", dry_run=True))
     printed = capsys.readouterr().out
     for text in (
         "28672 x 8192",
@@ -71,17 +72,12 @@ def test_plan_of_seventy_billion_weights(
 def test_plan_grows_with_the_work(checkpoints: dict[str, Path]) -> None:
     pair = str(checkpoints["base"]), str(checkpoints["reference"])
 
-    def plan(models: list[str], **options: object) -> tuple[float, int]:
-        settings = SweepSettings(**options)  # type: ignore[arg-type]
-        inputs = open_inputs(*pair, [str(checkpoints[name]) for name in models], safety_tuned=None, settings=settings)
-        variants = list_variants(
-            models,
-            sources=settings.sources,
-            components=settings.components,
-            fractions=settings.fractions,
-            rivals=Rivals(),
-        )
-        recipe = make_recipe(settings, variants)
+    def plan(models: list[str], **options: Any) -> tuple[float, int]:
+        settings, methods = SweepSettings(), MethodChoice(**options).list_methods()
+        folders = [str(checkpoints[name]) for name in models]
+        inputs = open_inputs(*pair, folders, methods=methods, settings=settings)
+        variants = list_variants(models, methods)
+        recipe = make_recipe(variants, side="left", seed=0)
         found = plan_sweep(
             inputs, settings, recipe, variants, num_saved=dict.fromkeys(models, 0), saved_bytes=0, device=None
         )
@@ -99,7 +95,6 @@ def test_ranks_of_a_plan_are_those_of_a_sweep(
     checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "120")
-    pair = str(checkpoints["base"]), str(checkpoints["reference"]), [str(checkpoints["useful"])]
-    project(*pair, tmp_path / "out", fractions=[0.25, 0.5], device="cpu", dry_run=True)
+    run(checkpoints, tmp_path / "out", fractions=[0.25, 0.5], dry_run=True)
     [line] = [line for line in capsys.readouterr().out.splitlines() if "down_proj" in line]
     assert line.split()[:7] == ["down_proj", "32", "x", "48", "2", "8,", "16"]

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from safety_lightning.files import PartStore
 from safety_lightning.subspaces import decompose_delta, library
 from safety_lightning.sweep import sweep as sweep_module
 from safety_lightning.sweep.rows import EnergyRow, TensorRow
@@ -33,7 +34,7 @@ def test_sweep_that_stopped_anywhere_ends_as_one_that_did_not(
 ) -> None:
     options: dict[str, Any] = {"save_models": SAVED, "sources": ["top_k", "random"], "fractions": [0.1, 0.5]}
     expected = list_files(run(checkpoints, tmp_path / "whole", ("useful", "harmful"), **options))
-    write = sweep_module.write_parquet
+    write = PartStore.write
     num_written = 0
 
     def stop_sometimes(*args: Any) -> None:
@@ -43,7 +44,7 @@ def test_sweep_that_stopped_anywhere_ends_as_one_that_did_not(
             raise KeyboardInterrupt  # after the weights of a tensor were written, before its part
         write(*args)
 
-    monkeypatch.setattr(sweep_module, "write_parquet", stop_sometimes)
+    monkeypatch.setattr(PartStore, "write", stop_sometimes)
     num_stops = 0
     while True:
         try:
@@ -74,7 +75,7 @@ def test_sweep_that_was_killed_ten_times_ends_as_one_that_was_not(checkpoints: d
     words += ["--save_models", "all", "--device", "cpu", "--out"]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     subprocess.run([sys.executable, "-m", "safety_lightning", *words, str(whole)], check=True, capture_output=True)
-    parts = lambda: len(list((broken / "parts").glob("*.parquet")))  # noqa: E731
+    parts = lambda: len(list((broken / "parts").glob("*.json")))  # noqa: E731
     assert kill_and_finish([*words, str(broken)], parts, num_kills=10) >= 5
     assert list_files(broken) == list_files(whole)
 
@@ -193,7 +194,7 @@ def test_vanished_input_stops_clearly_and_keeps_what_is_done(
     checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tuned = copy_checkpoint(checkpoints["useful"], tmp_path / "tuned", lambda name, weights: weights)
-    write = sweep_module.write_parquet
+    write = PartStore.write
     num_written = 0
 
     def vanish(*args: Any) -> None:
@@ -203,11 +204,11 @@ def test_vanished_input_stops_clearly_and_keeps_what_is_done(
         if num_written == 3:
             (tuned / "model.safetensors").rename(tmp_path / "away")
 
-    monkeypatch.setattr(sweep_module, "write_parquet", vanish)
+    monkeypatch.setattr(PartStore, "write", vanish)
     known = {**checkpoints, "tuned": tuned}
     with pytest.raises(ValueError, match=r"stopped at tensor model\.\S+: .*What is finished is kept"):
         run(known, tmp_path / "out", ("tuned",))
-    assert len(list((tmp_path / "out" / "parts").glob("*.parquet"))) == 3
+    assert len(list((tmp_path / "out" / "parts").glob("*.json"))) == 3
     (tmp_path / "away").rename(tuned / "model.safetensors")
     run(known, tmp_path / "out", ("tuned",))
     run(known, tmp_path / "whole", ("tuned",))
@@ -244,7 +245,7 @@ def test_disk_that_is_full_when_a_sweep_goes_on_costs_nothing(
     def fail(*args: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    write = sweep_module.write_parquet
+    write = PartStore.write
     num_written = 0
 
     def stop_later(*args: Any) -> None:
@@ -255,14 +256,14 @@ def test_disk_that_is_full_when_a_sweep_goes_on_costs_nothing(
         write(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(sweep_module, "write_parquet", stop_later)
+        patch.setattr(PartStore, "write", stop_later)
         with pytest.raises(KeyboardInterrupt):
             run(checkpoints, tmp_path / "out", save_models=SAVED)
     with monkeypatch.context() as patch:
         patch.setattr(os, "posix_fallocate", fail)
         with pytest.raises(ValueError, match="must have room for"):
             run(checkpoints, tmp_path / "out", save_models=SAVED)
-    assert len(list((tmp_path / "out" / "parts").glob("*.parquet"))) == 3
+    assert len(list((tmp_path / "out" / "parts").glob("*.json"))) == 3
 
 
 def test_base_that_is_the_reference_is_refused(checkpoints: dict[str, Path], tmp_path: Path) -> None:

@@ -10,14 +10,21 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from safety_lightning.methods import list_variants
-from safety_lightning.methods.rivals import Rivals, SafeLora
+from safety_lightning.methods import FRACTIONS as FRACTIONS_OF_PAPER
+from safety_lightning.methods import SafeLora, list_variants
 from safety_lightning.projection import SubspaceSpec, UpdateProjector, prepare_subspace
 from safety_lightning.randomness import seed_generator
 from safety_lightning.subspaces import draw_haar_basis, draw_order, rank_from_fraction
-from safety_lightning.sweep import SweepSettings, VariantLoader, open_inputs
-from safety_lightning.sweep.command import project
-from safety_lightning.sweep.rows import EnergyRow, TensorRow
+from safety_lightning.sweep import (
+    EnergyRow,
+    MethodChoice,
+    ProjectRun,
+    SweepSettings,
+    TensorRow,
+    VariantLoader,
+    open_inputs,
+    project,
+)
 from safety_lightning.tables import read_parquet
 from tests import reference as slow
 
@@ -32,7 +39,8 @@ def read_weights(folder: Path) -> dict[str, np.ndarray]:
 def run(checkpoints: dict[str, Path], out: Path, models: tuple[str, ...] = ("useful",), **options: Any) -> Path:
     finetuned = [str(checkpoints[name]) for name in models]
     pair = {"base": str(checkpoints["base"]), "reference": str(checkpoints["reference"])}
-    project(**{**pair, "finetuned": finetuned, "out": out, "fractions": FRACTIONS, "device": "cpu", **options})
+    given = {**pair, "finetuned": finetuned, "out": out, "fractions": FRACTIONS, "device": "cpu", **options}
+    project(ProjectRun(**given))
     return out
 
 
@@ -155,21 +163,13 @@ def test_saved_model_loads_and_says_how_it_was_made(checkpoints: dict[str, Path]
 def test_live_model_takes_the_weights_that_a_sweep_saves(
     checkpoints: dict[str, Path], tmp_path: Path, dtype: torch.dtype
 ) -> None:
-    rivals = Rivals(methods=("safe_lora", "resta", "energy"), safe_lora=SafeLora(threshold=0.9))
-    names = {"rivals": ["safe_lora", "resta", "energy"], "safe_lora": SafeLora(threshold=0.9)}
-    out = run(checkpoints, tmp_path / "out", ("useful", "harmful"), save_models=["all"], **names)
-    settings = SweepSettings(fractions=FRACTIONS, rivals=rivals)
-    pair = str(checkpoints["base"]), str(checkpoints["reference"])
-    inputs = open_inputs(
-        *pair, [str(checkpoints["useful"]), str(checkpoints["harmful"])], safety_tuned=None, settings=settings
-    )
-    variants = list_variants(
-        ["useful", "harmful"],
-        sources=settings.sources,
-        components=settings.components,
-        fractions=settings.fractions,
-        rivals=rivals,
-    )
+    choice = {"rivals": ["safe_lora", "resta", "energy"], "safe_lora": SafeLora(threshold=0.9)}
+    out = run(checkpoints, tmp_path / "out", ("useful", "harmful"), save_models=["all"], **choice)
+    methods = MethodChoice(fractions=FRACTIONS, **choice).list_methods()
+    base, reference, useful, harmful = (str(checkpoints[name]) for name in ("base", "reference", "useful", "harmful"))
+    settings = SweepSettings()
+    inputs = open_inputs(base, reference, [useful, harmful], methods=methods, settings=settings)
+    variants = list_variants(["useful", "harmful"], methods)
     model = AutoModelForCausalLM.from_pretrained(checkpoints["base"], dtype=dtype)
     seen = 0
     for variant, state in VariantLoader(inputs, settings).iterate(model, variants):
@@ -200,9 +200,10 @@ def test_tied_weights_count_once_unless_the_paper_is_followed(
 
     tuned = add_noise(pico_aligned, tmp_path / "tuned", size=0.01, seed=4)
     names = {}
+    options = {"fractions": list(FRACTIONS_OF_PAPER), "save_models": ["*/top_k/parallel/0.5"]}
     for tied in ("once", "each"):
         out = tmp_path / tied
-        project(str(pico_base), str(pico_aligned), [str(tuned)], out, tied=tied, save_models=["*/top_k/parallel/0.5"])
+        run({"base": pico_base, "reference": pico_aligned, "useful": tuned}, out, tied=tied, **options)
         names[tied] = [row.name for row in read_parquet(out / "tensors.parquet", TensorRow)]
         assert "lm_head.weight" not in load_file(out / "models/tuned/top_k/parallel/0.5/model.safetensors")
     assert names["once"].count("lm_head.weight") == 0

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from safety_lightning.methods.rivals import EnergyRemoval, Resta, Rivals, SafeLora, SafeMerge
+from safety_lightning.methods import EnergyRemoval, Resta, SafeLora, SafeMerge
+from safety_lightning.sweep import MethodChoice
 from safety_lightning.sweep.rows import EnergyRow, TensorRow
 from safety_lightning.tables import read_parquet
 from tests.sweep.test_sweep import as_matrix, read_weights, run
@@ -137,7 +138,7 @@ def test_resta_points_away_from_an_unaligned_model(
         (lambda: SafeMerge(weight=1.5), r"safe_merge.weight must be in \[0, 1\], got 1.5"),
         (lambda: EnergyRemoval(shares=[0.0]), r"energy.shares must be in \(0, 1\], got 0"),
         (lambda: EnergyRemoval(shares=[0.5, 0.5]), "energy.shares must be different"),
-        (lambda: Rivals(methods=("resta", "resta")), "rivals must be different, got resta, resta"),
+        (lambda: MethodChoice(rivals=["resta", "resta"]).list_methods(), "rivals must be different, got resta twice"),
     ],
 )
 def test_bad_settings_are_named(make: object, message: str) -> None:

@@ -1,0 +1,151 @@
+"""What a method is: it says what it needs, keeps a part of each matrix's update, and describes itself."""
+
+from __future__ import annotations
+
+from abc import ABCMeta, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from safety_lightning.errors import UserError
+from safety_lightning.methods.update import Kept, MatrixUpdate
+from safety_lightning.projection import Component
+from safety_lightning.subspaces import Source
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    """What must be at hand before a method can treat a matrix.
+
+    Attributes:
+        source: Where its directions come from; None for a method without directions.
+        fraction: Share of the smaller dimension that it takes of them; None for all directions.
+        safety_tuned: Whether it needs the update of a safety-tuned model.
+        unaligned: The checkpoint that its safety vector points away from; None for base.
+        untrained: Whether it treats matrices too that were not trained.
+        num_worst: How many matrices of the smallest score it treats; None for a method that knows without the others.
+    """
+
+    source: Source | None = None
+    fraction: float | None = None
+    safety_tuned: bool = False
+    unaligned: str | None = None
+    untrained: bool = False
+    num_worst: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """How a method is called in tables, folders and model cards.
+
+    Attributes:
+        source: Its name; of a subspace, where the directions come from.
+        component: Which component of a subspace it keeps, None for another method.
+        fraction: Its number: the fraction of a subspace, a factor, None for a method without one.
+        text: What it does, in one line.
+        fraction_of: What the fraction is a share of, where tables list fractions side by side.
+        keeps_rank: Whether an adapter that it treats stays an adapter of the same rank: the method acts on one of the
+            two factors.
+    """
+
+    source: str
+    component: Component | None = None
+    fraction: float | None = None
+    text: str
+    fraction_of: str = "smaller dimension"
+    keeps_rank: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method(metaclass=ABCMeta):  # not ABC: jsonargparse leaves the options of its subclasses out of the help
+    """A way to treat the update of a finished fine-tune, matrix by matrix.
+
+    A method of your own is a frozen dataclass on this one whose fields are its settings; `project --methods` takes it
+    by its class path.
+    """
+
+    @property
+    def needs(self) -> Needs:
+        """What must be at hand."""
+        return Needs()
+
+    def score(self, matrix: MatrixUpdate) -> float | None:
+        """Returns what the method chooses matrices by, for the tables; None for a method that does not choose."""
+        return None
+
+    @abstractmethod
+    def keep(self, matrix: MatrixUpdate) -> Kept:
+        """Says what is kept of the update of one matrix."""
+
+    @abstractmethod
+    def describe(self) -> Description:
+        """Returns its names and its description."""
+
+    def to_recipe(self) -> dict[str, Any]:
+        """Returns class path and settings: two methods of equal settings and different classes are different."""
+        place = type(self)
+        return {"class_path": f"{place.__module__}.{place.__qualname__}", "init_args": asdict(self)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """One method on the update of one finetuned model.
+
+    Attributes:
+        finetuned: Name of the finetuned model.
+        method: The method.
+    """
+
+    finetuned: str
+    method: Method
+
+    @property
+    def key(self) -> tuple[str, str, str | None, float | None]:
+        """What tables name it by: finetuned, source, component, fraction."""
+        described = self.method.describe()
+        return self.finetuned, described.source, described.component, described.fraction
+
+    @property
+    def name(self) -> str:
+        """Its name, which is also its folder: ``FINETUNED/SOURCE/COMPONENT/FRACTION`` as far as they apply."""
+        return "/".join(f"{part:g}" if isinstance(part, float) else str(part) for part in self.key if part is not None)
+
+
+def list_variants(finetuned: Iterable[str], methods: Sequence[Method]) -> list[Variant]:
+    """Lists every method on every finetuned model, model by model.
+
+    Raises:
+        UserError: If there is no variant, or two have the same name.
+    """
+    variants = [Variant(finetuned=name, method=method) for name in finetuned for method in methods]
+    if not variants:
+        raise UserError("sources, components, fractions, rivals and methods must make at least one variant")
+    names = [variant.name for variant in variants]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UserError(f"methods must have different names, got {twice} twice")
+    return variants
+
+
+def match_variants(variants: Sequence[Variant], patterns: Sequence[str]) -> list[Variant]:
+    """Returns the variants that patterns name.
+
+    Args:
+        variants: All variants.
+        patterns: ``none``, ``all``, or shell patterns of variants' names such as ``*/top_k/orthogonal/0.25``.
+
+    Raises:
+        UserError: If a pattern names no variant, or ``none`` and ``all`` are mixed with others.
+    """
+    if list(patterns) in ([], ["none"]):
+        return []
+    if list(patterns) == ["all"]:
+        return list(variants)
+    for pattern in patterns:
+        if not any(fnmatchcase(variant.name, pattern) for variant in variants):
+            raise UserError(
+                f"save_models must be none, all or patterns of variants, {pattern!r} matches none of "
+                f"{len(variants)} (there is {variants[0].name})"
+            )
+    return [one for one in variants if any(fnmatchcase(one.name, pattern) for pattern in patterns)]
