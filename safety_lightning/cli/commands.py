@@ -74,8 +74,9 @@ TRAINER_VERBS = {
 }
 COMMANDS: dict[str, Any] = {
     "project": Command(
-        "sweep.command:project",
+        "sweep.command:ProjectRun",
         "Split the updates of finetuned models by their safety subspace: energies of every variant, and their models.",
+        runner="sweep.command:project",
     ),
     "judge": Command(
         "evaluation.judges.command:judge",
