@@ -1,4 +1,4 @@
-"""Shares work between the processes that torchrun started; one process shares with nobody."""
+"""Processes that work together: how this one was launched, what they share, and who does what."""
 
 from __future__ import annotations
 
@@ -8,13 +8,31 @@ from contextlib import contextmanager
 from datetime import timedelta
 
 import torch
+from lightning_utilities.core.rank_zero import rank_zero_only
 
+from safety_lightning.errors import UserError
+
+RUN_DIR_VARIABLE = "SAFETY_LIGHTNING_RUN_DIR"  # how started processes learn the run folder of the first
 _PATIENCE = timedelta(days=7)  # one process may work on long after another is done
 
 
-def find_rank() -> int:
-    """Returns this process's number."""
-    return int(os.environ.get("RANK", "0"))
+def process_rank() -> int:
+    """Returns this process's number: Lightning's where it has been imported, else torchrun's."""
+    rank: int | None = getattr(rank_zero_only, "rank", None)
+    return int(os.environ.get("RANK", "0")) if rank is None else rank
+
+
+def share_run_dir(run_dir: str | None) -> str | None:
+    """Returns the folder that was asked for; processes that the first one started share its fresh folder.
+
+    Raises:
+        UserError: If another launcher (torchrun, Slurm) started several processes without a folder to share.
+    """
+    if run_dir is not None or ("RANK" not in os.environ and process_rank() == 0):
+        return run_dir
+    if RUN_DIR_VARIABLE not in os.environ:
+        raise UserError("--run_dir must be given when several processes are started together, got none")
+    return os.environ[RUN_DIR_VARIABLE]
 
 
 def count_processes() -> int:
@@ -36,13 +54,13 @@ def join_processes() -> Iterator[None]:
         torch.distributed.destroy_process_group()
 
 
-def wait_for_all() -> None:
+def barrier() -> None:
     """Waits until every process has come here."""
     if count_processes() > 1:
         torch.distributed.barrier()
 
 
-def tell_all(numbers: Sequence[int]) -> list[int]:
+def broadcast(numbers: Sequence[int]) -> list[int]:
     """Returns the numbers of the first process in every process."""
     if count_processes() == 1:
         return list(numbers)

@@ -121,7 +121,7 @@ class MatrixDelta:
             return self.bases[source].shape[1]
         return 0 if self.order is None else len(self.order)
 
-    def find_rank(self, source: Source, fraction: float) -> tuple[int, bool]:
+    def choose_rank(self, source: Source, fraction: float) -> tuple[int, bool]:
         """Returns how many directions a fraction of the smaller dimension takes, at most as many as there are.
 
         Returns:
@@ -131,7 +131,7 @@ class MatrixDelta:
         rank = min(wanted, self.count_directions(source))
         return rank, 0 < rank < wanted
 
-    def find_energy_rank(self, share: float) -> int:
+    def choose_energy_rank(self, share: float) -> int:
         """Returns how many leading directions hold a share of the delta's energy."""
         squares_K = self.decomposition.singular_values.square()
         return find_energy_ranks(squares_K, [share], total=self.norm**2)[0]

@@ -33,7 +33,7 @@ class RemoveEnergy(Method):
 
     def keep(self, matrix: MatrixUpdate) -> Kept:
         """Keeps T − U Uᵀ T."""
-        rank = matrix.delta.find_energy_rank(self.share)
+        rank = matrix.delta.choose_energy_rank(self.share)
         return Kept(own=1.0, inside=-1.0, rank=rank, is_changed=rank > 0)
 
     def describe(self) -> Description:
@@ -43,7 +43,7 @@ class RemoveEnergy(Method):
             component="orthogonal",
             fraction=float(self.share),
             text=f"orthogonal to energy, {self.share:g} of the energy of the delta",
-            fraction_of="energy of the delta",
+            fraction_name="share of the delta's energy",
             keeps_rank=True,
         )
 

@@ -34,7 +34,7 @@ class Opposite(Method):
 
     def keep(self, matrix: MatrixUpdate) -> Kept:
         """Keeps −U Uᵀ T."""
-        rank, is_capped = matrix.delta.find_rank(self.source, self.fraction)
+        rank, is_capped = matrix.delta.choose_rank(self.source, self.fraction)
         return Kept(inside=-1.0, source=self.source, rank=rank, is_capped=is_capped)
 
     def describe(self) -> Description:

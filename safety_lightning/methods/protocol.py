@@ -44,7 +44,7 @@ class Description:
         component: Which component of a subspace it keeps, None for another method.
         fraction: Its number: the fraction of a subspace, a factor, None for a method without one.
         text: What it does, in one line.
-        fraction_of: What the fraction is a share of, where tables list fractions side by side.
+        fraction_name: What the fraction is called where tables list several side by side.
         keeps_rank: Whether an adapter that it treats stays an adapter of the same rank: the method acts on one of the
             two factors.
     """
@@ -53,7 +53,7 @@ class Description:
     component: Component | None = None
     fraction: float | None = None
     text: str
-    fraction_of: str = "smaller dimension"
+    fraction_name: str = "fraction"
     keeps_rank: bool = False
 
 

@@ -42,7 +42,7 @@ class SubspaceComponent(Method):
 
     def keep(self, matrix: MatrixUpdate) -> Kept:
         """Keeps U Uᵀ T, or T − U Uᵀ T."""
-        rank, is_capped = matrix.delta.find_rank(self.source, self.fraction)
+        rank, is_capped = matrix.delta.choose_rank(self.source, self.fraction)
         own, inside = (0.0, 1.0) if self.component == "parallel" else (1.0, -1.0)
         return Kept(own=own, inside=inside, source=self.source, rank=rank, is_capped=is_capped, is_changed=rank > 0)
 

@@ -16,12 +16,12 @@ from safety_lightning.errors import UserError
 from safety_lightning.files import PartStore, write_atomically
 from safety_lightning.methods import Variant
 from safety_lightning.processes import (
+    barrier,
+    broadcast,
     count_processes,
-    find_rank,
     join_processes,
+    process_rank,
     share_out,
-    tell_all,
-    wait_for_all,
 )
 from safety_lightning.runs import RunFolder, describe_command, describe_environment, format_bytes
 from safety_lightning.subspaces import DecompositionLibrary
@@ -111,15 +111,15 @@ class SweepFolder:
             return read_parquet(self.out / "energy.parquet", EnergyRow), manifest["counts"]
         decompose = DecompositionLibrary(library).decompose if library is not None else None
         with join_processes():
-            if find_rank() == 0:
+            if process_rank() == 0:
                 self._begin(recipe, config)
-            wait_for_all()
+            barrier()
             sweep = Sweep(
                 self.inputs, self.settings, self.variants, saved=self.models, device=device, decompose=decompose
             )
             sweep.run(self._take_share(sweep), self.parts)
-            wait_for_all()
-            if find_rank() == 0:
+            barrier()
+            if process_rank() == 0:
                 return self._finish(sweep, base=base, reference=reference)
         return [], {}
 
@@ -167,10 +167,10 @@ class SweepFolder:
 
     def _take_share(self, sweep: Sweep) -> list[int]:
         tensors = self.inputs.tensors
-        numbers = tell_all(find_unfinished(self.parts, len(tensors)))
+        numbers = broadcast(find_unfinished(self.parts, len(tensors)))
         num_models = len(self.inputs.finetuned)
         costs = [cost_tensor(tensors[one], self.settings, sweep.recipe, num_models) for one in numbers]
-        return share_out(numbers, costs, rank=find_rank(), num_processes=count_processes())
+        return share_out(numbers, costs, rank=process_rank(), num_processes=count_processes())
 
     def _finish(self, sweep: Sweep, *, base: str, reference: str) -> tuple[list[EnergyRow], dict[str, int]]:
         parts, problems = read_parts(self.parts, len(self.inputs.tensors))

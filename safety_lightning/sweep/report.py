@@ -54,9 +54,9 @@ def print_energies(
     console = console or Console()
     described = {variant.key: variant.method.describe() for variant in variants}
     splits = [row for row in rows if row.component is not None]
-    for finetuned, unit in dict.fromkeys((row.finetuned, described[row.key].fraction_of) for row in splits):
-        own = [row for row in splits if (row.finetuned, described[row.key].fraction_of) == (finetuned, unit)]
-        console.print(_make_split_table(f"{finetuned}: energy kept (and chance) by share of the {unit}", own))
+    for finetuned, unit in dict.fromkeys((row.finetuned, described[row.key].fraction_name) for row in splits):
+        own = [row for row in splits if (row.finetuned, described[row.key].fraction_name) == (finetuned, unit)]
+        console.print(_make_split_table(f"{finetuned}: energy kept (and chance) by {unit}", own))
     if others := [row for row in rows if row.component is None]:
         console.print(_make_method_table(others))
     leaks = [row.leak for row in rows if row.leak is not None]

@@ -66,7 +66,7 @@ class HalfAway(Method):
         return Needs(source="random_k", fraction=0.5)
 
     def keep(self, matrix: MatrixUpdate) -> Kept:
-        rank, _ = matrix.delta.find_rank("random_k", 0.5)
+        rank, _ = matrix.delta.choose_rank("random_k", 0.5)
         return Kept(own=1.0, inside=-0.5, source="random_k", rank=rank)
 
     def describe(self) -> Description:

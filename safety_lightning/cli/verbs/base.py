@@ -13,9 +13,9 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from safety_lightning.cli.errors import PROGRAM, SuggestingParser
-from safety_lightning.cli.verbs.launching import RUN_DIR_VARIABLE, find_rank, share_run_dir
 from safety_lightning.errors import UserError
 from safety_lightning.files import write_atomically
+from safety_lightning.processes import RUN_DIR_VARIABLE, process_rank, share_run_dir
 from safety_lightning.profiles import name_profile, read_settings
 from safety_lightning.runs import RunFolder, describe_environment
 
@@ -124,11 +124,11 @@ class VerbCLI(LightningCLI):
 
     def check_folder(self, *, num_bytes: int = 0) -> None:
         """Checks that the run folder can be written, in the first process; see `RunFolder.check`."""
-        if find_rank() == 0:
+        if process_rank() == 0:
             self.run.check(num_bytes=num_bytes)
 
     def _create_folder(self) -> None:
-        if find_rank() != 0:
+        if process_rank() != 0:
             return
         manifest = self._describe_run()
         continue_manifest(manifest, self.run)

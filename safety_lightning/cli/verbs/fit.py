@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from safety_lightning.cli.verbs.launching import find_rank
 from safety_lightning.cli.verbs.training import TrainingCLI
 from safety_lightning.evaluation.callbacks.compare_models import CompareModels
 from safety_lightning.evaluation.callbacks.evaluate_behaviour import EvaluateBehaviour
 from safety_lightning.evaluation.report import print_summary
+from safety_lightning.processes import process_rank
 from safety_lightning.profiles import read_settings
 from safety_lightning.training.callbacks import MonitorUpdate, ProjectUpdate
 
@@ -38,7 +38,7 @@ class FitCLI(TrainingCLI):
     def begin(self) -> None:
         """Saves bases at once, so that processes that are started now need not find them again."""
         for callback in self.find_projections():
-            if find_rank() == 0:
+            if process_rank() == 0:
                 callback.save()
 
     def finish(self) -> None:
