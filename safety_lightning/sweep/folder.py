@@ -28,7 +28,6 @@ from safety_lightning.subspaces import DecompositionLibrary
 from safety_lightning.sweep.cost import cost_tensor
 from safety_lightning.sweep.figures import draw_energy, draw_layers
 from safety_lightning.sweep.inputs import SweepInputs, SweepSettings
-from safety_lightning.sweep.model_card import write_card
 from safety_lightning.sweep.rows import (
     EnergyRow,
     PartRow,
@@ -37,7 +36,7 @@ from safety_lightning.sweep.rows import (
     make_energy_row,
     make_tensor_rows,
 )
-from safety_lightning.sweep.saving import SavedModel
+from safety_lightning.sweep.saving import SavedModel, write_card
 from safety_lightning.sweep.sweep import Sweep, find_unfinished, read_parts
 from safety_lightning.tables import read_parquet, write_csv, write_parquet
 

@@ -15,26 +15,35 @@ from safety_lightning.projection.rows import divide
 
 
 @dataclass(frozen=True, kw_only=True)
-class PartRow(UpdateSums):
-    """The sums of one matrix in one variant, as a sweep keeps them until it is finished.
+class MatrixColumns:
+    """Which matrix a row is of.
 
     Attributes:
         name: Tensor name, with the expert's number where it holds several matrices.
-        kind: Kind of module, such as ``q_proj``.
         layer: Decoder layer from 0; None outside the layers.
+        kind: Kind of module, such as ``q_proj``.
         rows: Output features.
         columns: Input features.
-        finetuned: Name of the finetuned model.
-        source: Where the directions come from, or the method.
-        component: Which part is kept.
-        fraction: Share that was asked for.
     """
 
     name: str
-    kind: str
     layer: int | None
+    kind: str
     rows: int
     columns: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class VariantColumns:
+    """Which variant a row is of; see `Variant.key`.
+
+    Attributes:
+        finetuned: Name of the finetuned model.
+        source: Where the directions come from, or the method.
+        component: Which part is kept; None for another method.
+        fraction: Share of the smaller dimension asked for; for ``energy`` the share of the delta's energy.
+    """
+
     finetuned: str
     source: str
     component: str | None
@@ -47,19 +56,15 @@ class PartRow(UpdateSums):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TensorRow:
+class PartRow(UpdateSums, VariantColumns, MatrixColumns):
+    """The sums of one matrix in one variant, as a sweep keeps them until it is finished."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorRow(VariantColumns, MatrixColumns):
     """One matrix in one variant; norms are Frobenius norms of float32 weights.
 
     Attributes:
-        name: Tensor name, with the expert's number where it holds several matrices.
-        layer: Decoder layer from 0; None outside the layers.
-        kind: Kind of module, such as ``q_proj``.
-        rows: Output features.
-        columns: Input features.
-        finetuned: Name of the finetuned model.
-        source: Where the directions come from, or the method.
-        component: Which part is kept; None for another method.
-        fraction: Share of the smaller dimension asked for; for ``energy`` the share of the delta's energy.
         rank: Directions in the subspace; 0 where the delta is zero.
         energy_kept: ‖kept update‖² / ‖update‖²; NaN without update.
         chance: What a random update would keep; None for a method without subspace.
@@ -71,15 +76,6 @@ class TensorRow:
         is_changed: Whether the method treated this matrix.
     """
 
-    name: str
-    layer: int | None
-    kind: str
-    rows: int
-    columns: int
-    finetuned: str
-    source: str
-    component: str | None
-    fraction: float | None
     rank: int
     energy_kept: float
     chance: float | None
@@ -92,14 +88,10 @@ class TensorRow:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EnergyRow:
+class EnergyRow(VariantColumns):
     """One variant over all matrices that have a subspace; energies are summed before dividing.
 
     Attributes:
-        finetuned: Name of the finetuned model.
-        source: Where the directions come from, or the method.
-        component: Which part is kept.
-        fraction: Share that was asked for.
         energy_kept: Share of the update's energy; a method that adds to the update can have more than 1.
         chance: What a random update would keep, each matrix weighing as much as its update.
         cosine_update: Cosine of the kept update with the update.
@@ -109,10 +101,6 @@ class EnergyRow:
         num_changed: How many of them the method treated.
     """
 
-    finetuned: str
-    source: str
-    component: str | None
-    fraction: float | None
     energy_kept: float
     chance: float | None
     cosine_update: float
@@ -121,10 +109,8 @@ class EnergyRow:
     num_matrices: int
     num_changed: int
 
-    @property
-    def key(self) -> tuple[str, str, str | None, float | None]:
-        """What names the row's variant."""
-        return self.finetuned, self.source, self.component, self.fraction
+
+_COLUMNS = (MatrixColumns, VariantColumns)
 
 
 def make_part_row(slot: MatrixSlot, variant: Variant, sums: UpdateSums) -> PartRow:
@@ -161,15 +147,7 @@ def make_tensor_rows(parts: Iterable[PartRow]) -> list[TensorRow]:
     """Turns sums into the shares and cosines that are read."""
     return [
         TensorRow(
-            name=row.name,
-            layer=row.layer,
-            kind=row.kind,
-            rows=row.rows,
-            columns=row.columns,
-            finetuned=row.finetuned,
-            source=row.source,
-            component=row.component,
-            fraction=row.fraction,
+            **{one.name: getattr(row, one.name) for place in _COLUMNS for one in dataclasses.fields(place)},
             rank=row.rank,
             energy_kept=divide(row.kept, row.total),
             chance=row.chance,
