@@ -1,4 +1,4 @@
-"""Saves the variants of a sweep as Hugging Face folders, matrix by matrix: merged weights, or an adapter again; with a model card."""
+"""Saves the variants of a sweep as Hugging Face folders, matrix by matrix: merged weights or an adapter, and a card."""
 
 from __future__ import annotations
 
