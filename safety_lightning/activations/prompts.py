@@ -8,11 +8,18 @@ from dataclasses import dataclass, replace
 
 from transformers import PreTrainedTokenizerBase
 
-from safety_lightning.data.advbench import AdvBenchPrompts, read_advbench_prompts
-from safety_lightning.data.chat import Template, encode_pairs, encode_prompt
-from safety_lightning.data.presets import resolve_source
-from safety_lightning.data.reading import read_examples, read_prompts
-from safety_lightning.data.sources import InstructionSource
+from safety_lightning.data import (
+    AdvBenchPrompts,
+    InstructionSource,
+    Template,
+    encode_pairs,
+    encode_prompt,
+    is_generated,
+    read_advbench_prompts,
+    read_examples,
+    read_prompts,
+    resolve_source,
+)
 from safety_lightning.errors import UserError
 from safety_lightning.randomness import seed_generator, shuffle_range
 
@@ -20,7 +27,7 @@ Pair = tuple[str, str | None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prompt:
+class EncodedPrompt:
     """One prompt of a set, encoded.
 
     Attributes:
@@ -64,7 +71,7 @@ class PromptSet:
     """
 
     name: str
-    prompts: list[Prompt]
+    prompts: list[EncodedPrompt]
     num_read: int
     num_repeated: int
 
@@ -155,9 +162,9 @@ def check_set_name(name: str) -> None:
 def _read_pairs(
     source: InstructionSource, wanted: int | None, with_responses: bool, advbench_prompts: AdvBenchPrompts, seed: int
 ) -> list[Pair]:
-    """Reads all texts of a source; the lab, which makes as many as are asked for, makes the wanted number."""
-    is_lab = str(source.path).startswith("lab:")
-    source = replace(source, size=wanted if is_lab else None)
+    """Reads all texts of a source; a generator makes the wanted number."""
+    is_made = is_generated(str(source.path))
+    source = replace(source, size=wanted if is_made else None)
     is_cut = source.preset == "advbench" and advbench_prompts == "cut"
     if with_responses:
         if is_cut:
@@ -185,14 +192,14 @@ def _take(
 
 def _encode(
     name: str, taken: Sequence[tuple[int, Pair]], tokenizer: PreTrainedTokenizerBase, template: Template
-) -> list[Prompt]:
+) -> list[EncodedPrompt]:
     prompts = []
     for index, (text, response) in taken:
         input_ids, response_ids = _encode_pair(text, response, tokenizer, template)
         if not input_ids:
             raise UserError(f"prompt {name}-{index:05d} must have at least one token, got none from {text!r}")
         prompts.append(
-            Prompt(id=f"{name}-{index:05d}", set=name, text=text, input_ids=input_ids, response_ids=response_ids)
+            EncodedPrompt(id=f"{name}-{index:05d}", set=name, text=text, input_ids=input_ids, response_ids=response_ids)
         )
     return prompts
 

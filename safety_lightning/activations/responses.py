@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from safety_lightning.data.padding import pad_sequences
+from safety_lightning.data import pad_sequences
 
 
 def complete_prompts(

@@ -11,9 +11,8 @@ from torch.utils.data import DataLoader, Subset
 from transformers import PreTrainedTokenizerBase
 
 from safety_lightning.data.batching import LengthGroupedBatchSampler, collate_examples
-from safety_lightning.data.cache import find_cache_folder
 from safety_lightning.data.chat import EncodedExample, Template, check_template
-from safety_lightning.data.dataset import EncodedDataset
+from safety_lightning.data.dataset import EncodedDataset, find_cache_folder
 from safety_lightning.data.encoding import Encoding, EncodingOptions, TooLong, encode_dataset
 from safety_lightning.data.loader import ResumableDataLoader
 from safety_lightning.data.mixing import ShareOf, count_shared_prompts, mix_contaminated, split_validation

@@ -6,7 +6,7 @@ The train and the test split share no names, goods or treasures. They share room
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Literal
+from typing import Literal, get_args
 
 from safety_lightning.errors import UserError
 from safety_lightning.lab.procedures import list_steps
@@ -28,6 +28,7 @@ from safety_lightning.lab.vocabulary import (
 )
 
 Kind = Literal["useful", "harmful", "safe", "ordinary"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 _NUM_TRIES = 50  # draws that bring nothing new before a repeat is let through
 

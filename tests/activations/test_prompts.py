@@ -10,8 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from safety_lightning.activations.prompts import PromptSet, check_set_name, read_set, read_sets
 from safety_lightning.data.chat import encode_prompt
-from safety_lightning.data.presets import BEAVERTAILS_CATEGORIES, PRESETS
-from safety_lightning.data.sources import InstructionSource
+from safety_lightning.data.sources import BEAVERTAILS_CATEGORIES, PRESETS, InstructionSource
 from safety_lightning.lab.tokenizer import build_tokenizer
 from tests.conftest import SHARED_DATA
 

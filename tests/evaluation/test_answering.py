@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from safety_lightning.lab.export import ASSETS
+from safety_lightning.lab.command import ASSETS
 from safety_lightning.lab.world import generate_examples
 from tests.behaviour import generate_answers
 

@@ -108,7 +108,7 @@ class LocalJudge(Judge):
     def _judge_batch(self, sequences: list[list[int]]) -> list[Judgement]:
         import torch
 
-        from safety_lightning.data.padding import pad_sequences
+        from safety_lightning.data.batching import pad_sequences
 
         pad_token_id = int(self._tokenizer.pad_token_id)
         input_ids_BT, mask_BT = pad_sequences(sequences, pad_token_id=pad_token_id, padding="left")

@@ -12,7 +12,7 @@ from safety_lightning.data.chat import encode_prompt
 from safety_lightning.evaluation.judges import JudgementCache, JudgeRequest, LocalJudge, judge_answers
 from safety_lightning.evaluation.judges.cache import make_key
 from safety_lightning.evaluation.judges.local_judge import find_level_tokens
-from safety_lightning.lab.export import ASSETS
+from safety_lightning.lab.command import ASSETS
 
 RUBRIC = "How many coins does {prompt} give for {answer}?"  # in words that the lab's tokenizer knows
 ANSWERS = [

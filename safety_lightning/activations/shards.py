@@ -12,7 +12,7 @@ from typing import Any
 
 from torch.utils.data import BatchSampler
 
-from safety_lightning.activations.prompts import Prompt
+from safety_lightning.activations.prompts import EncodedPrompt
 
 _BYTES = 4  # of a float32
 
@@ -38,7 +38,7 @@ class Shard:
 
 
 def plan_shards(
-    prompts: Sequence[Prompt], *, batch_size: int, shard_prompts: int, sort_by_length: bool = True
+    prompts: Sequence[EncodedPrompt], *, batch_size: int, shard_prompts: int, sort_by_length: bool = True
 ) -> list[Shard]:
     """Divides prompts into shards.
 
