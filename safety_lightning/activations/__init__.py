@@ -10,8 +10,9 @@ writer, storage     `ActivationWriter`, which checks first and resumes; `Activat
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from safety_lightning.lazy import import_lazily, list_names
 
 if TYPE_CHECKING:
     from safety_lightning.activations.capture import HiddenCapture, find_last_attended
@@ -21,22 +22,12 @@ if TYPE_CHECKING:
     from safety_lightning.activations.writer import ActivationWriter, check_trainer
 
 _PLACES = {
-    "ActivationFolder": "storage",
-    "ActivationModule": "module",
-    "ActivationWriter": "writer",
-    "HiddenCapture": "capture",
-    "PromptData": "datamodule",
-    "PromptRecord": "storage",
-    "check_trainer": "writer",
-    "find_last_attended": "capture",
-    "name_shard": "storage",
+    "capture": "HiddenCapture find_last_attended",
+    "datamodule": "PromptData",
+    "module": "ActivationModule",
+    "storage": "ActivationFolder PromptRecord name_shard",
+    "writer": "ActivationWriter check_trainer",
 }
 
-__all__ = [*_PLACES]
-
-
-def __getattr__(name: str) -> Any:
-    """Imports a name on first use: stored activations are read without lightning and transformers."""
-    if name not in _PLACES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_PLACES[name]}"), name)
+__all__ = list_names(_PLACES)
+__getattr__ = import_lazily(__name__, _PLACES)

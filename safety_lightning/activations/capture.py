@@ -97,8 +97,8 @@ class HiddenCapture:
     def _make_positions(self, attention_mask_BT: Tensor) -> dict[str, Tensor]:
         """Counts positions from the first attended token, where padding stands before it.
 
-        Absolute positions (GPT-2) would otherwise begin at the padding. Right padding needs nothing: positions go on
-        over it, as they do where nobody sets them.
+        Absolute positions (GPT-2) would otherwise begin at the padding. Right padding needs nothing: there the
+        decoder numbers the padding too, which changes no vector of a token before it.
         """
         if not self._accepts_positions or bool(attention_mask_BT[:, 0].all()):
             return {}

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
 from safety_lightning.activations.matching import Matching, match_lengths
-from safety_lightning.activations.prompts import EncodedPrompt, PromptSet, read_sets
+from safety_lightning.activations.prompts import EncodedPrompt, PromptSet, check_set_names, read_set
 from safety_lightning.activations.shards import PlannedBatches, Shard, plan_shards
 from safety_lightning.checkpoints import load_tokenizer
 from safety_lightning.data import (
@@ -217,15 +217,20 @@ class PromptData(LightningDataModule):
         }
 
     def _read(self, tokenizer: PreTrainedTokenizerBase) -> list[PromptSet]:
-        return read_sets(
-            self.sources,
-            tokenizer,
-            template=self.template,
-            num_prompts=None if self.match_lengths else self.num_prompts,
-            with_responses=self.with_responses,
-            advbench_prompts=self.advbench_prompts,
-            seed=self.seed,
-        )
+        check_set_names(self.sources)
+        return [
+            read_set(
+                name,
+                source,
+                tokenizer,
+                template=self.template,
+                num_prompts=None if self.match_lengths else self.num_prompts,
+                with_responses=self.with_responses,
+                advbench_prompts=self.advbench_prompts,
+                seed=self.seed,
+            )
+            for name, source in self.sources.items()
+        ]
 
     def _describe_matching(self, name: str) -> Mapping[str, int]:
         if self._matching is None:

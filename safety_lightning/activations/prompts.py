@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from transformers import PreTrainedTokenizerBase
@@ -76,40 +76,6 @@ class PromptSet:
     num_repeated: int
 
 
-def read_sets(
-    sources: Mapping[str, str | InstructionSource],
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    template: Template = "chat",
-    num_prompts: int | None = None,
-    with_responses: bool = False,
-    advbench_prompts: AdvBenchPrompts = "whole",
-    seed: int,
-) -> list[PromptSet]:
-    """Reads and encodes sets of prompts; see `read_set`.
-
-    Raises:
-        UserError: If there is no set, a name cannot name a folder, or as `read_set`.
-    """
-    if not sources:
-        raise UserError("sets must name at least one prompt set, got none")
-    for name in sources:
-        check_set_name(name)
-    return [
-        read_set(
-            name,
-            source,
-            tokenizer,
-            template=template,
-            num_prompts=num_prompts,
-            with_responses=with_responses,
-            advbench_prompts=advbench_prompts,
-            seed=seed,
-        )
-        for name, source in sources.items()
-    ]
-
-
 def read_set(
     name: str,
     source: str | InstructionSource,
@@ -153,10 +119,13 @@ def read_set(
     )
 
 
-def check_set_name(name: str) -> None:
-    """Raises UserError unless a set's name can be the name of a folder."""
-    if not name or name != name.strip() or any(sign in name for sign in "/\\") or name.startswith("."):
-        raise UserError(f"a prompt set's name must be that of a folder, got {name!r}")
+def check_set_names(names: Collection[str]) -> None:
+    """Raises UserError if there is no set, or a name cannot be that of a folder."""
+    if not names:
+        raise UserError("sets must name at least one prompt set, got none")
+    for name in names:
+        if not name or name != name.strip() or any(sign in name for sign in "/\\") or name.startswith("."):
+            raise UserError(f"a prompt set's name must be that of a folder, got {name!r}")
 
 
 def _read_pairs(

@@ -1,7 +1,7 @@
 """Divides prompts into shards and batches, the same way whatever the number of processes.
 
 A shard is the unit of work: it is captured whole by one process, or not at all, and its content depends on nothing
-but the prompts and the settings. So a run may go on after a kill, also with another number of processes.
+but the prompts and the settings. So a run may resume after a kill, also on another number of processes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The callback of `predict` that writes activations as they come, goes on after a kill, and ends with the index.
+"""The callback of `predict`: checks first, writes activations as they come, resumes after a kill, ends with the index.
 
 Shapes in this file: B = batch, L = decoder layers, D = hidden size.
 """
@@ -32,6 +32,7 @@ from safety_lightning.activations.storage import (
     save_index,
 )
 from safety_lightning.checkpoints import CheckpointReader, load_config, resolve_reference
+from safety_lightning.data import check_sampler
 from safety_lightning.errors import UserError
 from safety_lightning.files import atomic_path
 
@@ -42,8 +43,8 @@ class ActivationWriter(BasePredictionWriter):
     """Writes the predictions of `ActivationModule` on `PromptData`: a folder a prompt set, for `overlap activations`.
 
     Each process captures and writes shards of its own; when all are there, the first process writes the indexes. A
-    shard appears whole or not at all and depends on nothing but inputs and settings: a run that was killed goes on
-    with the shards that are missing, with any number of processes, and ends as one that was not.
+    shard appears whole or not at all and depends on nothing but inputs and settings: a run that was killed resumes
+    with the missing shards, on any number of processes, and leaves the same files as one that was not killed.
 
     Args:
         folder: Where to write; in a run of the command line, ``activations`` in the run folder.
@@ -218,8 +219,8 @@ def check_trainer(trainer: L.Trainer) -> None:
             "strategy of the Trainer must keep the whole model in each process (ddp), got "
             f"{type(trainer.strategy).__name__}"
         )
-    if trainer.world_size > 1 and trainer._accelerator_connector.use_distributed_sampler:
-        raise UserError("use_distributed_sampler of the Trainer must be false, got true")
+    if trainer.world_size > 1:
+        check_sampler(trainer)
     if trainer.precision != "32-true":
         raise UserError(
             f"precision of the Trainer must be 32-true, got {trainer.precision}: say model.dtype, which rounds weights "

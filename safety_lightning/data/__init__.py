@@ -12,8 +12,9 @@ datamodule  `InstructionData`, which ties it together
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from safety_lightning.lazy import import_lazily, list_names
 
 if TYPE_CHECKING:
     from safety_lightning.data.batching import (
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
         encode_prompt,
         find_stop_ids,
     )
-    from safety_lightning.data.datamodule import InstructionData
+    from safety_lightning.data.datamodule import InstructionData, check_sampler
     from safety_lightning.data.reading import AdvBenchPrompts, read_advbench_prompts, read_examples, read_prompts
     from safety_lightning.data.sources import (
         Example,
@@ -45,38 +46,13 @@ if TYPE_CHECKING:
     from safety_lightning.data.tables import check_column, read_table
 
 _PLACES = {
-    "AdvBenchPrompts": "reading",
-    "EncodedExample": "chat",
-    "Example": "sources",
-    "IGNORED_LABEL": "chat",
-    "InstructionData": "datamodule",
-    "InstructionSource": "sources",
-    "LengthGroupedBatchSampler": "batching",
-    "Padding": "batching",
-    "Template": "chat",
-    "check_column": "tables",
-    "check_template": "chat",
-    "collate_examples": "batching",
-    "encode_pairs": "chat",
-    "encode_prompt": "chat",
-    "find_stop_ids": "chat",
-    "is_generated": "sources",
-    "is_local_file": "sources",
-    "pad_rows": "batching",
-    "pad_sequences": "batching",
-    "read_advbench_prompts": "reading",
-    "read_examples": "reading",
-    "read_prompts": "reading",
-    "read_table": "tables",
-    "register_generator": "sources",
-    "resolve_source": "sources",
+    "batching": "LengthGroupedBatchSampler Padding collate_examples pad_rows pad_sequences",
+    "chat": "IGNORED_LABEL EncodedExample Template check_template encode_pairs encode_prompt find_stop_ids",
+    "datamodule": "InstructionData check_sampler",
+    "reading": "AdvBenchPrompts read_advbench_prompts read_examples read_prompts",
+    "sources": "Example InstructionSource is_generated is_local_file register_generator resolve_source",
+    "tables": "check_column read_table",
 }
 
-__all__ = [*_PLACES]
-
-
-def __getattr__(name: str) -> Any:
-    """Imports a name on first use: where examples come from can be said without torch."""
-    if name not in _PLACES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_PLACES[name]}"), name)
+__all__ = list_names(_PLACES)
+__getattr__ = import_lazily(__name__, _PLACES)

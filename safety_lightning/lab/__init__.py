@@ -13,12 +13,12 @@ command                 the command `lab`, which also copies the shipped models 
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from safety_lightning.data import register_generator
 from safety_lightning.lab.judge import is_correct, is_refusal, judge_harmfulness
 from safety_lightning.lab.world import KINDS, Kind, generate_examples
+from safety_lightning.lazy import import_lazily, list_names
 
 if TYPE_CHECKING:
     from safety_lightning.lab.build import build_lab
@@ -28,16 +28,10 @@ if TYPE_CHECKING:
 register_generator("lab", KINDS, generate_examples)
 
 _PLACES = {
-    "build_lab": "build",
-    "build_tokenizer": "tokenizer",
-    "export_lab": "command",
+    "build": "build_lab",
+    "command": "export_lab",
+    "tokenizer": "build_tokenizer",
 }
 
-__all__ = ["Kind", "generate_examples", "is_correct", "is_refusal", "judge_harmfulness", *_PLACES]
-
-
-def __getattr__(name: str) -> Any:
-    """Imports a name on first use: the world is known without torch."""
-    if name not in _PLACES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_PLACES[name]}"), name)
+__all__ = ["Kind", "generate_examples", "is_correct", "is_refusal", "judge_harmfulness", *list_names(_PLACES)]
+__getattr__ = import_lazily(__name__, _PLACES)
