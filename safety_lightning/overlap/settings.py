@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
-from safety_lightning.checkpoints.selection import Vectors
+from safety_lightning.checkpoints import Vectors
 from safety_lightning.errors import UserError
 from safety_lightning.profiles import OVERLAP_SETTINGS, Profile, name_profile, read_settings
 from safety_lightning.subspaces import DEFAULT_ETAS, Side, check_etas

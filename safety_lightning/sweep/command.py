@@ -9,8 +9,7 @@ from typing import Any, Literal
 
 import yaml
 
-from safety_lightning.checkpoints import StorageDtype
-from safety_lightning.checkpoints.selection import Vectors
+from safety_lightning.checkpoints import StorageDtype, Vectors
 from safety_lightning.devices import choose_device
 from safety_lightning.methods.rivals import EnergyRemoval, Method, Resta, Rivals, SafeLora, SafeMerge
 from safety_lightning.methods.variants import FRACTIONS, list_variants, match_variants

@@ -7,7 +7,7 @@ import pytest
 
 from safety_lightning.activations.prompts import EncodedPrompt
 from safety_lightning.activations.shards import count_shard_prompts, plan_shards
-from safety_lightning.data.sources import InstructionSource
+from safety_lightning.data import InstructionSource
 from tests.activations.conftest import make_data
 
 LENGTHS = {"a": [5, 2, 9, 2, 7, 1, 3], "b": [4, 4, 1]}

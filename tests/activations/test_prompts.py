@@ -9,9 +9,9 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from safety_lightning.activations.prompts import PromptSet, check_set_names, read_set
-from safety_lightning.data.chat import encode_prompt
+from safety_lightning.data import encode_prompt
 from safety_lightning.data.sources import BEAVERTAILS_CATEGORIES, PRESETS, InstructionSource
-from safety_lightning.lab.tokenizer import build_tokenizer
+from safety_lightning.lab import build_tokenizer
 from tests.conftest import SHARED_DATA
 
 

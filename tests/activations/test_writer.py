@@ -17,8 +17,7 @@ from safety_lightning.activations.module import ActivationModule
 from safety_lightning.activations.storage import INDEX_FILE, ActivationFolder, name_shard
 from safety_lightning.activations.writer import ActivationWriter, check_trainer
 from safety_lightning.checkpoints import CheckpointReader, load_model
-from safety_lightning.data.batching import pad_sequences
-from safety_lightning.data.sources import InstructionSource
+from safety_lightning.data import InstructionSource, pad_sequences
 from tests.activations.conftest import SETS, make_data, make_trainer
 from tests.conftest import copy_checkpoint
 

@@ -8,7 +8,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from safety_lightning.checkpoints import load_model, load_tokenizer
-from safety_lightning.data.chat import encode_prompt
+from safety_lightning.data import encode_prompt
 from safety_lightning.evaluation.judges import JudgementCache, JudgeRequest, LocalJudge, judge_answers
 from safety_lightning.evaluation.judges.cache import make_key
 from safety_lightning.evaluation.judges.local_judge import find_level_tokens
