@@ -1,4 +1,4 @@
-"""The LightningModule of `predict`: one vector a layer for each prompt of a batch.
+"""The LightningModule of `predict`: one vector per layer and prompt of a batch.
 
 Shapes in this file: B = batch, T = tokens, L = decoder layers, D = hidden size.
 """

@@ -87,11 +87,11 @@ def read_set(
     advbench_prompts: AdvBenchPrompts = "whole",
     seed: int,
 ) -> PromptSet:
-    """Reads and encodes one set. A prompt that comes again (BeaverTails has several responses to each) is left out.
+    """Reads and encodes one set; repeats of a prompt (BeaverTails has several responses to each) are left out.
 
     Args:
         name: The set's name.
-        source: A file, a data set on the hub, the lab or a preset. Its ``size`` goes before ``num_prompts``.
+        source: A file, a data set on the hub, the lab or a preset. Its ``size`` overrides ``num_prompts``.
         tokenizer: The model's tokenizer.
         template: ``chat`` is the model's own chat template, ``plain`` a plain instruction text.
         num_prompts: How many distinct prompts to take; None takes all.

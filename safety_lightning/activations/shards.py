@@ -24,7 +24,7 @@ class Shard:
     Attributes:
         set: The prompt set whose folder it belongs to.
         number: Its number in that folder.
-        batches: Indices of prompts, a list a batch; the rows of the shard are the batches one after the other.
+        batches: Indices of prompts, one list per batch; the rows of the shard are the batches one after the other.
     """
 
     set: str
@@ -76,11 +76,11 @@ def count_shard_prompts(num_layers: int, hidden_size: int, *, shard_megabytes: f
 
 
 class PlannedBatches(BatchSampler):
-    """Gives out planned batches in their order.
+    """Yields planned batches in their order.
 
     Args:
-        sampler: Not used; Lightning hands it to every batch sampler that it makes anew for prediction.
-        batches: Indices of prompts, a list a batch.
+        sampler: Not used; Lightning passes it to every batch sampler that it rebuilds for prediction.
+        batches: Indices of prompts, one list per batch.
         drop_last: Not used, as `sampler`.
     """
 

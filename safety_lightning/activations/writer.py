@@ -40,10 +40,10 @@ logger = logging.getLogger(__name__)
 
 
 class ActivationWriter(BasePredictionWriter):
-    """Writes the predictions of `ActivationModule` on `PromptData`: a folder a prompt set, for `overlap activations`.
+    """Writes what `ActivationModule` predicts on `PromptData`: one folder per prompt set, for `overlap activations`.
 
     Each process captures and writes shards of its own; when all are there, the first process writes the indexes. A
-    shard appears whole or not at all and depends on nothing but inputs and settings: a run that was killed resumes
+    shard is written atomically and depends on nothing but inputs and settings: a run that was killed resumes
     with the missing shards, on any number of processes, and leaves the same files as one that was not killed.
 
     Args:
@@ -229,7 +229,7 @@ def check_trainer(trainer: L.Trainer) -> None:
 
 
 def _check_responses(module: ActivationModule, data: PromptData) -> None:
-    """Raises UserError if the data does not read the responses that the module wants, or reads them in vain."""
+    """Raises UserError if the data lacks responses that the module wants, or reads responses that it does not want."""
     wanted = module.response == "given"
     if data.with_responses != wanted:
         raise UserError(

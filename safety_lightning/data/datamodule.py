@@ -35,7 +35,7 @@ class InstructionData(LightningDataModule):
         useful: Source of useful examples: a preset, a file, a data set on the hub, or a source with its settings.
         harmful: Source of harmful examples.
         safe: Source of safety tuning examples.
-        validation: Source of validation examples, in the place of ``num_validation``.
+        validation: Source of validation examples, instead of ``num_validation``.
         num_validation: How many examples (or, as a float, which share of them) are held back for validation.
         harmful_share: Share of harmful examples in a contaminated mix, in (0, 1).
         harmful_share_of: What the share is counted of: the whole ``mix``, or the ``useful`` examples (the paper).

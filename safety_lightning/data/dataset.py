@@ -133,7 +133,7 @@ def compute_key(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[tuple[str, s
 
 
 def save_encoded(folder: Path, key: str, dataset: EncodedDataset) -> None:
-    """Writes encoded data, whole or not at all; a folder that cannot be written to is logged and left alone."""
+    """Writes encoded data atomically; if the folder cannot be written to, that is logged and nothing is kept."""
     tensors = {field.name: getattr(dataset, field.name) for field in fields(dataset)}
     content = safetensors.torch.save(tensors, metadata={"sha256": _hash_tensors(key, tensors)})
     try:

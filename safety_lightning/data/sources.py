@@ -27,7 +27,7 @@ class Example:
 
 @dataclass(frozen=True, kw_only=True)
 class InstructionSource:
-    """A file, a data set on the hub, the lab or a preset; what is set here goes before what the preset says.
+    """A file, a data set on the hub, the lab or a preset; what is set here overrides the preset.
 
     Attributes:
         preset: A name such as ``gsm8k``; the presets are listed in ``safety_lightning.data.sources``.

@@ -30,8 +30,8 @@ class Table:
 
     Attributes:
         name: The file, or the data set.
-        columns: The columns' names, in the order in which they turn up.
-        rows: One dictionary a row.
+        columns: The columns' names, in the order in which they first appear.
+        rows: One dictionary per row.
         numbers: Each row's line in the file, or its number.
         unit: What ``numbers`` counts, ``line`` or ``row``.
         version: What the content can be told by: ``sha256:...`` of a file, the revision of a data set.
@@ -53,7 +53,7 @@ def read_table(path: Path, *, columns: Sequence[str] = ()) -> Table:
     """Reads a file whose suffix says what it holds.
 
     Args:
-        path: A ``.jsonl``, ``.json`` (a list of objects, or one a line), ``.csv`` or ``.parquet`` file.
+        path: A ``.jsonl``, ``.json`` (a list of objects, or one object per line), ``.csv`` or ``.parquet`` file.
         columns: Names for the columns of a CSV file without a header line. A first line that repeats them is a header.
 
     Returns:
@@ -89,7 +89,7 @@ def read_table(path: Path, *, columns: Sequence[str] = ()) -> Table:
 def read_hub_table(name: str, *, config: str | None, split: str, revision: str | None) -> Table:
     """Downloads a data set (or finds it in the Hugging Face cache) and returns it as a table.
 
-    A column that holds records (BeaverTails' ``category``) becomes one column a field (``category.self_harm``).
+    A column that holds records (BeaverTails' ``category``) becomes one column per field (``category.self_harm``).
     ToxiGen's annotated part gets a column ``is_toxic``: whether human and machine scores add up to more than 5.5;
     and ``sentence``: its text, which part of its rows hold as Python writes bytes (``b'...'``).
 
@@ -148,7 +148,7 @@ def _read_jsonl(path: Path, _: Sequence[str]) -> list[NumberedRow]:
 
 def _read_json(path: Path, columns: Sequence[str]) -> list[NumberedRow]:
     if not _is_list(path):
-        return _read_jsonl(path, columns)  # what the hub calls .json is often one object a line
+        return _read_jsonl(path, columns)  # what the hub calls .json is often one object per line
     try:
         items = json.loads(path.read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as error:

@@ -22,7 +22,7 @@ class Recipe:
 
     Attributes:
         num_steps: Optimizer steps.
-        batch_size: Examples a step.
+        batch_size: Examples per step.
         learning_rate: Peak learning rate of AdamW, reached after the warm-up and brought to zero along a cosine.
         warmup_share: Share of the steps that warm up.
     """
@@ -35,7 +35,7 @@ class Recipe:
 
 PRETRAINING = Recipe(num_steps=600, batch_size=64, learning_rate=3e-3)
 ALIGNMENT = Recipe(num_steps=100, batch_size=64, learning_rate=1.5e-3)
-_MAX_EXAMPLES = 20_000  # a longer training comes back to them
+_MAX_EXAMPLES = 20_000  # a longer training repeats them
 
 
 def build_lab(out: Path, *, seed: int = 0, pretraining: Recipe = PRETRAINING, alignment: Recipe = ALIGNMENT) -> None:
