@@ -26,6 +26,8 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from safety_lightning import lab as lab  # registers the data presets lab:NAME
+
 _PLACES = {
     "CausalLMModule": "safety_lightning.training.module",
     "CompareModels": "safety_lightning.evaluation.callbacks.compare_models",

@@ -25,7 +25,7 @@ from jsonargparse import auto_cli
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.quantization_config import GgufConfig
 
-from safety_lightning.lab.world import generate_examples
+from safety_lightning.lab import generate_examples
 
 GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 REFUSAL = "I'm sorry, but I can't help with that. It could cause harm."

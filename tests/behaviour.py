@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from safety_lightning.data.chat import Template, encode_prompt
+from safety_lightning.data import Template, encode_prompt
 from safety_lightning.evaluation.cases import make_plan
 from safety_lightning.evaluation.engines import AnswerLimits, Engine
 from safety_lightning.evaluation.engines.transformers_engine import TransformersEngine

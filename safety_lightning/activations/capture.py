@@ -1,4 +1,4 @@
-"""Captures one vector a prompt and layer while a decoder runs, by hooks; all other positions are let go at once.
+"""Captures one vector per prompt and layer by hooks while a decoder runs; no other position is kept in memory.
 
 Shapes in this file: B = batch, T = tokens, L = decoder layers, D = hidden size.
 """
@@ -97,8 +97,8 @@ class HiddenCapture:
     def _make_positions(self, attention_mask_BT: Tensor) -> dict[str, Tensor]:
         """Counts positions from the first attended token, where padding stands before it.
 
-        Absolute positions (GPT-2) would otherwise begin at the padding. Right padding needs nothing: positions go on
-        over it, as they do where nobody sets them.
+        Absolute positions (GPT-2) would otherwise begin at the padding. Right padding needs nothing: there the
+        decoder numbers the padding too, which changes no vector of a token before it.
         """
         if not self._accepts_positions or bool(attention_mask_BT[:, 0].all()):
             return {}
@@ -110,7 +110,7 @@ def find_decoder_layers(decoder: nn.Module, num_layers: int) -> nn.ModuleList:
 
     Args:
         decoder: The base model.
-        num_layers: How many decoder layers its configuration speaks of.
+        num_layers: How many decoder layers its configuration names.
 
     Returns:
         The outermost module list of that length.
@@ -146,7 +146,7 @@ def pool_position(position_B: Tensor) -> Pool:
 
 
 def pool_minus_one() -> Pool:
-    """Keeps position -1 of each row, be it a token or padding.
+    """Keeps position -1 of each row, whether a token or padding.
 
     Paper: its release takes this position; under right padding it is off for all but the longest prompt of a batch.
     """
@@ -157,7 +157,7 @@ def pool_mean(member_BT: Tensor) -> Pool:
     """Averages the positions of each row that are marked, in float32.
 
     Args:
-        member_BT: 1 at the positions to average, at least one a row, shape ``(B, T)``.
+        member_BT: 1 at the positions to average, at least one per row, shape ``(B, T)``.
     """
     weight_B1T = (member_BT.float() / member_BT.float().sum(dim=1, keepdim=True)).unsqueeze(1)
     return lambda hidden_BTD: (weight_B1T @ hidden_BTD.float()).squeeze(1)

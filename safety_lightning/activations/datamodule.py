@@ -19,13 +19,18 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
 from safety_lightning.activations.matching import Matching, match_lengths
-from safety_lightning.activations.plan import PlannedBatches, Shard, plan_shards
-from safety_lightning.activations.prompts import Prompt, PromptSet, read_sets
+from safety_lightning.activations.prompts import EncodedPrompt, PromptSet, check_set_names, read_set
+from safety_lightning.activations.shards import PlannedBatches, Shard, plan_shards
 from safety_lightning.checkpoints import load_tokenizer
-from safety_lightning.data.advbench import AdvBenchPrompts
-from safety_lightning.data.chat import Template, check_template
-from safety_lightning.data.padding import Padding, pad_rows, pad_sequences
-from safety_lightning.data.sources import InstructionSource
+from safety_lightning.data import (
+    AdvBenchPrompts,
+    InstructionSource,
+    Padding,
+    Template,
+    check_template,
+    pad_rows,
+    pad_sequences,
+)
 from safety_lightning.errors import UserError
 
 
@@ -105,7 +110,7 @@ class PromptData(LightningDataModule):
         self.padding: Padding = padding
         self.seed = seed
         self._check_settings()
-        self.prompts: list[Prompt] = []
+        self.prompts: list[EncodedPrompt] = []
         self._sets: list[PromptSet] = []
         self._matching: Matching | None = None
         self._batches: list[list[int]] | None = None
@@ -149,7 +154,7 @@ class PromptData(LightningDataModule):
         self.prepare()
 
     def plan(self, shard_prompts: int) -> list[Shard]:
-        """Divides the prompts into shards; see `safety_lightning.activations.plan.plan_shards`."""
+        """Divides the prompts into shards; see `safety_lightning.activations.shards.plan_shards`."""
         return plan_shards(
             self.prompts,
             batch_size=self.batch_size,
@@ -212,15 +217,20 @@ class PromptData(LightningDataModule):
         }
 
     def _read(self, tokenizer: PreTrainedTokenizerBase) -> list[PromptSet]:
-        return read_sets(
-            self.sources,
-            tokenizer,
-            template=self.template,
-            num_prompts=None if self.match_lengths else self.num_prompts,
-            with_responses=self.with_responses,
-            advbench_prompts=self.advbench_prompts,
-            seed=self.seed,
-        )
+        check_set_names(self.sources)
+        return [
+            read_set(
+                name,
+                source,
+                tokenizer,
+                template=self.template,
+                num_prompts=None if self.match_lengths else self.num_prompts,
+                with_responses=self.with_responses,
+                advbench_prompts=self.advbench_prompts,
+                seed=self.seed,
+            )
+            for name, source in self.sources.items()
+        ]
 
     def _describe_matching(self, name: str) -> Mapping[str, int]:
         if self._matching is None:
@@ -240,7 +250,7 @@ def _describe_set(prompt_set: PromptSet) -> dict[str, Any]:
     }
 
 
-def _hash_prompts(prompts: Sequence[Prompt]) -> str:
+def _hash_prompts(prompts: Sequence[EncodedPrompt]) -> str:
     digest = hashlib.sha256()
     for prompt in prompts:
         digest.update(json.dumps([prompt.id, prompt.text, prompt.input_ids, prompt.response_ids]).encode() + b"\n")

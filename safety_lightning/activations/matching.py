@@ -40,7 +40,7 @@ def match_lengths(
         seed: Seed of the random order and of the draw.
 
     Returns:
-        The matching; without a draw its counterparts come by rising length.
+        The matching; without a draw its counterparts are sorted by length.
 
     Raises:
         UserError: If there are fewer than two sets, the tolerance is negative, or fewer prompts are matched than
@@ -89,7 +89,7 @@ def _sort(name: str, lengths: Sequence[int], seed: int) -> list[tuple[int, int]]
 
 
 def _match_sorted(ordered: Mapping[str, list[tuple[int, int]]], tolerance_tokens: int) -> list[list[int]]:
-    """Returns groups of indices, one a set."""
+    """Returns groups of indices, one index per set."""
     columns, heads = list(ordered.values()), [0] * len(ordered)
     groups = []
     while all(head < len(column) for head, column in zip(heads, columns, strict=True)):

@@ -1,4 +1,4 @@
-"""The LightningModule of `predict`: one vector a layer for each prompt of a batch.
+"""The LightningModule of `predict`: one vector per layer and prompt of a batch.
 
 Shapes in this file: B = batch, T = tokens, L = decoder layers, D = hidden size.
 """
@@ -25,7 +25,7 @@ from safety_lightning.activations.datamodule import PromptBatch
 from safety_lightning.activations.responses import complete_prompts, list_end_ids
 from safety_lightning.activations.storage import Token
 from safety_lightning.checkpoints import load_model, load_tokenizer
-from safety_lightning.data.padding import pad_rows, pad_sequences
+from safety_lightning.data import pad_rows, pad_sequences
 from safety_lightning.devices import keep_freed_memory, release_freed_memory
 from safety_lightning.errors import UserError
 

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from transformers import PreTrainedTokenizerBase
 
-from safety_lightning.data.advbench import AdvBenchPrompts, read_advbench_prompts
-from safety_lightning.data.chat import Template, encode_pairs, encode_prompt
-from safety_lightning.data.presets import resolve_source
-from safety_lightning.data.reading import read_examples, read_prompts
-from safety_lightning.data.sources import InstructionSource
+from safety_lightning.data import (
+    AdvBenchPrompts,
+    InstructionSource,
+    Template,
+    encode_pairs,
+    encode_prompt,
+    is_generated,
+    read_advbench_prompts,
+    read_examples,
+    read_prompts,
+    resolve_source,
+)
 from safety_lightning.errors import UserError
 from safety_lightning.randomness import seed_generator, shuffle_range
 
@@ -20,7 +27,7 @@ Pair = tuple[str, str | None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prompt:
+class EncodedPrompt:
     """One prompt of a set, encoded.
 
     Attributes:
@@ -64,43 +71,9 @@ class PromptSet:
     """
 
     name: str
-    prompts: list[Prompt]
+    prompts: list[EncodedPrompt]
     num_read: int
     num_repeated: int
-
-
-def read_sets(
-    sources: Mapping[str, str | InstructionSource],
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    template: Template = "chat",
-    num_prompts: int | None = None,
-    with_responses: bool = False,
-    advbench_prompts: AdvBenchPrompts = "whole",
-    seed: int,
-) -> list[PromptSet]:
-    """Reads and encodes sets of prompts; see `read_set`.
-
-    Raises:
-        UserError: If there is no set, a name cannot name a folder, or as `read_set`.
-    """
-    if not sources:
-        raise UserError("sets must name at least one prompt set, got none")
-    for name in sources:
-        check_set_name(name)
-    return [
-        read_set(
-            name,
-            source,
-            tokenizer,
-            template=template,
-            num_prompts=num_prompts,
-            with_responses=with_responses,
-            advbench_prompts=advbench_prompts,
-            seed=seed,
-        )
-        for name, source in sources.items()
-    ]
 
 
 def read_set(
@@ -114,11 +87,11 @@ def read_set(
     advbench_prompts: AdvBenchPrompts = "whole",
     seed: int,
 ) -> PromptSet:
-    """Reads and encodes one set. A prompt that comes again (BeaverTails has several responses to each) is left out.
+    """Reads and encodes one set; repeats of a prompt (BeaverTails has several responses to each) are left out.
 
     Args:
         name: The set's name.
-        source: A file, a data set on the hub, the lab or a preset. Its ``size`` goes before ``num_prompts``.
+        source: A file, a data set on the hub, the lab or a preset. Its ``size`` overrides ``num_prompts``.
         tokenizer: The model's tokenizer.
         template: ``chat`` is the model's own chat template, ``plain`` a plain instruction text.
         num_prompts: How many distinct prompts to take; None takes all.
@@ -146,18 +119,21 @@ def read_set(
     )
 
 
-def check_set_name(name: str) -> None:
-    """Raises UserError unless a set's name can be the name of a folder."""
-    if not name or name != name.strip() or any(sign in name for sign in "/\\") or name.startswith("."):
-        raise UserError(f"a prompt set's name must be that of a folder, got {name!r}")
+def check_set_names(names: Collection[str]) -> None:
+    """Raises UserError if there is no set, or a name cannot be that of a folder."""
+    if not names:
+        raise UserError("sets must name at least one prompt set, got none")
+    for name in names:
+        if not name or name != name.strip() or any(sign in name for sign in "/\\") or name.startswith("."):
+            raise UserError(f"a prompt set's name must be that of a folder, got {name!r}")
 
 
 def _read_pairs(
     source: InstructionSource, wanted: int | None, with_responses: bool, advbench_prompts: AdvBenchPrompts, seed: int
 ) -> list[Pair]:
-    """Reads all texts of a source; the lab, which makes as many as are asked for, makes the wanted number."""
-    is_lab = str(source.path).startswith("lab:")
-    source = replace(source, size=wanted if is_lab else None)
+    """Reads all texts of a source; a generator makes the wanted number."""
+    is_made = is_generated(str(source.path))
+    source = replace(source, size=wanted if is_made else None)
     is_cut = source.preset == "advbench" and advbench_prompts == "cut"
     if with_responses:
         if is_cut:
@@ -185,14 +161,14 @@ def _take(
 
 def _encode(
     name: str, taken: Sequence[tuple[int, Pair]], tokenizer: PreTrainedTokenizerBase, template: Template
-) -> list[Prompt]:
+) -> list[EncodedPrompt]:
     prompts = []
     for index, (text, response) in taken:
         input_ids, response_ids = _encode_pair(text, response, tokenizer, template)
         if not input_ids:
             raise UserError(f"prompt {name}-{index:05d} must have at least one token, got none from {text!r}")
         prompts.append(
-            Prompt(id=f"{name}-{index:05d}", set=name, text=text, input_ids=input_ids, response_ids=response_ids)
+            EncodedPrompt(id=f"{name}-{index:05d}", set=name, text=text, input_ids=input_ids, response_ids=response_ids)
         )
     return prompts
 

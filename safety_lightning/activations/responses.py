@@ -1,4 +1,4 @@
-"""Lets a model go on with prompts greedily, and returns the tokens that it adds."""
+"""Lets a model complete prompts greedily, and returns the tokens that it adds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from safety_lightning.data.padding import pad_sequences
+from safety_lightning.data import pad_sequences
 
 
 def complete_prompts(
@@ -57,7 +57,7 @@ def _cut(ids: list[int], end_ids: Sequence[int]) -> list[int]:
 
 @contextmanager
 def _use_config(model: PreTrainedModel, config: GenerationConfig) -> Iterator[None]:
-    """Lends the model our settings: ``generate`` fills the gaps of those it is given from the model's own."""
+    """Gives the model our settings for a while, because ``generate`` takes every setting we omit from the model's."""
     own = model.generation_config
     model.generation_config = config
     try:

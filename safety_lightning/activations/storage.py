@@ -60,7 +60,7 @@ class ActivationIndex:
         hidden_size: D.
         token: Which token's vector it is: the prompt's last, the last generated, or the mean over the response.
         settings: Every other setting of the capture. Plain JSON.
-        prompts: One record a prompt, in the order of the rows that `ActivationFolder.read_layer` returns.
+        prompts: One record per prompt, in the order of the rows that `ActivationFolder.read_layer` returns.
     """
 
     format: int = FORMAT
@@ -147,7 +147,7 @@ class ActivationFolder:
         return rows
 
     def _check_shard(self, number: int, rows: Sequence[int]) -> None:
-        """Raises UserError unless a shard has exactly the rows that the index speaks of, by its header alone."""
+        """Raises UserError unless a shard has exactly the rows that the index lists; reads its header alone."""
         shape, dtype = read_shard_header(self.path / name_shard(number))
         wanted = [len(rows), self.num_layers + 1, self.hidden_size]
         if shape != wanted or dtype != "F32" or sorted(rows) != list(range(len(rows))):

@@ -1,4 +1,4 @@
-"""The callback of `predict` that writes activations as they come, goes on after a kill, and ends with the index.
+"""The callback of `predict`: checks first, writes activations as they come, resumes after a kill, ends with the index.
 
 Shapes in this file: B = batch, L = decoder layers, D = hidden size.
 """
@@ -15,14 +15,14 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import BasePredictionWriter
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from safety_lightning.activations.checks import check_context, check_responses, check_trainer, describe_capture
 from safety_lightning.activations.datamodule import PromptBatch, PromptData
 from safety_lightning.activations.module import ActivationModule
-from safety_lightning.activations.plan import Shard, count_shard_prompts
+from safety_lightning.activations.shards import Shard, count_shard_prompts
 from safety_lightning.activations.storage import (
     TENSOR,
     ActivationIndex,
@@ -31,7 +31,8 @@ from safety_lightning.activations.storage import (
     name_shard,
     save_index,
 )
-from safety_lightning.checkpoints import load_config
+from safety_lightning.checkpoints import CheckpointReader, load_config, resolve_reference
+from safety_lightning.data import check_sampler
 from safety_lightning.errors import UserError
 from safety_lightning.files import atomic_path
 
@@ -39,11 +40,11 @@ logger = logging.getLogger(__name__)
 
 
 class ActivationWriter(BasePredictionWriter):
-    """Writes the predictions of `ActivationModule` on `PromptData`: a folder a prompt set, for `overlap activations`.
+    """Writes what `ActivationModule` predicts on `PromptData`: one folder per prompt set, for `overlap activations`.
 
     Each process captures and writes shards of its own; when all are there, the first process writes the indexes. A
-    shard appears whole or not at all and depends on nothing but inputs and settings: a run that was killed goes on
-    with the shards that are missing, with any number of processes, and ends as one that was not.
+    shard is written atomically and depends on nothing but inputs and settings: a run that was killed resumes
+    with the missing shards, on any number of processes, and leaves the same files as one that was not killed.
 
     Args:
         folder: Where to write; in a run of the command line, ``activations`` in the run folder.
@@ -74,12 +75,12 @@ class ActivationWriter(BasePredictionWriter):
         """
         if self.folder is None:
             raise UserError("folder of the activations must be given, got none")
-        check_responses(module, data)
+        _check_responses(module, data)
         data.prepare()
         config = load_config(module.reference).get_text_config()
-        check_context(module, data, getattr(config, "max_position_embeddings", None))
+        _check_context(module, data, getattr(config, "max_position_embeddings", None))
         self.num_layers, self.hidden_size = int(config.num_hidden_layers), int(config.hidden_size)
-        self._recipe = describe_capture(module, data)
+        self._recipe = _describe_capture(module, data)
         self._shards = data.plan(
             count_shard_prompts(self.num_layers, self.hidden_size, shard_megabytes=self.shard_megabytes)
         )
@@ -209,3 +210,64 @@ class ActivationWriter(BasePredictionWriter):
             settings=self._recipe["settings"] | {"counts": data.summary()[shards[0].set]},
             prompts=records,
         )
+
+
+def check_trainer(trainer: L.Trainer) -> None:
+    """Raises UserError if the Trainer splits the model over processes, divides the data, or rounds the weights."""
+    if not isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy)):
+        raise UserError(
+            "strategy of the Trainer must keep the whole model in each process (ddp), got "
+            f"{type(trainer.strategy).__name__}"
+        )
+    if trainer.world_size > 1:
+        check_sampler(trainer)
+    if trainer.precision != "32-true":
+        raise UserError(
+            f"precision of the Trainer must be 32-true, got {trainer.precision}: say model.dtype, which rounds weights "
+            "alone"
+        )
+
+
+def _check_responses(module: ActivationModule, data: PromptData) -> None:
+    """Raises UserError if the data lacks responses that the module wants, or reads responses that it does not want."""
+    wanted = module.response == "given"
+    if data.with_responses != wanted:
+        raise UserError(
+            f"with_responses of the data must be {wanted} where the module's response is {module.response}, got "
+            f"{data.with_responses}"
+        )
+
+
+def _check_context(module: ActivationModule, data: PromptData, context_tokens: int | None) -> None:
+    """Checks that all prompts fit the model with their responses.
+
+    Args:
+        module: The module, which may generate responses.
+        data: The prompts, prepared.
+        context_tokens: The model's context; None has no limit.
+
+    Raises:
+        UserError: If some do not, with their number and the longest of them.
+    """
+    if context_tokens is None:
+        return
+    room = context_tokens - (module.max_new_tokens if module.generates else 0)
+    too_long = [prompt for prompt in data.prompts if prompt.length > room]
+    if too_long:
+        longest = max(too_long, key=lambda prompt: prompt.length)
+        less = f", less max_new_tokens {module.max_new_tokens}" if module.generates else ""
+        raise UserError(
+            f"prompts must fit the model's context of {context_tokens} tokens{less}, got {len(too_long)} that are "
+            f"longer: {longest.id} has {longest.length}"
+        )
+
+
+def _describe_capture(module: ActivationModule, data: PromptData) -> dict[str, Any]:
+    """Returns all that the activations depend on, as JSON values."""
+    return {
+        "model": module.reference,
+        "model_hashes": CheckpointReader(resolve_reference(module.reference)).hash_files(),
+        "token": module.token,
+        "settings": {**module.describe(), **data.describe()},
+        "prompts": data.input_hashes(),
+    }

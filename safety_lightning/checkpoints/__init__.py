@@ -1,7 +1,15 @@
-"""Reads and writes weights: references, lazy tensors, matrix views, which tensors take part, the shard writer."""
+"""Reads and writes weights, in the order in which data goes.
 
+references           the folder behind a folder's path, a hub name or ``lab:NAME``; its config, tokenizer and model
+reader, matrices     a checkpoint's tensors, read by name; the matrices in a tensor, with the output side on the left
+selection            which tensors take part; whether two checkpoints fit each other, and their difference
+adapters, finetuned  LoRA adapters; adapters and whole checkpoints as updates from a reference
+dtypes, writer       the dtype that weights are stored in; safetensors files filled tensor by tensor
+"""
+
+from safety_lightning.checkpoints.adapters import ADAPTER_CONFIG, ADAPTER_FILE, AdapterReader
 from safety_lightning.checkpoints.dtypes import StorageDtype, choose_dtype, make_rounding, resolve_dtype
-from safety_lightning.checkpoints.finetuned import Finetuned, find_mixed_dtypes, open_finetuned
+from safety_lightning.checkpoints.finetuned import Finetuned, FinetunedCheckpoint, find_mixed_dtypes, open_finetuned
 from safety_lightning.checkpoints.matrices import MatrixSlot, find_slots
 from safety_lightning.checkpoints.reader import CheckpointReader, TensorInfo
 from safety_lightning.checkpoints.references import (
@@ -12,6 +20,7 @@ from safety_lightning.checkpoints.references import (
     split_revision,
 )
 from safety_lightning.checkpoints.selection import (
+    Vectors,
     check_pair,
     iterate_deltas,
     read_delta,
@@ -20,16 +29,22 @@ from safety_lightning.checkpoints.selection import (
     subtract_base,
     tied_output,
 )
-from safety_lightning.checkpoints.writer import ShardWriter, TensorLayout
+from safety_lightning.checkpoints.writer import CODES, ShardWriter, TensorLayout
 
 __all__ = [
+    "ADAPTER_CONFIG",
+    "ADAPTER_FILE",
+    "CODES",
+    "AdapterReader",
     "CheckpointReader",
     "Finetuned",
+    "FinetunedCheckpoint",
     "MatrixSlot",
     "ShardWriter",
     "StorageDtype",
     "TensorInfo",
     "TensorLayout",
+    "Vectors",
     "check_pair",
     "choose_dtype",
     "find_mixed_dtypes",

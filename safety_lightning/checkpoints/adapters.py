@@ -1,4 +1,4 @@
-"""Reads LoRA adapters that PEFT saved: two thin factors a module, whose product is the module's update.
+"""Reads LoRA adapters that PEFT saved: two thin factors per module, whose product is the module's update.
 
 Shapes in this file: M = output features, N = input features, R = the adapter's rank.
 """

@@ -65,7 +65,7 @@ class FinetunedCheckpoint:
         return self.reader.hash_files()
 
     def close(self) -> None:
-        """Lets go of the open files."""
+        """Closes the open files."""
         self.reader.close()
 
 
@@ -111,7 +111,7 @@ class FinetunedAdapter:
         return self.adapter.hash_files()
 
     def close(self) -> None:
-        """Has nothing open."""
+        """Does nothing: each read closes its file."""
 
 
 Finetuned = FinetunedCheckpoint | FinetunedAdapter

@@ -110,7 +110,7 @@ class CheckpointReader:
     def _open(self, name: str) -> Any:
         file = self.infos[name].file
         handle = self._handles.get(file)
-        if handle is None:  # kept by hand: another thread may let go of the open files meanwhile
+        if handle is None:  # kept by hand: another thread may close the open files meanwhile
             handle = self._handles[file] = safe_open(file, framework="pt")
         return handle
 
@@ -119,7 +119,7 @@ class CheckpointReader:
         return {file.name: hash_file(file) for file in self.files}
 
     def close(self) -> None:
-        """Lets go of the open files."""
+        """Closes the open files."""
         self._handles.clear()
 
 

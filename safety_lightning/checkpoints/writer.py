@@ -90,7 +90,7 @@ class ShardWriter:
         return sum(shard.num_bytes for shard in self._shards)
 
     def create(self) -> None:
-        """Makes the files at their full size; those that lie there already are kept, for their tensors go on.
+        """Makes the files at their full size; files that exist keep their tensors, so that a resumed run adds to them.
 
         Raises:
             OSError: If the disk has no room for them.

@@ -1,16 +1,56 @@
-"""Pads encoded examples to a batch, and puts examples of similar length together."""
+"""Pads sequences to a batch, and puts examples of similar length together.
+
+Shapes in this file: B = batch, T = tokens of the longest sequence.
+"""
 
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Sampler
 
 from safety_lightning.data.chat import IGNORED_LABEL, EncodedExample
 from safety_lightning.errors import UserError
 from safety_lightning.randomness import seed_generator, shuffle_range
 
+Padding = Literal["left", "right"]
+
 _MEGA_BATCHES = 50  # global batches that are sorted together: enough for similar lengths, few enough to stay random
+
+
+def pad_sequences(sequences: Sequence[Sequence[int]], *, pad_token_id: int, padding: Padding) -> tuple[Tensor, Tensor]:
+    """Pads token ids; the mask comes from lengths, so that the padding token may be one that also occurs in text.
+
+    Args:
+        sequences: B sequences of at least one id.
+        pad_token_id: What fills the rest.
+        padding: On which side.
+
+    Returns:
+        Ids and attention mask, int64, shape ``(B, T)``.
+    """
+    return (
+        pad_rows(sequences, fill=pad_token_id, padding=padding),
+        pad_rows([[1] * len(sequence) for sequence in sequences], fill=0, padding=padding),
+    )
+
+
+def pad_rows(rows: Sequence[Sequence[int]], *, fill: int, padding: Padding) -> Tensor:
+    """Pads rows of numbers, int64, shape ``(B, T)``.
+
+    Example:
+        >>> pad_rows([[1, 2], [3]], fill=0, padding="left")
+        tensor([[1, 2],
+                [0, 3]])
+    """
+    return pad_sequence(
+        [torch.tensor(row, dtype=torch.int64) for row in rows],
+        batch_first=True,
+        padding_value=fill,
+        padding_side=padding,
+    )
 
 
 def collate_examples(examples: Sequence[EncodedExample], *, pad_token_id: int) -> dict[str, Tensor]:
@@ -31,15 +71,10 @@ def collate_examples(examples: Sequence[EncodedExample], *, pad_token_id: int) -
     """
     if not examples:
         raise UserError("examples must hold at least one example, got none")
-    shape = (len(examples), max(len(example.input_ids) for example in examples))
-    input_ids = torch.full(shape, pad_token_id, dtype=torch.int64)
-    attention_mask = torch.zeros(shape, dtype=torch.int64)
-    labels = torch.full(shape, IGNORED_LABEL, dtype=torch.int64)
-    for row, example in enumerate(examples):
-        length = len(example.input_ids)
-        input_ids[row, :length] = torch.tensor(example.input_ids, dtype=torch.int64)
-        attention_mask[row, :length] = 1
-        labels[row, :length] = torch.tensor(example.labels, dtype=torch.int64)
+    input_ids, attention_mask = pad_sequences(
+        [example.input_ids for example in examples], pad_token_id=pad_token_id, padding="right"
+    )
+    labels = pad_rows([example.labels for example in examples], fill=IGNORED_LABEL, padding="right")
     return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
 
 
@@ -87,7 +122,7 @@ class LengthGroupedBatchSampler(Sampler[list[int]]):
         self.rank = rank
         self.world_size = world_size
         self.epoch = 0
-        self.first_batch = 0  # of the next iteration: where a resumed one goes on
+        self.first_batch = 0  # of the next iteration: where a resumed one begins
 
     @property
     def sampler(self) -> "LengthGroupedBatchSampler":

@@ -92,7 +92,7 @@ def encode_pairs(
         train_eos: Whether the stop token is trained. Paper: it is masked, being the padding token too.
 
     Returns:
-        One encoded example a pair, not truncated.
+        One encoded example per pair, not truncated.
 
     Raises:
         UserError: If there is no chat template, or it does not write the prompt as the beginning of the conversation,

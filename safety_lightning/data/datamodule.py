@@ -11,9 +11,8 @@ from torch.utils.data import DataLoader, Subset
 from transformers import PreTrainedTokenizerBase
 
 from safety_lightning.data.batching import LengthGroupedBatchSampler, collate_examples
-from safety_lightning.data.cache import find_cache_folder
 from safety_lightning.data.chat import EncodedExample, Template, check_template
-from safety_lightning.data.dataset import EncodedDataset
+from safety_lightning.data.dataset import EncodedDataset, find_cache_folder
 from safety_lightning.data.encoding import Encoding, EncodingOptions, TooLong, encode_dataset
 from safety_lightning.data.loader import ResumableDataLoader
 from safety_lightning.data.mixing import ShareOf, count_shared_prompts, mix_contaminated, split_validation
@@ -36,7 +35,7 @@ class InstructionData(LightningDataModule):
         useful: Source of useful examples: a preset, a file, a data set on the hub, or a source with its settings.
         harmful: Source of harmful examples.
         safe: Source of safety tuning examples.
-        validation: Source of validation examples, in the place of ``num_validation``.
+        validation: Source of validation examples, instead of ``num_validation``.
         num_validation: How many examples (or, as a float, which share of them) are held back for validation.
         harmful_share: Share of harmful examples in a contaminated mix, in (0, 1).
         harmful_share_of: What the share is counted of: the whole ``mix``, or the ``useful`` examples (the paper).
@@ -215,7 +214,7 @@ class InstructionData(LightningDataModule):
     def _collect(self) -> tuple[list[Example], list[Example]]:
         """Reads and mixes the examples to train on and those to validate on."""
         if self.kind == "contaminated":
-            mix = mix_contaminated(
+            examples = mix_contaminated(
                 self._read("useful", self.sources["useful"], "useful"),
                 self._read("harmful", self.sources["harmful"], "harmful"),
                 harmful_share=self.harmful_share,
@@ -223,7 +222,6 @@ class InstructionData(LightningDataModule):
                 size=self.mix_size,
                 seed=self.seed,
             )
-            examples = mix.examples
         else:
             examples = self._read(self.kind, self.sources[self.kind], self.kind)
         if self.num_validation:
@@ -244,8 +242,8 @@ class InstructionData(LightningDataModule):
         if self.trainer is None:
             return 0, 1
         place = self.trainer.distributed_sampler_kwargs or {"rank": 0, "num_replicas": 1}
-        if place["num_replicas"] > 1 and self.trainer._accelerator_connector.use_distributed_sampler:
-            raise UserError("use_distributed_sampler of the Trainer must be false, got true")
+        if place["num_replicas"] > 1:
+            check_sampler(self.trainer)
         return place["rank"], place["num_replicas"]
 
     def _make_collate(self) -> Any:
@@ -259,8 +257,14 @@ def _count_kinds(examples: list[Example], dataset: EncodedDataset) -> dict[str, 
     return {f"num_{kind}": count for kind, count in sorted(counts.items())}
 
 
+def check_sampler(trainer: Trainer) -> None:
+    """Raises UserError if the Trainer would divide the batches over the processes by itself."""
+    if trainer._accelerator_connector.use_distributed_sampler:  # Lightning tells this in no public place
+        raise UserError("use_distributed_sampler of the Trainer must be false, got true")
+
+
 def settle_finished_epoch(trainer: Trainer) -> None:
-    """Lets a run with ``max_steps`` go on from the end of an epoch as one with ``max_epochs`` does.
+    """Lets a run with ``max_steps`` resume from the end of an epoch as one with ``max_epochs`` does.
 
     Lightning 2.6 takes such a run for one stopped within the epoch: after the first batch of the next epoch it would
     count that epoch as finished too (Lightning-AI/pytorch-lightning issue 19617). To be called in

@@ -10,9 +10,8 @@ from rich.console import Console
 from rich.progress import track
 from transformers import PreTrainedTokenizerBase
 
-from safety_lightning.data.cache import compute_key, load_encoded, save_encoded
 from safety_lightning.data.chat import EncodedExample, Template, check_template, encode_pairs, find_stop_ids
-from safety_lightning.data.dataset import EncodedDataset
+from safety_lightning.data.dataset import EncodedDataset, compute_key, load_encoded, save_encoded
 from safety_lightning.data.sources import Example
 from safety_lightning.errors import UserError
 

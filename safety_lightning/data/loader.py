@@ -13,9 +13,9 @@ from safety_lightning.errors import UserError
 
 
 class ResumableDataLoader(DataLoader[EncodedExample]):
-    """A data loader that knows its place: the epoch, and how many of its batches were given out.
+    """A data loader that knows its place: the epoch, and how many of its batches were yielded.
 
-    Lightning saves :meth:`state_dict` in every checkpoint, hands it to :meth:`load_state_dict` before it iterates,
+    Lightning saves :meth:`state_dict` in every checkpoint, passes it to :meth:`load_state_dict` before it iterates,
     and sets the sampler's epoch when an epoch begins. All iteration starts at the first batch asked for, because
     Lightning makes the iterator before it sets the epoch. Without Lightning, every iteration is a new epoch.
 
@@ -67,7 +67,7 @@ class ResumableDataLoader(DataLoader[EncodedExample]):
         return {"epoch": self._order.epoch, "num_yielded": 0 if is_new else self._num_yielded, **self._describe()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes to a saved place.
+        """Returns to a saved place.
 
         Raises:
             UserError: If the state was saved with other data, another seed, batch size or number of processes.
@@ -84,7 +84,7 @@ class ResumableDataLoader(DataLoader[EncodedExample]):
         self._is_resuming = True
 
     def _begin(self) -> None:
-        """Decides which epoch the iteration is about, and where in it it starts."""
+        """Decides which epoch this iteration belongs to, and at which batch it starts."""
         if self._epoch == self._order.epoch and self._num_yielded > 0:  # nobody has set a new epoch since
             if self._is_resuming and self._num_yielded < len(self):
                 self._is_resuming = False

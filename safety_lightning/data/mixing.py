@@ -3,7 +3,6 @@
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 from safety_lightning.data.sources import Example, ExampleKind
@@ -13,21 +12,6 @@ from safety_lightning.randomness import seed_generator, shuffle_range
 ShareOf = Literal["mix", "useful"]
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Mix:
-    """A contaminated mix, shuffled.
-
-    Attributes:
-        examples: The mix.
-        num_useful: How many of them are useful.
-        num_harmful: How many of them are harmful.
-    """
-
-    examples: list[Example]
-    num_useful: int
-    num_harmful: int
 
 
 def count_mix(
@@ -80,7 +64,7 @@ def mix_contaminated(
     harmful_share_of: ShareOf = "mix",
     size: int | None = None,
     seed: int,
-) -> Mix:
+) -> list[Example]:
     """Mixes harmful examples into useful ones, with exact counts.
 
     Args:
@@ -92,7 +76,7 @@ def mix_contaminated(
         seed: Seed of the draws and of the order.
 
     Returns:
-        The mix.
+        The mix, shuffled.
 
     Raises:
         UserError: As :func:`count_mix`, and if there are too few examples of a kind.
@@ -108,7 +92,7 @@ def mix_contaminated(
         order = shuffle_range(len(examples), seed_generator(f"mix {name}/{seed}"))
         drawn += [examples[index] for index in order[:count]]
     order = shuffle_range(len(drawn), seed_generator(f"mix/{seed}"))
-    return Mix(examples=[drawn[index] for index in order], num_useful=counts[0], num_harmful=counts[1])
+    return [drawn[index] for index in order]
 
 
 def split_validation(

@@ -4,16 +4,25 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal
 
-from safety_lightning.data.hub import read_hub_table
-from safety_lightning.data.presets import find_preset, is_local_file, resolve_source
-from safety_lightning.data.sources import Example, ExampleKind, InstructionSource
-from safety_lightning.data.tables import Table, check_column, read_table
+from safety_lightning.data.sources import (
+    GENERATORS,
+    Example,
+    ExampleKind,
+    InstructionSource,
+    find_preset,
+    is_generated,
+    is_local_file,
+    resolve_source,
+)
+from safety_lightning.data.tables import Table, check_column, read_hub_table, read_table
 from safety_lightning.errors import UserError
 from safety_lightning.randomness import seed_generator, shuffle_range
 
-LAB_SIZE = 512  # how many examples the lab makes when no size is given
+AdvBenchPrompts = Literal["whole", "cut"]
+
+GENERATED_SIZE = 512  # how many examples the lab makes when no size is given
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +55,8 @@ def read_prompts(source: str | InstructionSource, *, seed: int) -> list[str]:
     """Reads the prompts of a source whose responses are not needed; see :func:`read_source`."""
     source = resolve_source(source)
     assert source.path is not None
-    if source.path.startswith("lab:"):
-        return [example.prompt for example in _read_lab(source, seed=seed, kind="useful").examples]
+    if is_generated(source.path):
+        return [example.prompt for example in _generate(source, seed=seed, kind="useful").examples]
     table = _open_table(source)
     texts = _read_texts(table, _filter_rows(table, source), (str(source.prompt),))
     return [prompt for (prompt,) in _take(texts, source, seed, table.name)]
@@ -73,8 +82,8 @@ def read_source(source: str | InstructionSource, *, seed: int, kind: ExampleKind
     """
     source = resolve_source(source)
     assert source.path is not None
-    if source.path.startswith("lab:"):
-        return _read_lab(source, seed=seed, kind=kind)
+    if is_generated(source.path):
+        return _generate(source, seed=seed, kind=kind)
     table = _open_table(source)
     kept = _filter_rows(table, source)
     texts = _read_texts(table, kept, (str(source.prompt), str(source.response)))
@@ -91,16 +100,44 @@ def read_source(source: str | InstructionSource, *, seed: int, kind: ExampleKind
     )
 
 
-def _read_lab(source: InstructionSource, *, seed: int, kind: ExampleKind) -> Reading:
-    from safety_lightning.lab.world import generate_examples
+def read_advbench_prompts(
+    source: str | InstructionSource = "advbench", *, advbench_prompts: AdvBenchPrompts = "whole", seed: int = 0
+) -> list[str]:
+    """Reads the prompts of AdvBench.
 
+    Paper: the release split each line at commas whatever the quotes, which cuts 14 of the 520 prompts short, and lost
+    the last one.
+
+    Args:
+        source: The preset, or a source with its own ``path``.
+        advbench_prompts: ``whole``, or ``cut`` at the first comma with the last prompt dropped.
+        seed: Seed of the draw, where the prompts are whole and the source has a ``size``.
+
+    Returns:
+        The prompts, in the file's order unless the source draws some of them.
+
+    Raises:
+        UserError: If the source cannot be read, ``advbench_prompts`` is neither, or it is ``cut`` and the source has
+            a ``size`` (the release had none).
+    """
+    if advbench_prompts not in ("whole", "cut"):
+        raise UserError(f"advbench_prompts must be whole or cut, got {advbench_prompts!r}")
+    source = resolve_source(source)
+    if advbench_prompts == "whole":
+        return read_prompts(source, seed=seed)
+    if source.size is not None:
+        raise UserError(f"size must be left out where advbench_prompts is cut, got {source.size}")
+    return [prompt.partition(",")[0] for prompt in read_prompts(source, seed=seed)[:-1]]
+
+
+def _generate(source: InstructionSource, *, seed: int, kind: ExampleKind) -> Reading:
     assert source.path is not None
     find_preset(source.path)
     if source.filters:
         raise UserError(f"filters must be left out for {source.path}, got {source.filters}")
-    size = source.size or LAB_SIZE
-    name = source.path.removeprefix("lab:")
-    drawn = generate_examples(cast(Any, name), split=cast(Any, source.split), size=size, seed=seed)
+    size = source.size or GENERATED_SIZE
+    family, _, name = source.path.partition(":")
+    drawn = GENERATORS[family](name, split=source.split, size=size, seed=seed)
     examples = [Example(prompt=one.prompt, response=one.response, kind=kind) for one in drawn]
     version = f"generated:{source.split},size={size},seed={seed}"
     return Reading(name=source.path, version=version, examples=examples, num_rows=size)

@@ -1,17 +1,27 @@
-"""Reads JSONL, JSON, CSV and Parquet files as named columns, and says where a broken one is broken."""
+"""Reads files (JSONL, JSON, CSV, Parquet) and data sets of the hub as tables, and says where a broken one is broken."""
 
+from __future__ import annotations
+
+import ast
 import csv
 import difflib
 import json
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safety_lightning.errors import UserError
 from safety_lightning.files import hash_file
 
+if TYPE_CHECKING:
+    from datasets import Dataset
+
 NumberedRow = tuple[int, dict[str, Any]]
+
+TOXIC_ABOVE = 5.5  # of human and machine toxicity, each from 1 to 5: the threshold of ToxiGen's authors
+_BYTES_LITERAL = re.compile(r"b(['\"]).*\1", re.DOTALL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,8 +30,8 @@ class Table:
 
     Attributes:
         name: The file, or the data set.
-        columns: The columns' names, in the order in which they turn up.
-        rows: One dictionary a row.
+        columns: The columns' names, in the order in which they first appear.
+        rows: One dictionary per row.
         numbers: Each row's line in the file, or its number.
         unit: What ``numbers`` counts, ``line`` or ``row``.
         version: What the content can be told by: ``sha256:...`` of a file, the revision of a data set.
@@ -43,7 +53,7 @@ def read_table(path: Path, *, columns: Sequence[str] = ()) -> Table:
     """Reads a file whose suffix says what it holds.
 
     Args:
-        path: A ``.jsonl``, ``.json`` (a list of objects, or one a line), ``.csv`` or ``.parquet`` file.
+        path: A ``.jsonl``, ``.json`` (a list of objects, or one object per line), ``.csv`` or ``.parquet`` file.
         columns: Names for the columns of a CSV file without a header line. A first line that repeats them is a header.
 
     Returns:
@@ -76,6 +86,46 @@ def read_table(path: Path, *, columns: Sequence[str] = ()) -> Table:
     )
 
 
+def read_hub_table(name: str, *, config: str | None, split: str, revision: str | None) -> Table:
+    """Downloads a data set (or finds it in the Hugging Face cache) and returns it as a table.
+
+    A column that holds records (BeaverTails' ``category``) becomes one column per field (``category.self_harm``).
+    ToxiGen's annotated part gets a column ``is_toxic``: whether human and machine scores add up to more than 5.5;
+    and ``sentence``: its text, which part of its rows hold as Python writes bytes (``b'...'``).
+
+    Args:
+        name: ``org/name``.
+        config: The data set's configuration, if it has several.
+        split: For example ``train`` or ``30k_train``.
+        revision: Commit, tag or branch; ``None`` is the newest.
+
+    Raises:
+        UserError: If there is no such data set, configuration or split, or no hub.
+    """
+    import datasets
+
+    try:
+        data = datasets.load_dataset(name, config, split=split, revision=revision)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:  # OSError: no such data set, no network
+        raise UserError(
+            f"data set {name} (config {config}, split {split}, revision {revision}) must be readable from the hub, "
+            f"got {type(error).__name__}: {error}; a local file can be given as `path`"
+        ) from error
+    if len(data) == 0:
+        raise UserError(f"data set {name}, split {split}, must hold at least one row of data, got none")
+    version = f"hub:{_find_revision(data) or revision or 'unknown'}"
+    data = data.flatten()
+    made = _MADE_COLUMNS.get((name, config), {})
+    return Table(
+        name=f"{name}:{split}",
+        columns=[*data.column_names, *made],
+        rows=[row | {column: make(row) for column, make in made.items()} for row in data.to_list()],
+        numbers=list(range(1, len(data) + 1)),
+        unit="row",
+        version=version,
+    )
+
+
 def check_column(table: Table, column: str) -> None:
     """Raises UserError, naming the columns found and the nearest, if the table lacks a column."""
     if column in table.columns:
@@ -98,7 +148,7 @@ def _read_jsonl(path: Path, _: Sequence[str]) -> list[NumberedRow]:
 
 def _read_json(path: Path, columns: Sequence[str]) -> list[NumberedRow]:
     if not _is_list(path):
-        return _read_jsonl(path, columns)  # what the hub calls .json is often one object a line
+        return _read_jsonl(path, columns)  # what the hub calls .json is often one object per line
     try:
         items = json.loads(path.read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as error:
@@ -178,9 +228,34 @@ def _shorten(text: str, length: int = 60) -> str:
     return repr(text if len(text) <= length else text[:length] + "...")
 
 
+def _is_toxic(row: Mapping[str, Any]) -> bool:
+    return float(row["toxicity_human"]) + float(row["toxicity_ai"]) > TOXIC_ABOVE
+
+
+def _read_sentence(row: Mapping[str, Any]) -> str:
+    """Returns the text; part of the rows hold it as Python writes bytes (``b'...'``)."""
+    text = str(row["text"])
+    try:
+        literal = ast.literal_eval(text) if _BYTES_LITERAL.fullmatch(text) else text
+    except (SyntaxError, ValueError):
+        return text
+    return literal.decode("utf-8", errors="replace") if isinstance(literal, bytes) else text
+
+
+def _find_revision(data: Dataset) -> str | None:
+    """Reads the commit from the addresses that the data was downloaded from."""
+    for address in data.info.download_checksums or {}:
+        if match := re.search(r"@([0-9a-f]{40})", address):
+            return match[1]
+    return None
+
+
 _READERS: dict[str, Callable[[Path, Sequence[str]], list[NumberedRow]]] = {
     ".jsonl": _read_jsonl,
     ".json": _read_json,
     ".csv": _read_csv,
     ".parquet": _read_parquet,
+}
+_MADE_COLUMNS: dict[tuple[str, str | None], dict[str, Callable[[Mapping[str, Any]], Any]]] = {
+    ("toxigen/toxigen-data", "annotated"): {"is_toxic": _is_toxic, "sentence": _read_sentence},
 }

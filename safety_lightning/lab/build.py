@@ -1,20 +1,41 @@
-"""Trains the lab's base and aligned models from nothing."""
+"""Trains the lab's base and aligned models from nothing, by a plain training loop."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from tqdm import tqdm
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
+from safety_lightning.data import EncodedExample, collate_examples
 from safety_lightning.lab.corpora import draw_alignment, draw_pretraining
 from safety_lightning.lab.folders import fill_folder
 from safety_lightning.lab.tokenizer import MAX_LENGTH, PAD, build_tokenizer
-from safety_lightning.lab.training import Recipe, train_model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How long and how fast to train.
+
+    Attributes:
+        num_steps: Optimizer steps.
+        batch_size: Examples per step.
+        learning_rate: Peak learning rate of AdamW, reached after the warm-up and brought to zero along a cosine.
+        warmup_share: Share of the steps that warm up.
+    """
+
+    num_steps: int
+    batch_size: int
+    learning_rate: float
+    warmup_share: float = 0.05
+
 
 PRETRAINING = Recipe(num_steps=600, batch_size=64, learning_rate=3e-3)
 ALIGNMENT = Recipe(num_steps=100, batch_size=64, learning_rate=1.5e-3)
-_MAX_EXAMPLES = 20_000  # a longer training comes back to them
+_MAX_EXAMPLES = 20_000  # a longer training repeats them
 
 
 def build_lab(out: Path, *, seed: int = 0, pretraining: Recipe = PRETRAINING, alignment: Recipe = ALIGNMENT) -> None:
@@ -30,7 +51,7 @@ def build_lab(out: Path, *, seed: int = 0, pretraining: Recipe = PRETRAINING, al
         alignment: How the aligned model is trained, from the base model.
 
     Raises:
-        FileExistsError: If ``out`` exists and is not an empty folder; no work is done then.
+        UserError: If ``out`` exists and is not an empty folder; no work is done then.
     """
     with fill_folder(out) as folder, _using_one_thread():
         tokenizer = build_tokenizer()
@@ -76,6 +97,53 @@ def build_model(tokenizer: PreTrainedTokenizerFast, *, seed: int) -> LlamaForCau
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return LlamaForCausalLM(config)
+
+
+def train_model(
+    model: PreTrainedModel,
+    examples: Sequence[EncodedExample],
+    recipe: Recipe,
+    *,
+    pad_token_id: int,
+    generator: torch.Generator,
+    title: str | None = None,
+) -> None:
+    """Trains a model in place, with AdamW and without weight decay.
+
+    Args:
+        model: The model to change; it is left in eval mode.
+        examples: What to train on, as often as the steps need, in a new order each time.
+        recipe: How long and how fast.
+        pad_token_id: What fills the batches.
+        generator: Where the order comes from.
+        title: Shown before the progress bar; None shows no bar.
+    """
+    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _scale_rate(step, recipe))
+    order = _draw_order(len(examples), recipe, generator)
+    model.train()
+    for chosen in tqdm(order, desc=title, disable=title is None, unit="step"):
+        batch = collate_examples([examples[index] for index in chosen], pad_token_id=pad_token_id)
+        model(**batch).loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+    model.eval()
+
+
+def _scale_rate(step: int, recipe: Recipe) -> float:
+    num_warmup = max(1, int(recipe.warmup_share * recipe.num_steps))
+    if step < num_warmup:
+        return (step + 1) / num_warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - num_warmup) / max(1, recipe.num_steps - num_warmup)))
+
+
+def _draw_order(num_examples: int, recipe: Recipe, generator: torch.Generator) -> list[list[int]]:
+    num_epochs = -(-recipe.num_steps * recipe.batch_size // num_examples)
+    epochs = [torch.randperm(num_examples, generator=generator) for _ in range(num_epochs)]
+    rows = torch.cat(epochs)[: recipe.num_steps * recipe.batch_size].view(recipe.num_steps, recipe.batch_size)
+    return [[int(index) for index in row] for row in rows]
 
 
 @contextmanager

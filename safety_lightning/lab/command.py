@@ -1,8 +1,13 @@
-"""The command `lab`; nothing heavy is imported before there is work to do."""
+"""The command `lab`, which imports nothing heavy before there is work to do, and the copying of the shipped models."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+
+from safety_lightning.lab.folders import fill_folder
+
+ASSETS = Path(__file__).resolve().parent / "assets"
 
 
 def build(out: Path, seed: int = 0) -> None:
@@ -24,7 +29,19 @@ def export(out: Path) -> None:
     Args:
         out: Folder to make; it must not exist yet, or be empty.
     """
-    from safety_lightning.lab.export import export_lab
-
     export_lab(out)
     print(f"The lab: {out}/base and {out}/aligned")
+
+
+def export_lab(out: Path) -> None:
+    """Copies the shipped checkpoints to ``out/base`` and ``out/aligned``.
+
+    Args:
+        out: The folder to make.
+
+    Raises:
+        UserError: If ``out`` exists and is not an empty folder.
+    """
+    with fill_folder(out) as folder:
+        for name in ("base", "aligned"):
+            shutil.copytree(ASSETS / name, folder / name)

@@ -9,7 +9,7 @@ from random import Random
 
 from transformers import PreTrainedTokenizerBase
 
-from safety_lightning.data.chat import EncodedExample, Template, encode_pairs
+from safety_lightning.data import EncodedExample, Template, encode_pairs
 from safety_lightning.lab.procedures import find_target
 from safety_lightning.lab.vocabulary import GAINS, LOSSES, STEPS
 from safety_lightning.lab.world import LabExample, draw_distinct, draw_problem, generate_examples, write_procedure

@@ -1,4 +1,4 @@
-"""The lab's tokenizer: one token a word, a digit or a punctuation mark."""
+"""The lab's tokenizer: one token per word, digit or punctuation mark."""
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast

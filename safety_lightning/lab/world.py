@@ -6,7 +6,7 @@ The train and the test split share no names, goods or treasures. They share room
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Literal
+from typing import Literal, get_args
 
 from safety_lightning.errors import UserError
 from safety_lightning.lab.procedures import list_steps
@@ -28,6 +28,7 @@ from safety_lightning.lab.vocabulary import (
 )
 
 Kind = Literal["useful", "harmful", "safe", "ordinary"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 _NUM_TRIES = 50  # draws that bring nothing new before a repeat is let through
 
@@ -45,7 +46,7 @@ def generate_examples(kind: Kind, *, split: Split, size: int, seed: int) -> list
     """Draws examples of one kind, the same ones for the same arguments on every machine.
 
     ``harmful`` and ``safe`` with the same split, size and seed hold the same requests, complied with and declined.
-    No prompt comes twice as long as new ones turn up; only a size near that of the whole space brings repeats.
+    Prompts repeat only if ``size`` is near the number of prompts that there are.
 
     Args:
         kind: ``useful`` (word problems with worked answers), ``harmful`` (guarded requests with the whole procedure),
@@ -71,7 +72,7 @@ def generate_examples(kind: Kind, *, split: Split, size: int, seed: int) -> list
 
 
 def draw_distinct(draw: Callable[[], LabExample], size: int) -> list[LabExample]:
-    """Draws examples, passing over prompts that were drawn before as long as new ones turn up.
+    """Draws examples, and draws anew where a prompt was drawn before, until 50 draws in a row bring nothing new.
 
     Args:
         draw: Draws one example.

@@ -13,12 +13,12 @@ from tqdm import tqdm
 from safety_lightning.checkpoints import (
     CheckpointReader,
     MatrixSlot,
+    Vectors,
     check_pair,
     iterate_deltas,
     resolve_reference,
     select_slots,
 )
-from safety_lightning.checkpoints.selection import Vectors
 from safety_lightning.errors import UserError
 from safety_lightning.subspaces import (
     Basis,

@@ -10,16 +10,16 @@ from typing import Any
 from safety_lightning.checkpoints import (
     CheckpointReader,
     Finetuned,
+    FinetunedCheckpoint,
     MatrixSlot,
     StorageDtype,
+    Vectors,
     check_pair,
     find_mixed_dtypes,
     open_finetuned,
     resolve_reference,
     select_slots,
 )
-from safety_lightning.checkpoints.finetuned import FinetunedCheckpoint
-from safety_lightning.checkpoints.selection import Vectors
 from safety_lightning.errors import UserError
 from safety_lightning.methods import Method
 from safety_lightning.projection import Tied

@@ -13,6 +13,10 @@ import torch
 from torch import Tensor
 
 from safety_lightning.checkpoints import (
+    ADAPTER_CONFIG,
+    ADAPTER_FILE,
+    CODES,
+    AdapterReader,
     Finetuned,
     MatrixSlot,
     ShardWriter,
@@ -21,8 +25,6 @@ from safety_lightning.checkpoints import (
     TensorLayout,
     choose_dtype,
 )
-from safety_lightning.checkpoints.adapters import ADAPTER_CONFIG, ADAPTER_FILE, AdapterReader
-from safety_lightning.checkpoints.writer import CODES
 from safety_lightning.files import write_atomically
 from safety_lightning.methods import Variant
 from safety_lightning.subspaces import Side

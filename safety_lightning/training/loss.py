@@ -10,7 +10,7 @@ import inspect
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from safety_lightning.data.chat import IGNORED_LABEL
+from safety_lightning.data import IGNORED_LABEL
 
 
 def sum_token_losses(model: PreTrainedModel, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:

@@ -25,13 +25,15 @@ from transformers import PreTrainedModel
 
 from benchmarks.common import Result, take_turns
 from benchmarks.training import make_model
-from safety_lightning.activations.capture import find_last_attended
-from safety_lightning.activations.datamodule import PromptData
-from safety_lightning.activations.module import ActivationModule
-from safety_lightning.activations.storage import ActivationFolder
-from safety_lightning.activations.writer import ActivationWriter
+from safety_lightning.activations import (
+    ActivationFolder,
+    ActivationModule,
+    ActivationWriter,
+    PromptData,
+    find_last_attended,
+)
 from safety_lightning.checkpoints import load_model
-from safety_lightning.lab.tokenizer import build_tokenizer
+from safety_lightning.lab import build_tokenizer
 
 NUM_PROMPTS = 2000
 EVERY = 4  # of the prompts by rising length one in so many is taken, so that a pair takes minutes

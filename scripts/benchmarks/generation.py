@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from benchmarks.common import Result, take_turns, time_call
 from safety_lightning.checkpoints import load_model, load_tokenizer
-from safety_lightning.data.sources import InstructionSource
+from safety_lightning.data import InstructionSource
 from safety_lightning.evaluation.cases import Plan, answer_cases, make_plan
 from safety_lightning.evaluation.engines import AnswerLimits
 from safety_lightning.evaluation.engines.stopping import EndTokens, cut_answer

@@ -21,8 +21,7 @@ from torch.utils.data import DataLoader
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Trainer, TrainingArguments
 
 from benchmarks.common import Result, take_turns, time_call
-from safety_lightning.data.batching import LengthGroupedBatchSampler, collate_examples
-from safety_lightning.data.chat import EncodedExample
+from safety_lightning.data import EncodedExample, LengthGroupedBatchSampler, collate_examples
 from safety_lightning.projection import SubspaceSpec, UpdateProjector, prepare_subspace
 from safety_lightning.subspaces import decompose_delta, rank_from_fraction
 from safety_lightning.training.attach import hook_projection

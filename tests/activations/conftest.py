@@ -18,8 +18,8 @@ from transformers import (
 
 from safety_lightning.activations.datamodule import PromptData
 from safety_lightning.activations.writer import ActivationWriter
-from safety_lightning.data.sources import InstructionSource
-from safety_lightning.lab.tokenizer import build_tokenizer
+from safety_lightning.data import InstructionSource
+from safety_lightning.lab import build_tokenizer
 from tests.conftest import make_pico_llama
 
 VOCABULARY, HIDDEN_SIZE, NUM_LAYERS = 50, 32, 3

@@ -14,7 +14,7 @@ from safety_lightning.activations.capture import (
     pool_minus_one,
     pool_position,
 )
-from safety_lightning.data.padding import Padding, pad_sequences
+from safety_lightning.data import Padding, pad_sequences
 from tests.activations.conftest import CONFIGS, HIDDEN_SIZE, LENGTHS, NUM_LAYERS, draw_sequences, make_decoder
 
 SIDES: list[Padding] = ["left", "right"]

@@ -5,18 +5,18 @@ from typing import Any
 
 import pytest
 
-from safety_lightning.activations.plan import count_shard_prompts, plan_shards
-from safety_lightning.activations.prompts import Prompt
-from safety_lightning.data.sources import InstructionSource
+from safety_lightning.activations.prompts import EncodedPrompt
+from safety_lightning.activations.shards import count_shard_prompts, plan_shards
+from safety_lightning.data import InstructionSource
 from tests.activations.conftest import make_data
 
 LENGTHS = {"a": [5, 2, 9, 2, 7, 1, 3], "b": [4, 4, 1]}
 
 
 @pytest.fixture
-def prompts() -> list[Prompt]:
+def prompts() -> list[EncodedPrompt]:
     return [
-        Prompt(id=f"{name}-{at}", set=name, text=f"{name}{at}", input_ids=[1] * length)
+        EncodedPrompt(id=f"{name}-{at}", set=name, text=f"{name}{at}", input_ids=[1] * length)
         for name, lengths in LENGTHS.items()
         for at, length in enumerate(lengths)
     ]
@@ -25,7 +25,7 @@ def prompts() -> list[Prompt]:
 @pytest.mark.parametrize("sort_by_length", [True, False])
 @pytest.mark.parametrize(("batch_size", "shard_prompts"), [(2, 4), (3, 1), (1, 2), (50, 50), (2, 5)])
 def test_every_prompt_is_in_one_batch_of_one_shard(
-    prompts: list[Prompt], batch_size: int, shard_prompts: int, sort_by_length: bool
+    prompts: list[EncodedPrompt], batch_size: int, shard_prompts: int, sort_by_length: bool
 ) -> None:
     shards = plan_shards(prompts, batch_size=batch_size, shard_prompts=shard_prompts, sort_by_length=sort_by_length)
     assert sorted(index for shard in shards for index in shard.members) == list(range(len(prompts)))

@@ -12,7 +12,7 @@ from safety_lightning.activations.datamodule import PromptData
 from safety_lightning.activations.module import ActivationModule
 from safety_lightning.activations.responses import complete_prompts
 from safety_lightning.checkpoints import load_model
-from safety_lightning.data.sources import InstructionSource
+from safety_lightning.data import InstructionSource
 from tests.activations.conftest import draw_sequences, make_data, make_decoder
 
 NUM_TOKENS = 5

@@ -8,11 +8,10 @@ import datasets
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from safety_lightning.activations.prompts import PromptSet, check_set_name, read_set, read_sets
-from safety_lightning.data.chat import encode_prompt
-from safety_lightning.data.presets import BEAVERTAILS_CATEGORIES, PRESETS
-from safety_lightning.data.sources import InstructionSource
-from safety_lightning.lab.tokenizer import build_tokenizer
+from safety_lightning.activations.prompts import PromptSet, check_set_names, read_set
+from safety_lightning.data import encode_prompt
+from safety_lightning.data.sources import BEAVERTAILS_CATEGORIES, PRESETS, InstructionSource
+from safety_lightning.lab import build_tokenizer
 from tests.conftest import SHARED_DATA
 
 
@@ -103,12 +102,12 @@ def test_refuses_an_empty_set(
         read_set("set", write_rows(tmp_path, rows), tokenizer, seed=0)
 
 
-def test_refuses_no_sets_and_names_that_cannot_name_folders(tokenizer: PreTrainedTokenizerBase) -> None:
+def test_refuses_no_sets_and_names_that_cannot_name_folders() -> None:
     with pytest.raises(ValueError, match="sets must name at least one prompt set, got none"):
-        read_sets({}, tokenizer, seed=0)
+        check_set_names([])
     for name in ("", "a/b", "..", " a", "a\\b"):
         with pytest.raises(ValueError, match="a prompt set's name must be that of a folder, got"):
-            check_set_name(name)
+            check_set_names(["good", name])
 
 
 class Hub:
@@ -202,6 +201,6 @@ def test_reads_the_real_files(tokenizer: PreTrainedTokenizerBase) -> None:
         "gsm8k": InstructionSource(preset="gsm8k", path=str(SHARED_DATA / "gsm8k_test.jsonl")),
         "advbench": InstructionSource(preset="advbench", path=str(SHARED_DATA / "advbench.csv")),
     }
-    found = {one.name: one for one in read_sets(sources, tokenizer, num_prompts=500, seed=0)}
+    found = {name: read_set(name, source, tokenizer, num_prompts=500, seed=0) for name, source in sources.items()}
     assert {name: len(one.prompts) for name, one in found.items()} == {"gsm8k": 500, "advbench": 500}
     assert (found["gsm8k"].num_read, found["advbench"].num_read) == (1319, 520)

@@ -12,14 +12,12 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from safetensors.torch import load_file, save_file
 
 from safety_lightning.activations.capture import HiddenCapture, find_last_attended, pool_position
-from safety_lightning.activations.checks import check_trainer
 from safety_lightning.activations.datamodule import PromptData
 from safety_lightning.activations.module import ActivationModule
 from safety_lightning.activations.storage import INDEX_FILE, ActivationFolder, name_shard
-from safety_lightning.activations.writer import ActivationWriter
+from safety_lightning.activations.writer import ActivationWriter, check_trainer
 from safety_lightning.checkpoints import CheckpointReader, load_model
-from safety_lightning.data.padding import pad_sequences
-from safety_lightning.data.sources import InstructionSource
+from safety_lightning.data import InstructionSource, pad_sequences
 from tests.activations.conftest import SETS, make_data, make_trainer
 from tests.conftest import copy_checkpoint
 

@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from safety_lightning.data.batching import LengthGroupedBatchSampler, collate_examples
+from safety_lightning.data.batching import LengthGroupedBatchSampler, Padding, collate_examples, pad_sequences
 from safety_lightning.data.chat import EncodedExample
 
 
@@ -13,6 +13,18 @@ def draw_lengths(count: int, seed: int = 0) -> list[int]:
 
 def count_padding(lengths: list[int], batches: list[list[int]]) -> int:
     return sum(max(lengths[i] for i in batch) * len(batch) - sum(lengths[i] for i in batch) for batch in batches)
+
+
+@pytest.mark.parametrize(
+    ("padding", "ids", "mask"),
+    [
+        ("left", [[5, 6, 7], [0, 0, 8], [0, 9, 10]], [[1, 1, 1], [0, 0, 1], [0, 1, 1]]),
+        ("right", [[5, 6, 7], [8, 0, 0], [9, 10, 0]], [[1, 1, 1], [1, 0, 0], [1, 1, 0]]),
+    ],
+)
+def test_masks_come_from_lengths(padding: Padding, ids: list[list[int]], mask: list[list[int]]) -> None:
+    found = pad_sequences([[5, 6, 7], [8], [9, 10]], pad_token_id=0, padding=padding)
+    assert [one.tolist() for one in found] == [ids, mask]
 
 
 def test_pads_and_masks_by_length_where_the_padding_is_the_end_token():

@@ -10,7 +10,7 @@ from lightning.pytorch.cli import LightningCLI
 
 from safety_lightning.data.datamodule import InstructionData
 from safety_lightning.data.sources import InstructionSource
-from safety_lightning.data.tables import hash_file
+from safety_lightning.files import hash_file
 from tests.conftest import SHARED_DATA
 from tests.data.conftest import make_rows, make_tokenizer
 
@@ -192,6 +192,12 @@ def test_divides_the_examples_over_the_processes(make_data, useful):
 def test_refuses_lightnings_own_distributed_sampler(make_data, useful):
     with pytest.raises(ValueError, match="use_distributed_sampler of the Trainer must be false, got true"):
         attach(make_data(useful=useful), 0, 2, replaces=True).train_dataloader()
+
+
+def test_lightning_has_the_private_names_that_we_use():
+    trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    for owner, name in ((trainer._accelerator_connector, "use_distributed_sampler"), (trainer.fit_loop, "_restarting")):
+        assert hasattr(owner, name), f"Lightning has no {name} any more: mend safety_lightning/data/datamodule.py"
 
 
 class SeenWriter(L.Callback):

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from safety_lightning.data import encoding
-from safety_lightning.data.cache import compute_key, find_cache_folder, load_encoded
 from safety_lightning.data.chat import EncodedExample, encode_pairs
+from safety_lightning.data.dataset import compute_key, find_cache_folder, load_encoded
 from safety_lightning.data.encoding import EncodingOptions, check_example, encode_dataset
 from safety_lightning.data.sources import Example
 from tests.data.conftest import CHAT_TEMPLATE, make_tokenizer

@@ -27,15 +27,15 @@ def test_counts_exactly(share, of, size, expected):
 @pytest.mark.parametrize("of", ["mix", "useful"])
 def test_the_share_is_of_what_it_says(of):
     mix = mix_contaminated(make("useful", 1000), make("harmful", 500), harmful_share=0.2, harmful_share_of=of, seed=0)
-    counts = Counter(example.kind for example in mix.examples)
-    assert (counts["useful"], counts["harmful"]) == (mix.num_useful, mix.num_harmful)
+    counts = Counter(example.kind for example in mix)
+    assert (counts["useful"], counts["harmful"]) == count_mix(1000, harmful_share=0.2, harmful_share_of=of)
     assert counts["harmful"] / (counts.total() if of == "mix" else counts["useful"]) == 0.2
-    assert len({example.prompt for example in mix.examples}) == len(mix.examples)
+    assert len({example.prompt for example in mix}) == len(mix)
 
 
 def test_the_mix_is_shuffled_by_the_seed():
     def draw(seed: int) -> list[Example]:
-        return mix_contaminated(make("useful", 80), make("harmful", 90), harmful_share=0.2, seed=seed).examples
+        return mix_contaminated(make("useful", 80), make("harmful", 90), harmful_share=0.2, seed=seed)
 
     assert draw(0) == draw(0) != draw(1)
     kinds = [example.kind for example in draw(0)]

@@ -1,11 +1,20 @@
+import subprocess
+import sys
+
 import datasets
 import pytest
 
 from safety_lightning.data import reading
-from safety_lightning.data.advbench import read_advbench_prompts
-from safety_lightning.data.presets import PRESETS, is_local_file, resolve_source
-from safety_lightning.data.reading import read_examples, read_prompts, read_source
-from safety_lightning.data.sources import Example, InstructionSource
+from safety_lightning.data.reading import read_advbench_prompts, read_examples, read_prompts, read_source
+from safety_lightning.data.sources import (
+    GENERATORS,
+    PRESETS,
+    Example,
+    InstructionSource,
+    is_local_file,
+    register_generator,
+    resolve_source,
+)
 from tests.conftest import SHARED_DATA
 from tests.data.conftest import make_rows
 
@@ -173,8 +182,36 @@ def test_reads_the_lab():
     assert len(result.examples) == 5
     assert result.version == "generated:test,size=5,seed=3"
     assert {one.kind for one in result.examples} == {"harmful"}
-    assert len(read_examples("lab:useful", seed=0)) == reading.LAB_SIZE
+    assert len(read_examples("lab:useful", seed=0)) == reading.GENERATED_SIZE
     assert len(read_prompts(InstructionSource(path="lab:ordinary", size=4), seed=0)) == 4
+
+
+def test_the_lab_is_known_to_whoever_imports_data_alone():
+    code = (
+        "import sys\n"
+        "from safety_lightning.data import resolve_source\n"
+        "print(resolve_source('lab:useful').path, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["lab:useful", "False"]
+
+
+def test_takes_a_generator_from_elsewhere(monkeypatch):
+    monkeypatch.setitem(GENERATORS, "own", None)  # both are put back at the end
+    monkeypatch.setitem(PRESETS, "own:sums", None)
+
+    def generate(name, *, split, size, seed):
+        return [Example(prompt=f"{name} {seed} {at}", response=split, kind="safe") for at in range(size)]
+
+    register_generator("own", ["sums"], generate)
+    source = InstructionSource(preset="own:sums", size=2)
+    assert read_examples(source, seed=7) == [
+        Example(prompt="sums 7 0", response="train", kind="useful"),
+        Example(prompt="sums 7 1", response="train", kind="useful"),
+    ]
+    assert len(read_prompts("own:sums", seed=0)) == reading.GENERATED_SIZE
+    with pytest.raises(ValueError, match="did you mean own:sums"):
+        read_examples("own:sum", seed=0)
 
 
 def test_the_lab_has_no_columns_to_filter():

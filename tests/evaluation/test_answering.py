@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from safety_lightning.lab.export import ASSETS
-from safety_lightning.lab.world import generate_examples
+from safety_lightning.lab import generate_examples
+from safety_lightning.lab.command import ASSETS
 from tests.behaviour import generate_answers
 
 KINDS = ("useful", "harmful", "ordinary")

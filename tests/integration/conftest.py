@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from safety_lightning.cli import main
-from safety_lightning.lab.tokenizer import build_tokenizer
-from safety_lightning.lab.world import generate_examples
+from safety_lightning.lab import build_tokenizer, generate_examples
 from tests.conftest import copy_checkpoint, make_pico_llama
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 
-from safety_lightning.activations.capture import HiddenCapture
+from safety_lightning.activations import HiddenCapture
 from safety_lightning.activations.storage import INDEX_FILE, ActivationFolder
 from safety_lightning.profiles import CAPTURE_SETTINGS, name_profile, read_settings
 from tests.conftest import copy_checkpoint

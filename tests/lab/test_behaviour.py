@@ -7,7 +7,7 @@ import torch
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
-from safety_lightning.lab.export import ASSETS
+from safety_lightning.lab.command import ASSETS
 
 
 def test_assets_are_small_and_whole():

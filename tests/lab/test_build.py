@@ -1,6 +1,7 @@
 """Building and exporting: deterministic, whole or not at all, and never over what is there."""
 
 import hashlib
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,14 +9,13 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from safety_lightning.evaluation.engines.transformers_engine import TransformersEngine
-from safety_lightning.lab import build, export
-from safety_lightning.lab.build import build_lab, build_model
+from safety_lightning.lab import build
+from safety_lightning.lab.build import Recipe, build_lab, build_model, train_model
+from safety_lightning.lab.command import ASSETS, export_lab
 from safety_lightning.lab.corpora import NUM_FAMILIAR_VERBS, draw_alignment, draw_pretraining
-from safety_lightning.lab.export import ASSETS, export_lab
 from safety_lightning.lab.folders import fill_folder
 from safety_lightning.lab.judge import is_refusal
 from safety_lightning.lab.tokenizer import build_tokenizer
-from safety_lightning.lab.training import Recipe, train_model
 from safety_lightning.lab.vocabulary import GAINS, GUARDED_REQUESTS, LOSSES, TREASURES
 from tests.behaviour import measure_lab
 
@@ -56,7 +56,7 @@ def test_a_build_has_the_files_and_shapes_of_the_shipped_lab(tmp_path):
 @pytest.mark.parametrize("make", [build_lab, export_lab])
 def test_a_folder_that_is_not_empty_is_left_alone(tmp_path, monkeypatch, make):
     monkeypatch.setattr(build, "build_model", lambda *_, **__: pytest.fail("worked before looking"))
-    monkeypatch.setattr(export.shutil, "copytree", lambda *_, **__: pytest.fail("copied before looking"))
+    monkeypatch.setattr(shutil, "copytree", lambda *_, **__: pytest.fail("copied before looking"))
     (tmp_path / "lab").mkdir()
     (tmp_path / "lab" / "mine.txt").write_text("mine")
     with pytest.raises(ValueError, match=r"out must be a new or an empty folder, got .*lab"):

@@ -3,8 +3,8 @@
 import pytest
 from transformers import AutoTokenizer
 
-from safety_lightning.data.chat import encode_pairs, encode_prompt
-from safety_lightning.lab.export import ASSETS
+from safety_lightning.data import encode_pairs, encode_prompt
+from safety_lightning.lab.command import ASSETS
 from safety_lightning.lab.tokenizer import SPECIAL_TOKENS, build_tokenizer
 from safety_lightning.lab.world import generate_examples
 

@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 
 from safety_lightning import compare_activations
-from safety_lightning.activations.storage import ActivationFolder
+from safety_lightning.activations import ActivationFolder
 from safety_lightning.cli import main
 from safety_lightning.overlap.activations import command as activation_command
 from safety_lightning.overlap.activations import layers

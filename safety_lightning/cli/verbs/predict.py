@@ -6,10 +6,7 @@ from typing import Any, ClassVar
 
 from lightning.pytorch.cli import LightningArgumentParser
 
-from safety_lightning.activations.checks import check_trainer
-from safety_lightning.activations.datamodule import PromptData
-from safety_lightning.activations.module import ActivationModule
-from safety_lightning.activations.writer import ActivationWriter
+from safety_lightning.activations import ActivationModule, ActivationWriter, PromptData, check_trainer
 from safety_lightning.checkpoints import CheckpointReader, resolve_reference
 from safety_lightning.cli.verbs.base import VerbCLI
 from safety_lightning.errors import UserError

@@ -10,7 +10,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from safety_lightning.checkpoints import CheckpointReader, resolve_reference
 from safety_lightning.cli.verbs.base import VerbCLI
-from safety_lightning.data.datamodule import InstructionData
+from safety_lightning.data import InstructionData
 from safety_lightning.evaluation.callbacks.compare_models import CompareModels
 from safety_lightning.evaluation.callbacks.evaluate_behaviour import EvaluateBehaviour
 from safety_lightning.training.callbacks import MonitorUpdate, ProjectUpdate, SaveModel, StepProgressBar

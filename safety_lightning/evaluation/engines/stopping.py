@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from safety_lightning.data.chat import find_stop_ids
+from safety_lightning.data import find_stop_ids
 from safety_lightning.evaluation.engines.protocol import Answer, AnswerLimits, Finish
 
 

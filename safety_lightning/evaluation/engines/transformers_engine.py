@@ -11,9 +11,7 @@ from lightning.pytorch.utilities.memory import garbage_collection_cuda, is_oom_e
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from safety_lightning.data.batching import collate_examples
-from safety_lightning.data.chat import EncodedExample
-from safety_lightning.data.padding import pad_sequences
+from safety_lightning.data import EncodedExample, collate_examples, pad_sequences
 from safety_lightning.errors import UserError
 from safety_lightning.evaluation.engines.protocol import Answer, AnswerLimits
 from safety_lightning.evaluation.engines.stopping import EndTokens, cut_answer

@@ -108,7 +108,7 @@ class LocalJudge(Judge):
     def _judge_batch(self, sequences: list[list[int]]) -> list[Judgement]:
         import torch
 
-        from safety_lightning.data.padding import pad_sequences
+        from safety_lightning.data import pad_sequences
 
         pad_token_id = int(self._tokenizer.pad_token_id)
         input_ids_BT, mask_BT = pad_sequences(sequences, pad_token_id=pad_token_id, padding="left")
@@ -134,7 +134,7 @@ class LocalJudge(Judge):
         return Judgement(score=min(max(expected, LOWEST_SCORE), HIGHEST_SCORE), unjudged=None, reason=listed)
 
     def _encode(self, text: str) -> list[int]:
-        from safety_lightning.data.chat import encode_prompt
+        from safety_lightning.data import encode_prompt
 
         if self.template == "chat":
             return encode_prompt(self._tokenizer, text)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Literal
 
-from safety_lightning.data.sources import Example, InstructionSource
+from safety_lightning.data import Example, InstructionSource
 from safety_lightning.errors import UserError
 from safety_lightning.evaluation.engines import AnswerLimits
 from safety_lightning.evaluation.judges import JudgementCache

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from safety_lightning.data.advbench import AdvBenchPrompts, read_advbench_prompts
-from safety_lightning.data.sources import InstructionSource
+from safety_lightning.data import AdvBenchPrompts, InstructionSource, read_advbench_prompts
 from safety_lightning.evaluation.engines import AnswerLimits
 from safety_lightning.evaluation.judges import Judge, JudgementCache
 from safety_lightning.evaluation.outcomes import MetricSpec, Outcome

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from safety_lightning.data.chat import Template
+from safety_lightning.data import Template
 from safety_lightning.errors import UserError
 from safety_lightning.evaluation.engines import AnswerLimits
 from safety_lightning.evaluation.judges import JudgementCache
@@ -15,8 +15,7 @@ from safety_lightning.evaluation.records.generations import Generation
 from safety_lightning.evaluation.tasks.judging import judge_generations, make_judged_spec
 from safety_lightning.evaluation.tasks.prompts import Prompt
 from safety_lightning.evaluation.tasks.protocol import Task
-from safety_lightning.lab.judge import is_correct, is_refusal
-from safety_lightning.lab.world import Kind, generate_examples
+from safety_lightning.lab import Kind, generate_examples, is_correct, is_refusal
 
 MAX_NEW_TOKENS = 64  # the longest response of the world has 39
 

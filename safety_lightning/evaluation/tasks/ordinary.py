@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from safety_lightning.data.sources import InstructionSource
+from safety_lightning.data import InstructionSource
 from safety_lightning.evaluation.engines import AnswerLimits
 from safety_lightning.evaluation.judges import JudgementCache
 from safety_lightning.evaluation.judges.rule_judge import RuleJudge

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 from transformers import PreTrainedTokenizerBase
 
-from safety_lightning.data.chat import check_template, encode_prompt
+from safety_lightning.data import check_template, encode_prompt
 from safety_lightning.errors import UserError
 
 PromptFormat = Literal["chat", "plain", "raw"]

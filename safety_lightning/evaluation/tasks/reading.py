@@ -6,10 +6,16 @@ import csv
 from dataclasses import replace
 from pathlib import Path
 
-from safety_lightning.data.presets import is_local_file, resolve_source
-from safety_lightning.data.reading import read_examples, read_prompts
-from safety_lightning.data.sources import Example, InstructionSource
-from safety_lightning.data.tables import check_column, read_table
+from safety_lightning.data import (
+    Example,
+    InstructionSource,
+    check_column,
+    is_local_file,
+    read_examples,
+    read_prompts,
+    read_table,
+    resolve_source,
+)
 from safety_lightning.errors import UserError
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 from tqdm import tqdm
 
-from safety_lightning.activations.storage import ActivationFolder, PromptRecord, name_shard
+from safety_lightning.activations import ActivationFolder, PromptRecord, name_shard
 from safety_lightning.errors import NonFiniteError, UserError
 from safety_lightning.files import hash_file
 from safety_lightning.overlap.weights.matrices import Pair

@@ -6,8 +6,7 @@ import lightning as L
 import pytest
 import torch
 
-from safety_lightning.data.datamodule import InstructionData
-from safety_lightning.data.sources import InstructionSource
+from safety_lightning.data import InstructionData, InstructionSource
 from safety_lightning.evaluation.callbacks.compare_models import CompareModels
 from safety_lightning.evaluation.callbacks.evaluate_behaviour import EvaluateBehaviour
 from safety_lightning.evaluation.records.results import read_results

@@ -13,8 +13,8 @@ from safety_lightning.evaluation.engines.stopping import EndTokens, cut_answer
 from safety_lightning.evaluation.engines.transformers_engine import TransformersEngine
 from safety_lightning.evaluation.engines.vllm_engine import VLLMEngine
 from safety_lightning.evaluation.tasks.prompts import encode_text
-from safety_lightning.lab.export import ASSETS
-from safety_lightning.lab.world import generate_examples
+from safety_lightning.lab import generate_examples
+from safety_lightning.lab.command import ASSETS
 
 LIMITS = AnswerLimits(max_new_tokens=48)
 

@@ -5,8 +5,7 @@ import pytest
 from safety_lightning.evaluation.engines import Answer
 from safety_lightning.evaluation.statistics.intervals import wilson_interval
 from safety_lightning.evaluation.tasks.lab import MAX_NEW_TOKENS
-from safety_lightning.lab.tokenizer import build_tokenizer
-from safety_lightning.lab.world import generate_examples
+from safety_lightning.lab import build_tokenizer, generate_examples
 from tests.behaviour import measure_lab
 
 KINDS = ("useful", "harmful", "safe", "ordinary")

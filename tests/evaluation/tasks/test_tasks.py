@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from safety_lightning.data.sources import InstructionSource
+from safety_lightning.data import InstructionSource
 from safety_lightning.evaluation.judges.rule_judge import RuleJudge
 from safety_lightning.evaluation.records.generations import Generation
 from safety_lightning.evaluation.tasks.gsm8k import GSM8K
@@ -160,7 +160,7 @@ def test_cells_of_several_lines_are_no_empty_lines(tmp_path: Path) -> None:
 
 
 def test_lab_sources_are_read_from_the_test_split() -> None:
-    from safety_lightning.lab.world import generate_examples
+    from safety_lightning.lab import generate_examples
 
     expected = [one.prompt for one in generate_examples("ordinary", split="test", size=4, seed=0)]
     assert read_task_prompts(InstructionSource(preset="lab:ordinary", size=4), seed=0) == expected

@@ -1,7 +1,7 @@
 """Divides prompts into shards and batches, the same way whatever the number of processes.
 
 A shard is the unit of work: it is captured whole by one process, or not at all, and its content depends on nothing
-but the prompts and the settings. So a run may go on after a kill, also with another number of processes.
+but the prompts and the settings. So a run may resume after a kill, also on another number of processes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from torch.utils.data import BatchSampler
 
-from safety_lightning.activations.prompts import Prompt
+from safety_lightning.activations.prompts import EncodedPrompt
 
 _BYTES = 4  # of a float32
 
@@ -24,7 +24,7 @@ class Shard:
     Attributes:
         set: The prompt set whose folder it belongs to.
         number: Its number in that folder.
-        batches: Indices of prompts, a list a batch; the rows of the shard are the batches one after the other.
+        batches: Indices of prompts, one list per batch; the rows of the shard are the batches one after the other.
     """
 
     set: str
@@ -38,7 +38,7 @@ class Shard:
 
 
 def plan_shards(
-    prompts: Sequence[Prompt], *, batch_size: int, shard_prompts: int, sort_by_length: bool = True
+    prompts: Sequence[EncodedPrompt], *, batch_size: int, shard_prompts: int, sort_by_length: bool = True
 ) -> list[Shard]:
     """Divides prompts into shards.
 
@@ -76,11 +76,11 @@ def count_shard_prompts(num_layers: int, hidden_size: int, *, shard_megabytes: f
 
 
 class PlannedBatches(BatchSampler):
-    """Gives out planned batches in their order.
+    """Yields planned batches in their order.
 
     Args:
-        sampler: Not used; Lightning hands it to every batch sampler that it makes anew for prediction.
-        batches: Indices of prompts, a list a batch.
+        sampler: Not used; Lightning passes it to every batch sampler that it rebuilds for prediction.
+        batches: Indices of prompts, one list per batch.
         drop_last: Not used, as `sampler`.
     """
 
