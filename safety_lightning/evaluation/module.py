@@ -21,7 +21,7 @@ from safety_lightning.evaluation.engines import Engine
 from safety_lightning.evaluation.engines.transformers_engine import TransformersEngine
 from safety_lightning.evaluation.grading import grade_cases, list_metrics
 from safety_lightning.evaluation.judges import JudgementCache
-from safety_lightning.evaluation.judges.cache import find_cache_file
+from safety_lightning.evaluation.judges.run import find_cache_file
 from safety_lightning.evaluation.measurement import Measurement
 from safety_lightning.evaluation.outcomes import MetricSpec, Outcome, summarise_agreement, summarise_outcomes
 from safety_lightning.evaluation.prompt_outcomes import PromptOutcomes

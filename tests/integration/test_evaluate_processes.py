@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from safety_lightning.evaluation.judges import JudgementCache, JudgeRequest, OpenAIJudge
-from safety_lightning.evaluation.judges.cache import find_cache_file, make_key
+from safety_lightning.evaluation.judges.run import find_cache_file, make_key
 from safety_lightning.evaluation.records.generation_log import read_generations
 from safety_lightning.lab.world import generate_examples
 from scripts.benchmarks.chat_server import ChatServer, Question, ServerReply, write_reply

@@ -17,7 +17,7 @@ from safety_lightning.evaluation.datamodule import find_context
 from safety_lightning.evaluation.engines.transformers_engine import TransformersEngine
 from safety_lightning.evaluation.grading import measure_plan
 from safety_lightning.evaluation.judges import JudgementCache
-from safety_lightning.evaluation.judges.cache import find_cache_file
+from safety_lightning.evaluation.judges.run import find_cache_file
 from safety_lightning.evaluation.measurement import Measurement
 from safety_lightning.evaluation.tasks.suite import TaskSuite
 from safety_lightning.training.module import CausalLMModule

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safety_lightning.errors import UserError
-from safety_lightning.evaluation.judges.cache import JudgementCache, find_cache_file
 from safety_lightning.evaluation.judges.protocol import Judge, Judgement, JudgeRequest
-from safety_lightning.evaluation.judges.run import is_known, judge_answers
+from safety_lightning.evaluation.judges.run import JudgementCache, find_cache_file, is_known, judge_answers
 from safety_lightning.files import write_atomically, write_rows
 from safety_lightning.runs import RunFolder, describe_environment
 
