@@ -12,8 +12,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from safety_lightning.checkpoints import load_model, load_tokenizer
 from safety_lightning.evaluation.evaluate import evaluate_model
 from safety_lightning.evaluation.module import EvaluationModule
-from safety_lightning.evaluation.records.results import read_results
-from safety_lightning.evaluation.tasks.lab import Lab
+from safety_lightning.evaluation.records import read_results
+from safety_lightning.evaluation.tasks import Lab
 from scripts.benchmarks.chat_server import ChatServer, Question, ServerReply, write_reply
 
 Run = Callable[..., tuple[int, str]]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from safety_lightning.evaluation.engines.transformers_engine import TransformersEngine
+from safety_lightning.evaluation.engines import TransformersEngine
 from safety_lightning.lab import build, export
 from safety_lightning.lab.build import build_lab, build_model
 from safety_lightning.lab.corpora import NUM_FAMILIAR_VERBS, draw_alignment, draw_pretraining

@@ -8,11 +8,9 @@ import torch
 
 from safety_lightning.data.datamodule import InstructionData
 from safety_lightning.data.sources import InstructionSource
-from safety_lightning.evaluation.callbacks.compare_models import CompareModels
-from safety_lightning.evaluation.callbacks.evaluate_behaviour import EvaluateBehaviour
-from safety_lightning.evaluation.records.results import read_results
-from safety_lightning.evaluation.tasks.lab import Lab
-from safety_lightning.evaluation.tasks.suite import TaskSuite
+from safety_lightning.evaluation.callbacks import CompareModels, EvaluateBehaviour
+from safety_lightning.evaluation.records import read_results
+from safety_lightning.evaluation.tasks import Lab, OrdinaryRequests, TaskSuite
 from safety_lightning.training.module import CausalLMModule
 
 
@@ -85,8 +83,6 @@ def test_bad_settings_are_refused(settings: dict, message: str) -> None:
 def test_suite_is_checked_before_the_fit(tmp_path: Path) -> None:
     data = InstructionData("lab:aligned", useful=InstructionSource(preset="lab:useful", size=8))
     data.prepare()
-    from safety_lightning.evaluation.tasks.ordinary import OrdinaryRequests
-
     suite = TaskSuite(tasks=["ordinary"], ordinary=OrdinaryRequests(source=str(tmp_path / "absent.csv")))
     for callback in (EvaluateBehaviour(every_n_steps=1, suite=suite), CompareModels(suite=suite)):
         with pytest.raises(ValueError, match=r"absent\.csv does not exist"):

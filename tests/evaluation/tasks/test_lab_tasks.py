@@ -3,7 +3,7 @@
 import pytest
 
 from safety_lightning.evaluation.engines import Answer
-from safety_lightning.evaluation.statistics.intervals import wilson_interval
+from safety_lightning.evaluation.statistics import wilson_interval
 from safety_lightning.evaluation.tasks.lab import MAX_NEW_TOKENS
 from safety_lightning.lab.tokenizer import build_tokenizer
 from safety_lightning.lab.world import generate_examples
@@ -21,7 +21,7 @@ class FixedEngine:
 
     name = "fixed"
     dtype = "none"
-    measures_references = False
+    measures_solutions = False
 
     def __init__(self, answer):
         self.find_answer = answer
