@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from safety_lightning.evaluation.cases import Case, CasePlan
 from safety_lightning.evaluation.engines import Engine
-from safety_lightning.evaluation.judges import JudgementCache, JudgeRequest, judge_answers
+from safety_lightning.evaluation.judges import JudgementCache, JudgeRequest, LabJudge, judge_answers
 from safety_lightning.evaluation.measurement import (
     MAX_UNJUDGED_SHARE,
     Measurement,
@@ -117,7 +117,8 @@ def grade_cases(
     if spec.kind == "judged":
         assert spec.judge is not None
         requests = [JudgeRequest(prompt=one.prompt, answer=one.answer) for one in answers]
-        judgements = judge_answers(spec.judge, requests, cache=cache, progress=progress)
+        is_quick = isinstance(spec.judge, LabJudge)  # a bar would show its end alone
+        judgements = judge_answers(spec.judge, requests, cache=cache, progress=progress and not is_quick)
         return [Outcome.from_judgement(one) for one in judgements]
     assert spec.grade is not None
     return [spec.grade(plan.cases[index].prompt, one.answer) for index, one in zip(indices, answers, strict=True)]

@@ -9,6 +9,7 @@ import torch
 from safety_lightning.data.datamodule import InstructionData
 from safety_lightning.data.sources import InstructionSource
 from safety_lightning.evaluation.callbacks import CompareModels, EvaluateBehaviour
+from safety_lightning.evaluation.engines import TransformersEngine
 from safety_lightning.evaluation.records import read_results
 from safety_lightning.evaluation.tasks import Lab, OrdinaryRequests, TaskSuite
 from safety_lightning.training.module import CausalLMModule
@@ -56,9 +57,8 @@ def test_rows_come_at_the_steps_and_training_is_not_changed(tmp_path: Path) -> N
 def test_what_was_measured_is_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fit(tmp_path, EvaluateBehaviour(every_n_steps=2, num_prompts=3))
     before = (tmp_path / "results.jsonl").read_text()
-    again = EvaluateBehaviour(every_n_steps=2, num_prompts=3)
-    monkeypatch.setattr(again.behaviour, "measure", lambda *_, **__: 1 / 0)
-    fit(tmp_path, again)
+    monkeypatch.setattr(TransformersEngine, "answer", lambda *_: 1 / 0)
+    fit(tmp_path, EvaluateBehaviour(every_n_steps=2, num_prompts=3))
     assert (tmp_path / "results.jsonl").read_text() == before
 
 
