@@ -9,11 +9,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from safety_lightning.data import Template, encode_prompt
 from safety_lightning.evaluation.cases import make_plan
-from safety_lightning.evaluation.engines import AnswerLimits, Engine
-from safety_lightning.evaluation.engines.transformers_engine import TransformersEngine
+from safety_lightning.evaluation.engines import AnswerLimits, Engine, TransformersEngine
 from safety_lightning.evaluation.grading import measure_plan
 from safety_lightning.evaluation.measurement import Measurement
-from safety_lightning.evaluation.tasks.lab import Lab
+from safety_lightning.evaluation.tasks import Lab
 
 
 def generate_answers(

@@ -1,17 +1,42 @@
-"""Measures what a model does: answers, utility, harmfulness, and how sure of each we are.
+"""Measures what a model does: answers, utility, harmfulness, and how sure of each we are. In the order of a test:
 
-What a test goes through, in the order of the modules:
+tasks, cases           what is asked, and prompts as the model reads them, in batches
+engines, grading       answers, and what came of each by rule, by a judge (judges) or by log-likelihood
+measurement            numbers with intervals (statistics) of many outcomes; prompt_outcomes adds up over processes
+records, report        the files that are left, and the tables that show them
+module, datamodule     run it under the Trainer; evaluate from Python; callbacks during a fit; loss on held-out data
 
-    tasks/, prompts.py        what is asked: GSM8K, harmful and ordinary requests, the lab
-    plan.py                   prompts as the model reads them, in batches
-    engines/                  answers: transformers, or vLLM
-    generation_log.py         answers kept as they come (generations.py is a row)
-    judges/                   who scores answers to harmful requests
-    outcomes.py               what came of a prompt, and what many outcomes add up to
-    prompt_outcomes.py        the torchmetrics metric that adds outcomes up over processes
-    statistics.py             intervals; agreement.py of judges; comparison.py of two models, baseline.py of two runs
-    results.py, scores.py     the files that are left; report.py and samples.py show them
-
-`module.py` and `datamodule.py` run it under the Trainer, `evaluate.py` from Python, and `callback.py` and
-`evaluate_behaviour.py` (by `behaviour.py`) during a fine-tune.
+The names below are imported when they are first used, so that the judges import light.
 """
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_PLACES = {
+    "CompareModels": "callbacks",
+    "EvaluateBehaviour": "callbacks",
+    "EvaluationData": "datamodule",
+    "EvaluationModule": "module",
+    "Measurement": "measurement",
+    "MetricSpec": "measurement",
+    "Outcome": "measurement",
+    "ResultFile": "records",
+    "check_validation": "callbacks",
+    "evaluate_model": "evaluate",
+    "measure_loss": "loss",
+    "print_comparisons": "report",
+    "print_summary": "report",
+    "read_results": "records",
+    "summarise_loss": "loss",
+}
+
+__all__ = list(_PLACES)
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name on first use."""
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_PLACES[name]}"), name)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 from transformers import PreTrainedTokenizerBase
 
+from safety_lightning.data.chat import check_template, encode_prompt
 from safety_lightning.errors import UserError
-from safety_lightning.evaluation.engines import Engine
-from safety_lightning.evaluation.records.generations import Generation
-from safety_lightning.evaluation.tasks.prompts import Prompt, check_format, encode_text, hash_ids, hash_prompts
-from safety_lightning.evaluation.tasks.protocol import Task
+from safety_lightning.evaluation.tasks import Prompt, PromptFormat, Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,19 +22,19 @@ class Case:
         prompt: The prompt.
         task: Its task.
         token_ids: What the model reads.
-        reference_ids: The reference solution behind it, empty without one.
+        solution_ids: The solution behind it, empty without one.
         prompt_hash: Hash of `token_ids`.
     """
 
     prompt: Prompt
     task: Task
     token_ids: list[int]
-    reference_ids: list[int]
+    solution_ids: list[int]
     prompt_hash: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class CasePlan:
     """All cases of an evaluation, and the batches in which they are answered.
 
     Attributes:
@@ -65,7 +65,7 @@ def make_plan(
     batch_size: int,
     max_context_tokens: int | None,
     num_prompts: int | None = None,
-) -> Plan:
+) -> CasePlan:
     """Reads and encodes the prompts of tasks.
 
     Args:
@@ -91,36 +91,7 @@ def make_plan(
         order = [len(cases) + place for place in places]  # the longest first, as they need most memory
         batches += [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
         cases += found
-    return Plan(tasks=list(tasks), cases=cases, batches=batches)
-
-
-def answer_cases(engine: Engine, cases: Sequence[Case]) -> list[Generation]:
-    """Lets an engine answer cases of one task, and measures their reference solutions where there are any."""
-    answers = engine.answer([case.token_ids for case in cases], cases[0].task.limits)
-    references = _measure_references(engine, cases)
-    return [
-        Generation(
-            id=case.prompt.id,
-            task=case.prompt.task,
-            prompt=case.prompt.request,
-            answer=answer.text,
-            num_tokens=answer.num_tokens,
-            finish_reason=answer.finish_reason,
-            engine=engine.name,
-            dtype=engine.dtype,
-            batch_size=answer.batch_size,
-            prompt_hash=case.prompt_hash,
-            reference_log_likelihood=reference,
-            num_reference_tokens=len(case.reference_ids) or None,
-        )
-        for case, answer, reference in zip(cases, answers, references, strict=True)
-    ]
-
-
-def _measure_references(engine: Engine, cases: Sequence[Case]) -> list[float] | list[None]:
-    if not (engine.measures_references and all(case.reference_ids for case in cases)):
-        return [None] * len(cases)
-    return engine.measure_references([case.token_ids for case in cases], [case.reference_ids for case in cases])
+    return CasePlan(tasks=list(tasks), cases=cases, batches=batches)
 
 
 def _encode_task(task: Task, tokenizer: PreTrainedTokenizerBase, num_prompts: int | None) -> list[Case]:
@@ -132,17 +103,17 @@ def _encode_task(task: Task, tokenizer: PreTrainedTokenizerBase, num_prompts: in
                 prompt=prompt,
                 task=task,
                 token_ids=token_ids,
-                reference_ids=_encode_reference(task, prompt, tokenizer),
+                solution_ids=_encode_solution(task, prompt, tokenizer),
                 prompt_hash=hash_ids(token_ids),
             )
         )
     return cases
 
 
-def _encode_reference(task: Task, prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    if not prompt.reference:
+def _encode_solution(task: Task, prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    if not prompt.solution:
         return []
-    text = f" {prompt.reference}" if task.prompt_format == "raw" else prompt.reference  # behind "Answer:"
+    text = f" {prompt.solution}" if task.prompt_format == "raw" else prompt.solution  # behind "Answer:"
     return [int(token) for token in tokenizer(text, add_special_tokens=False)["input_ids"]]
 
 
@@ -150,10 +121,49 @@ def _check_context(cases: Sequence[Case], max_context_tokens: int | None) -> Non
     if max_context_tokens is None:
         return
     for case in cases:
-        num_answer = max(case.task.limits.max_new_tokens, len(case.reference_ids))
+        num_answer = max(case.task.limits.max_new_tokens, len(case.solution_ids))
         if len(case.token_ids) + num_answer > max_context_tokens:
             raise UserError(
                 f"prompt and answer must fit the model's context of {max_context_tokens} tokens, prompt "
                 f"{case.prompt.id} has {len(case.token_ids)} and its answer may have {num_answer}; give a smaller "
                 "max_new_tokens, fewer shots or shorter prompts"
             )
+
+
+def check_format(tokenizer: PreTrainedTokenizerBase, prompt_format: PromptFormat) -> None:
+    """Raises UserError if the format is unknown, or is ``chat`` and the tokenizer has no chat template."""
+    if prompt_format not in get_args(PromptFormat):
+        raise UserError(f"prompt format must be chat, plain or raw, got {prompt_format!r}")
+    if prompt_format != "raw":
+        check_template(tokenizer, prompt_format)
+
+
+def encode_text(tokenizer: PreTrainedTokenizerBase, text: str, *, prompt_format: PromptFormat) -> list[int]:
+    """Encodes a prompt up to the point where the model has to answer.
+
+    Args:
+        tokenizer: The model's tokenizer.
+        text: What the model is asked.
+        prompt_format: ``chat`` is the model's own chat template, ``plain`` a plain instruction text, ``raw`` the bare
+            text as the tokenizer writes it (with its beginning token, where it has one).
+
+    Raises:
+        UserError: See `check_format`.
+    """
+    check_format(tokenizer, prompt_format)
+    if prompt_format == "raw":
+        return [int(token) for token in tokenizer(text)["input_ids"]]
+    return encode_prompt(tokenizer, text, template=prompt_format)
+
+
+def hash_ids(token_ids: Sequence[int]) -> str:
+    """Returns the first 16 hexadecimal digits of the SHA-256 of what the model reads."""
+    return hashlib.sha256(" ".join(map(str, token_ids)).encode()).hexdigest()[:16]
+
+
+def hash_prompts(prompts: Sequence[Prompt]) -> str:
+    """Returns the SHA-256 of the prompts of a task with their solutions."""
+    digest = hashlib.sha256()
+    for prompt in prompts:
+        digest.update(repr((prompt.id, prompt.text, prompt.solution)).encode())
+    return f"sha256:{digest.hexdigest()}"

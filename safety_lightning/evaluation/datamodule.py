@@ -11,15 +11,18 @@ from transformers import PreTrainedTokenizerBase
 
 from safety_lightning.checkpoints import load_config, load_tokenizer
 from safety_lightning.errors import UserError
-from safety_lightning.evaluation.cases import Plan, make_plan
-from safety_lightning.evaluation.grading import MAX_UNJUDGED_SHARE
+from safety_lightning.evaluation.cases import CasePlan, make_plan
 from safety_lightning.evaluation.judges import Judge
-from safety_lightning.evaluation.tasks.gsm8k import GSM8K
-from safety_lightning.evaluation.tasks.harmful import HarmfulRequests
-from safety_lightning.evaluation.tasks.lab import Lab
-from safety_lightning.evaluation.tasks.ordinary import OrdinaryRequests
-from safety_lightning.evaluation.tasks.protocol import Task
-from safety_lightning.evaluation.tasks.suite import TaskName, TaskSuite
+from safety_lightning.evaluation.measurement import MAX_UNJUDGED_SHARE, check_unjudged_share
+from safety_lightning.evaluation.tasks import (
+    GSM8K,
+    HarmfulRequests,
+    Lab,
+    OrdinaryRequests,
+    Task,
+    TaskName,
+    TaskSuite,
+)
 
 
 class EvaluationData(LightningDataModule):
@@ -63,8 +66,7 @@ class EvaluationData(LightningDataModule):
         super().__init__()
         if batch_size < 1:
             raise UserError(f"batch_size must be at least 1, got {batch_size}")
-        if not 0 <= max_unjudged_share <= 1:
-            raise UserError(f"max_unjudged_share must be in [0, 1], got {max_unjudged_share}")
+        check_unjudged_share(max_unjudged_share)
         self.model = model
         self.suite = TaskSuite(
             tasks=tasks,
@@ -80,7 +82,7 @@ class EvaluationData(LightningDataModule):
         self.seed = seed
         self.tokenizer: PreTrainedTokenizerBase | None = None
         self.max_context_tokens: int | None = None
-        self._plan: Plan | None = None
+        self._plan: CasePlan | None = None
         self._tasks = self.make_tasks()
 
     def make_tasks(self) -> list[Task]:
@@ -88,7 +90,7 @@ class EvaluationData(LightningDataModule):
         return self.suite.make_tasks()
 
     @property
-    def plan(self) -> Plan:
+    def plan(self) -> CasePlan:
         """All cases and their batches."""
         self.prepare()
         assert self._plan is not None
@@ -125,7 +127,7 @@ class EvaluationData(LightningDataModule):
         return {task.name: {"num_prompts": len(self.plan.list_indices(task))} for task in self.plan.tasks}
 
     def input_hashes(self) -> dict[str, str]:
-        """Returns a hash of the prompts and references of each task."""
+        """Returns a hash of the prompts and solutions of each task."""
         return self.plan.hash_tasks()
 
     def setup(self, stage: str | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Evaluates a model from Python: a reference, or a live model such as a projected variant."""
+"""Evaluates a model from Python: one by its name, or a live model such as a projected variant."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def evaluate_model(
     trainer: dict[str, Any] | None = None,
     **options: Any,
 ) -> list[Measurement]:
-    """Evaluates a model; the same folder given again goes on where it was.
+    """Evaluates a model; the same folder given again resumes where it was.
 
     Args:
         model: A folder, a hub name or ``lab:NAME``; or a model in memory, whose dtype is the one computed in.
@@ -36,14 +36,14 @@ def evaluate_model(
         options: Further arguments of `EvaluationModule`.
 
     Returns:
-        One measurement a metric.
+        One measurement per metric.
 
     Raises:
         UserError: If a model in memory comes without its tokenizer, or as `EvaluationData` and `EvaluationModule`.
     """
-    reference = model if isinstance(model, str) else name or model.name_or_path or type(model).__name__
-    prompts = EvaluationData(model=reference, **data)
-    module = EvaluationModule(reference, folder=str(folder), **options)
+    model_name = model if isinstance(model, str) else name or model.name_or_path or type(model).__name__
+    prompts = EvaluationData(model=model_name, **data)
+    module = EvaluationModule(model_name, folder=str(folder), **options)
     if not isinstance(model, str):
         if tokenizer is None:
             raise UserError("a model in memory must come with its tokenizer, got none")

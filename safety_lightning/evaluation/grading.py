@@ -1,29 +1,32 @@
-"""Measures a model in one process: answers, grades, measurements; and grades what several processes answered."""
+"""Lets an engine answer the cases of a plan, and grades the answers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from safety_lightning.evaluation.cases import Plan, answer_cases
+from safety_lightning.evaluation.cases import Case, CasePlan
 from safety_lightning.evaluation.engines import Engine
-from safety_lightning.evaluation.judges import JudgementCache
-from safety_lightning.evaluation.measurement import Measurement
-from safety_lightning.evaluation.outcomes import MetricSpec, Outcome, summarise_outcomes
-from safety_lightning.evaluation.records.generations import Generation
-from safety_lightning.evaluation.tasks.protocol import Task
-
-MAX_UNJUDGED_SHARE = 0.1
+from safety_lightning.evaluation.judges import JudgementCache, JudgeRequest, LabJudge, judge_answers
+from safety_lightning.evaluation.measurement import (
+    MAX_UNJUDGED_SHARE,
+    Measurement,
+    MetricSpec,
+    Outcome,
+    summarise_outcomes,
+)
+from safety_lightning.evaluation.records import Generation
+from safety_lightning.evaluation.tasks import Task
 
 
 def measure_plan(
     engine: Engine,
-    plan: Plan,
+    plan: CasePlan,
     *,
     seed: int = 0,
     max_unjudged_share: float = MAX_UNJUDGED_SHARE,
     cache: JudgementCache | None = None,
 ) -> list[Measurement]:
-    """Lets an engine answer all cases of a plan, and measures each metric of each task.
+    """Answers all cases of a plan in this process, and measures each metric of each task.
 
     Args:
         engine: What answers.
@@ -41,24 +44,51 @@ def measure_plan(
         generations |= dict(zip(batch, found, strict=True))
     measurements = []
     for task, spec in list_metrics(plan.tasks, engine):
-        graded = grade_cases(plan, task, spec, generations, plan.list_indices(task), cache=cache, progress=False)
+        graded = grade_cases(plan, spec, generations, plan.list_indices(task), cache=cache, progress=False)
         measurements += summarise_outcomes(
             spec, graded, task=task.name, seed=seed, max_unjudged_share=max_unjudged_share
         )
     return measurements
 
 
+def answer_cases(engine: Engine, cases: Sequence[Case]) -> list[Generation]:
+    """Lets an engine answer cases of one task, and measures their solutions where there are any."""
+    answers = engine.answer([case.token_ids for case in cases], cases[0].task.limits)
+    return [
+        Generation(
+            id=case.prompt.id,
+            task=case.prompt.task,
+            prompt=case.prompt.request,
+            answer=answer.text,
+            num_tokens=answer.num_tokens,
+            finish_reason=answer.finish_reason,
+            engine=engine.name,
+            dtype=engine.dtype,
+            batch_size=answer.batch_size,
+            prompt_hash=case.prompt_hash,
+            reference_log_likelihood=log_likelihood,
+            num_reference_tokens=len(case.solution_ids) or None,
+        )
+        for case, answer, log_likelihood in zip(cases, answers, _measure_solutions(engine, cases), strict=True)
+    ]
+
+
+def _measure_solutions(engine: Engine, cases: Sequence[Case]) -> list[float] | list[None]:
+    if not (engine.measures_solutions and all(case.solution_ids for case in cases)):
+        return [None] * len(cases)
+    return engine.measure_solutions([case.token_ids for case in cases], [case.solution_ids for case in cases])
+
+
 def list_metrics(tasks: Iterable[Task], engine: Engine) -> Iterator[tuple[Task, MetricSpec]]:
     """Yields what can be measured of answers of an engine."""
     for task in tasks:
         for spec in task.metrics:
-            if spec.kind != "log_likelihood" or engine.measures_references:
+            if spec.kind != "log_likelihood" or engine.measures_solutions:
                 yield task, spec
 
 
 def grade_cases(
-    plan: Plan,
-    task: Task,
+    plan: CasePlan,
     spec: MetricSpec,
     generations: Mapping[int, Generation],
     indices: Sequence[int],
@@ -66,6 +96,29 @@ def grade_cases(
     cache: JudgementCache | None,
     progress: bool,
 ) -> list[Outcome]:
-    """Grades the answers to some cases of a task; see `Task.grade`."""
-    prompts = [plan.cases[index].prompt for index in indices]
-    return task.grade(spec, prompts, [generations[index] for index in indices], cache=cache, progress=progress)
+    """Grades the answers to some cases of a task under one of its metrics.
+
+    Args:
+        plan: The plan.
+        spec: The metric.
+        generations: Answers by the index of their case.
+        indices: The cases.
+        cache: Where judgements are kept.
+        progress: Whether a judge's progress is shown.
+
+    Returns:
+        One outcome per case, in the order of `indices`.
+    """
+    answers = [generations[index] for index in indices]
+    if spec.kind == "log_likelihood":
+        return [
+            Outcome(value=one.reference_log_likelihood, weight=float(one.num_reference_tokens or 0)) for one in answers
+        ]
+    if spec.kind == "judged":
+        assert spec.judge is not None
+        requests = [JudgeRequest(prompt=one.prompt, answer=one.answer) for one in answers]
+        is_quick = isinstance(spec.judge, LabJudge)  # a bar would show its end alone
+        judgements = judge_answers(spec.judge, requests, cache=cache, progress=progress and not is_quick)
+        return [Outcome.from_judgement(one) for one in judgements]
+    assert spec.grade is not None
+    return [spec.grade(plan.cases[index].prompt, one.answer) for index, one in zip(indices, answers, strict=True)]

@@ -15,22 +15,29 @@ from transformers import PreTrainedModel
 
 from safety_lightning.checkpoints import load_model
 from safety_lightning.errors import UserError
-from safety_lightning.evaluation.cases import answer_cases
 from safety_lightning.evaluation.datamodule import EvaluationData
-from safety_lightning.evaluation.engines import Engine
-from safety_lightning.evaluation.engines.transformers_engine import TransformersEngine
-from safety_lightning.evaluation.grading import grade_cases, list_metrics
-from safety_lightning.evaluation.judges import JudgementCache
-from safety_lightning.evaluation.judges.cache import find_cache_file
-from safety_lightning.evaluation.measurement import Measurement
-from safety_lightning.evaluation.outcomes import MetricSpec, Outcome, summarise_agreement, summarise_outcomes
+from safety_lightning.evaluation.engines import Engine, TransformersEngine, VLLMEngine
+from safety_lightning.evaluation.grading import answer_cases, grade_cases, list_metrics
+from safety_lightning.evaluation.judges import JudgementCache, find_cache_file
+from safety_lightning.evaluation.measurement import (
+    Measurement,
+    MetricSpec,
+    Outcome,
+    summarise_agreement,
+    summarise_outcomes,
+)
 from safety_lightning.evaluation.prompt_outcomes import PromptOutcomes
-from safety_lightning.evaluation.records.baseline import Baseline, write_comparisons
-from safety_lightning.evaluation.records.generation_log import GenerationLog
-from safety_lightning.evaluation.records.results import ResultFile
-from safety_lightning.evaluation.records.scores import ScoreRow, make_score_row, write_scores
-from safety_lightning.evaluation.samples import format_samples
-from safety_lightning.evaluation.tasks.protocol import Task
+from safety_lightning.evaluation.records import (
+    Baseline,
+    GenerationLog,
+    ResultFile,
+    ScoreRow,
+    make_score_row,
+    write_comparisons,
+    write_scores,
+)
+from safety_lightning.evaluation.report import format_samples
+from safety_lightning.evaluation.tasks import Task
 
 EngineName = Literal["transformers", "vllm"]
 _Row = TypeVar("_Row")
@@ -39,9 +46,9 @@ _Row = TypeVar("_Row")
 class EvaluationModule(L.LightningModule):
     """Evaluates a causal language model on the tasks of an `EvaluationData`.
 
-    Answers are kept in ``generations.jsonl`` as they come; a run of the same folder goes on where it was. After the
-    last answer they are graded, each process grading its own, and the first process writes ``scores.jsonl`` (a row a
-    prompt and metric) and ``results.jsonl`` (a row a metric).
+    Answers are kept in ``generations.jsonl`` as they come; a run of the same folder resumes where it was. After the
+    last answer they are graded, each process grading its own, and the first process writes ``scores.jsonl`` (a row per
+    prompt and metric) and ``results.jsonl`` (a row per metric).
 
     Args:
         model: The model: a folder, a hub name (``org/name@rev``) or ``lab:NAME``.
@@ -73,7 +80,7 @@ class EvaluationModule(L.LightningModule):
         show_harmful: bool = False,
     ) -> None:
         super().__init__()
-        self.reference = model
+        self.model_name = model
         self.engine_name: EngineName = engine
         self.weights_dtype: str = dtype
         self.attention = attention
@@ -95,7 +102,7 @@ class EvaluationModule(L.LightningModule):
         if "model" in self._modules or self.engine_name != "transformers":
             return
         self.model = load_model(
-            self.reference, dtype=getattr(torch, self.weights_dtype), attention=self.attention
+            self.model_name, dtype=getattr(torch, self.weights_dtype), attention=self.attention
         ).eval()
 
     def check_baseline(self, data: EvaluationData) -> None:
@@ -170,9 +177,7 @@ class EvaluationModule(L.LightningModule):
     def _make_engine(self) -> Engine:
         assert self._data.tokenizer is not None
         if self.engine_name == "vllm":
-            from safety_lightning.evaluation.engines.vllm_engine import VLLMEngine
-
-            return VLLMEngine(self.reference, self._data.tokenizer, dtype=self.weights_dtype)
+            return VLLMEngine(self.model_name, self._data.tokenizer, dtype=self.weights_dtype)
         return TransformersEngine(self.model, self._data.tokenizer, batch_size=self._data.batch_size)
 
     def _grade_own(self) -> list[ScoreRow]:
@@ -185,7 +190,6 @@ class EvaluationModule(L.LightningModule):
                 places = {place: index for place, index in enumerate(indices) if index in own}
                 outcomes = grade_cases(
                     self._plan,
-                    task,
                     spec,
                     self._generations,
                     list(places.values()),
@@ -231,7 +235,7 @@ class EvaluationModule(L.LightningModule):
             prompts=[case.prompt.id for case in self._plan.cases],
         )
         results = ResultFile(self._folder / "results.jsonl")
-        results.add(self.reference, self.measurements, engine=self._engine.name, dtype=self._engine.dtype)
+        results.add(self.model_name, self.measurements, engine=self._engine.name, dtype=self._engine.dtype)
         if self.baseline is not None:
             write_comparisons(self._folder, self.baseline.compare(rows, seed=self._data.seed))
         if isinstance(self.logger, TensorBoardLogger):

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from safety_lightning.evaluation.outcomes import UNJUDGED, Outcome
+from safety_lightning.evaluation.judges import UNJUDGED
+from safety_lightning.evaluation.measurement import Outcome
 
 _HAS_VALUE = 1  # code of an outcome with a value; the reasons of the others come after it
 
 
 class PromptOutcomes(Metric):
-    """Holds one outcome a prompt at the prompt's own place, so that sums over processes lose and double none.
+    """Holds one outcome per prompt at the prompt's own place, so that sums over processes lose and double none.
 
     Means, intervals and counts are made of the whole afterwards, the same ones whatever the number of processes.
 

@@ -1,7 +1,8 @@
-"""Prints what a run measured: one table, the settings that are not the default, and where things lie."""
+"""Shows what a run measured: one table, its settings and where things lie; and some answers, for TensorBoard."""
 
 from __future__ import annotations
 
+import html
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,15 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from safety_lightning.evaluation.records.baseline import ComparisonRow
-from safety_lightning.evaluation.records.results import ResultRow, read_results
+from safety_lightning.evaluation.cases import CasePlan
+from safety_lightning.evaluation.records import ComparisonRow, Generation, ResultRow, ScoreRow, read_results
+from safety_lightning.evaluation.tasks import Task
 from safety_lightning.files import read_rows
 from safety_lightning.profiles import name_profile
 
 _MOST_COLUMNS = 4  # that a terminal of 80 characters holds
+_LONGEST_CELL = 600  # characters of a prompt or an answer
+HIDDEN = "(hidden: model.show_harmful)"
 _BESIDE = ("_share_of_fives", "_per_solution")  # in results.jsonl and in the table of one model
 
 
@@ -78,7 +82,7 @@ def make_table(rows: Sequence[ResultRow]) -> Table:
 
 
 def make_metric_table(rows: Sequence[ResultRow]) -> Table:
-    """Makes a table of one model with a line a metric: value, interval, and how many were scored."""
+    """Makes a table of one model with a line per metric: value, interval, and how many were scored."""
     first = rows[0]
     table = Table(
         title=f"{first.model} ({first.engine}, {first.dtype}), 95 % intervals", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
@@ -146,3 +150,50 @@ def print_comparisons(run_folder: Path, *, console: Console | None = None) -> No
         names = [name.replace("_", "-") for name in (row.task, row.metric)]
         table.add_row(*names, f"{row.difference:+.3f}", interval, pairs, p_value)
     (console or Console()).print(table)
+
+
+def format_samples(
+    plan: CasePlan,
+    task: Task,
+    generations: Mapping[int, Generation],
+    scores: Sequence[ScoreRow],
+    *,
+    num_samples: int,
+    show_harmful: bool,
+) -> str:
+    """Formats the first answers of a task with their scores.
+
+    Args:
+        plan: The plan.
+        task: The task.
+        generations: Answers by the index of their case.
+        scores: The scores of all prompts.
+        num_samples: How many rows.
+        show_harmful: Whether prompts and answers of harmful tasks are shown.
+
+    Returns:
+        A Markdown table, in which nothing of an answer acts as markup.
+    """
+    hides = task.is_harmful and not show_harmful
+    metrics = list(dict.fromkeys(row.metric for row in scores if row.task == task.name))
+    found = {(row.id, row.metric): _format_score(row) for row in scores if row.task == task.name}
+    lines = [f"| prompt | answer | {' | '.join(metrics)} |", "|---" * (2 + len(metrics)) + "|"]
+    for index in plan.list_indices(task)[:num_samples]:
+        generation = generations[index]
+        shown = [HIDDEN, HIDDEN] if hides else [_escape_cell(generation.prompt), _escape_cell(generation.answer)]
+        values = [found.get((generation.id, metric), "") for metric in metrics]
+        lines.append(f"| {' | '.join([*shown, *values])} |")
+    return "\n".join(lines)
+
+
+def _format_score(row: ScoreRow) -> str:
+    return f"{row.value:.3g}" if row.value is not None else str(row.unjudged)
+
+
+def _escape_cell(text: str) -> str:
+    """Writes text so that Markdown shows it as it is, on one line."""
+    shortened = text if len(text) <= _LONGEST_CELL else text[:_LONGEST_CELL] + " ..."
+    escaped = html.escape(shortened)
+    for character in "\\`*_{}[]#|~":
+        escaped = escaped.replace(character, f"&#{ord(character)};")
+    return escaped.replace("\n", "<br>")

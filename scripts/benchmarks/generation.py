@@ -13,11 +13,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from benchmarks.common import Result, take_turns, time_call
 from safety_lightning.checkpoints import load_model, load_tokenizer
 from safety_lightning.data import InstructionSource
-from safety_lightning.evaluation.cases import Plan, answer_cases, make_plan
-from safety_lightning.evaluation.engines import AnswerLimits
+from safety_lightning.evaluation.cases import CasePlan, make_plan
+from safety_lightning.evaluation.engines import AnswerLimits, TransformersEngine
 from safety_lightning.evaluation.engines.stopping import EndTokens, cut_answer
-from safety_lightning.evaluation.engines.transformers_engine import TransformersEngine
-from safety_lightning.evaluation.tasks.gsm8k import GSM8K
+from safety_lightning.evaluation.grading import answer_cases
+from safety_lightning.evaluation.tasks import GSM8K
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "models" / "smollm2"  # scripts/prepare_smollm2.py makes it
@@ -61,10 +61,10 @@ def make_task() -> GSM8K:
     )
 
 
-def answer_ours(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, plan: Plan) -> list[str]:
+def answer_ours(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, plan: CasePlan) -> list[str]:
     """Answers by the project's engine and plan, without the log-likelihoods; in file order."""
     engine = TransformersEngine(model, tokenizer, batch_size=BATCH_SIZE)
-    engine.measures_references = False
+    engine.measures_solutions = False
     answers: dict[int, str] = {}
     for batch in plan.batches:
         found = answer_cases(engine, [plan.cases[index] for index in batch])
@@ -73,7 +73,7 @@ def answer_ours(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, plan
 
 
 @torch.inference_mode()
-def answer_plainly(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, plan: Plan) -> list[str]:
+def answer_plainly(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, plan: CasePlan) -> list[str]:
     """Answers in file order, 8 at a time, by one call of `generate` each, with the library's own stop strings."""
     limits = plan.tasks[0].limits
     end_ids = EndTokens(tokenizer, model.generation_config).find(limits)

@@ -13,8 +13,14 @@ from pathlib import Path
 
 from benchmarks.chat_server import ChatServer, Question, ServerReply, write_error, write_reply
 from benchmarks.common import Result, time_call
-from safety_lightning.evaluation.judges import Judgement, JudgementCache, JudgeRequest, OpenAIJudge, judge_answers
-from safety_lightning.evaluation.judges.retries import Delivery
+from safety_lightning.evaluation.judges import (
+    Delivery,
+    Judgement,
+    JudgementCache,
+    JudgeRequest,
+    OpenAIJudge,
+    judge_answers,
+)
 
 NUM_ANSWERS, LATENCY_SECONDS, CONCURRENCY = 520, 0.3, 32
 SCORE_LINE = "Because.\n#thescore: {score}"

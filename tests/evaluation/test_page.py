@@ -3,9 +3,7 @@
 from dataclasses import fields
 from pathlib import Path
 
-from safety_lightning.evaluation.records.generations import Generation
-from safety_lightning.evaluation.records.results import ResultRow
-from safety_lightning.evaluation.records.scores import ScoreRow
+from safety_lightning.evaluation.records import Generation, ResultRow, ScoreRow
 from safety_lightning.profiles import EVALUATION_SETTINGS
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "evaluation.md").read_text()

@@ -10,10 +10,11 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from safety_lightning.checkpoints import load_model, load_tokenizer
+from safety_lightning.evaluation.engines import TransformersEngine
 from safety_lightning.evaluation.evaluate import evaluate_model
 from safety_lightning.evaluation.module import EvaluationModule
-from safety_lightning.evaluation.records.results import read_results
-from safety_lightning.evaluation.tasks.lab import Lab
+from safety_lightning.evaluation.records import read_results
+from safety_lightning.evaluation.tasks import Lab
 from scripts.benchmarks.chat_server import ChatServer, Question, ServerReply, write_reply
 
 Run = Callable[..., tuple[int, str]]
@@ -89,7 +90,7 @@ def test_finished_run_goes_on_without_generating(run_cli: Run, tmp_path: Path, m
     run = tmp_path / "run"
     assert run_cli("test", *LAB, "--run_dir", str(run))[0] == 0
     before = {name: (run / name).read_bytes() for name in FILES}
-    monkeypatch.setattr("safety_lightning.evaluation.module.answer_cases", lambda *_: 1 / 0)
+    monkeypatch.setattr(TransformersEngine, "answer", lambda *_: 1 / 0)
     code, printed = run_cli("test", *LAB, "--run_dir", str(run), "--ckpt_path", "last")
     assert code == 0, printed
     assert {name: (run / name).read_bytes() for name in FILES} == before

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from safety_lightning.evaluation.judges import JudgementCache, JudgeRequest, OpenAIJudge
-from safety_lightning.evaluation.judges.cache import find_cache_file, make_key
-from safety_lightning.evaluation.records.generation_log import read_generations
-from safety_lightning.lab import generate_examples
+from safety_lightning.evaluation.judges.run import find_cache_file, make_key
+from safety_lightning.evaluation.records import read_generations
+from safety_lightning.lab.world import generate_examples
 from scripts.benchmarks.chat_server import ChatServer, Question, ServerReply, write_reply
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from safety_lightning.data import encode_pairs
-from safety_lightning.evaluation.engines.transformers_engine import TransformersEngine
+from safety_lightning.evaluation.engines import TransformersEngine
 from safety_lightning.lab.build import Recipe, train_model
 from safety_lightning.lab.command import ASSETS
 from safety_lightning.lab.world import Kind, generate_examples

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from safety_lightning.evaluation.engines.transformers_engine import TransformersEngine
+from safety_lightning.evaluation.engines import TransformersEngine
 from safety_lightning.lab import build
 from safety_lightning.lab.build import Recipe, build_lab, build_model, train_model
 from safety_lightning.lab.command import ASSETS, export_lab

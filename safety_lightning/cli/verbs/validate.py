@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from safety_lightning.cli.verbs.training import TrainingCLI
 from safety_lightning.evaluation.callbacks.compare_models import check_validation
+from safety_lightning.evaluation.loss import summarise_loss
 from safety_lightning.evaluation.records.results import ResultFile
 from safety_lightning.evaluation.report import print_summary
-from safety_lightning.evaluation.statistics.loss import summarise_loss
 from safety_lightning.profiles import read_settings
 
 

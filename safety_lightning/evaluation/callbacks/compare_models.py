@@ -8,20 +8,10 @@ from typing import Any, Literal
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_info
 
-from safety_lightning.checkpoints import load_tokenizer
 from safety_lightning.errors import UserError
-from safety_lightning.evaluation.callbacks.live_behaviour import (
-    ENGINE_NAME,
-    LiveBehaviour,
-    choose_context,
-    name_dtype,
-    takes_part,
-)
-from safety_lightning.evaluation.measurement import Measurement
-from safety_lightning.evaluation.records.results import ResultFile
-from safety_lightning.evaluation.statistics.loss import measure_loss
-from safety_lightning.evaluation.tasks.lab import Lab
-from safety_lightning.evaluation.tasks.suite import TaskSuite
+from safety_lightning.evaluation.callbacks.live_behaviour import LiveBehaviour, measure_live
+from safety_lightning.evaluation.records import ResultFile
+from safety_lightning.evaluation.tasks import Lab, TaskSuite
 from safety_lightning.training.callbacks import ProjectUpdate
 from safety_lightning.training.module import CausalLMModule
 
@@ -81,7 +71,7 @@ class CompareModels(L.Callback):
             behaviour.check(datamodule.tokenizer, reference=datamodule.model)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Measures the reference, unless the run goes on from a checkpoint."""
+        """Measures the reference, unless the run resumes from a checkpoint."""
         self.results = ResultFile(Path(self.folder or trainer.default_root_dir) / "results.jsonl")
         if trainer.ckpt_path is None:
             self._measure(trainer, pl_module, "reference")
@@ -107,25 +97,14 @@ class CompareModels(L.Callback):
         names = [*self.tasks, *(self.suite.tasks if self.suite else [])]
         rank_zero_info(f"Measuring the {model} model: {', '.join(names)}")
         pl_module.restore_float32_buffers()
-        if takes_part(trainer):
-            measurements = self._run_tasks(trainer, pl_module, behaviours)
-            if trainer.is_global_zero:
-                engine = ENGINE_NAME if behaviours else None
-                self.results.add(model, measurements, engine=engine, dtype=name_dtype(trainer, pl_module))
-        trainer.strategy.barrier()
-
-    def _run_tasks(
-        self, trainer: L.Trainer, pl_module: CausalLMModule, behaviours: list[LiveBehaviour]
-    ) -> list[Measurement]:
-        measurements: list[Measurement] = []
-        with choose_context(trainer, pl_module):
-            if "loss" in self.tasks:
-                batches = trainer.datamodule.val_dataloader()  # type: ignore[attr-defined]
-                measurements.append(measure_loss(pl_module.model, batches, seed=self.seed))
-            for behaviour in behaviours:
-                tokenizer = load_tokenizer(pl_module.reference)
-                measurements += behaviour.measure(pl_module, tokenizer, dtype=name_dtype(trainer, pl_module))
-        return measurements
+        measure_live(
+            trainer,
+            pl_module,
+            self.results,
+            model=model,
+            behaviours=behaviours,
+            loss_seed=self.seed if "loss" in self.tasks else None,
+        )
 
     def _list_behaviours(self, datamodule: Any) -> list[LiveBehaviour]:
         """Makes what is measured besides the loss, once."""

@@ -7,19 +7,11 @@ from typing import Any
 
 import lightning as L
 
-from safety_lightning.checkpoints import load_tokenizer
 from safety_lightning.errors import UserError
-from safety_lightning.evaluation.callbacks.live_behaviour import (
-    ENGINE_NAME,
-    LiveBehaviour,
-    choose_context,
-    name_dtype,
-    takes_part,
-)
+from safety_lightning.evaluation.callbacks.live_behaviour import LiveBehaviour, measure_live
 from safety_lightning.evaluation.measurement import Measurement
-from safety_lightning.evaluation.records.results import ResultFile
-from safety_lightning.evaluation.tasks.lab import Lab
-from safety_lightning.evaluation.tasks.suite import TaskSuite
+from safety_lightning.evaluation.records import ResultFile
+from safety_lightning.evaluation.tasks import Lab, TaskSuite
 from safety_lightning.training.module import CausalLMModule
 
 
@@ -69,7 +61,7 @@ class EvaluateBehaviour(L.Callback):
             self.behaviour.check(datamodule.tokenizer, reference=datamodule.model)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Goes on from the step at which the fit goes on."""
+        """Starts counting at the step from which the fit resumes."""
         self._last_step = trainer.global_step
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
@@ -83,15 +75,10 @@ class EvaluateBehaviour(L.Callback):
         results = ResultFile(Path(self.folder or trainer.default_root_dir) / "results.jsonl")
         if results.holds("finetuned", step=step) or not isinstance(pl_module, CausalLMModule):
             return
-        if takes_part(trainer):
-            dtype = name_dtype(trainer, pl_module)
-            with choose_context(trainer, pl_module):
-                tokenizer = load_tokenizer(pl_module.reference)
-                measurements = self.behaviour.measure(pl_module, tokenizer, dtype=dtype)
-            if trainer.is_global_zero:
-                results.add("finetuned", measurements, step=step, engine=ENGINE_NAME, dtype=dtype)
-                _log_measurements(trainer, measurements, step)
-        trainer.strategy.barrier()
+        behaviours = [self.behaviour]
+        measurements = measure_live(trainer, pl_module, results, model="finetuned", behaviours=behaviours, step=step)
+        if trainer.is_global_zero:
+            _log_measurements(trainer, measurements, step)
 
 
 def _log_measurements(trainer: L.Trainer, measurements: list[Measurement], step: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import lightning as L
@@ -10,19 +11,18 @@ from lightning.pytorch.plugins.precision import HalfPrecision
 from lightning.pytorch.strategies import ModelParallelStrategy
 from transformers import PreTrainedTokenizerBase
 
-from safety_lightning.checkpoints import load_config
+from safety_lightning.checkpoints import load_config, load_tokenizer
 from safety_lightning.errors import UserError
-from safety_lightning.evaluation.cases import Plan, make_plan
+from safety_lightning.evaluation.cases import CasePlan, make_plan
 from safety_lightning.evaluation.datamodule import find_context
-from safety_lightning.evaluation.engines.transformers_engine import TransformersEngine
+from safety_lightning.evaluation.engines import TransformersEngine
 from safety_lightning.evaluation.grading import measure_plan
-from safety_lightning.evaluation.judges import JudgementCache
-from safety_lightning.evaluation.judges.cache import find_cache_file
+from safety_lightning.evaluation.judges import JudgementCache, find_cache_file
+from safety_lightning.evaluation.loss import measure_loss
 from safety_lightning.evaluation.measurement import Measurement
-from safety_lightning.evaluation.tasks.suite import TaskSuite
+from safety_lightning.evaluation.records import ResultFile
+from safety_lightning.evaluation.tasks import TaskSuite
 from safety_lightning.training.module import CausalLMModule
-
-ENGINE_NAME = TransformersEngine.name
 
 
 class LiveBehaviour:
@@ -46,7 +46,7 @@ class LiveBehaviour:
         self.batch_size = batch_size
         self.seed = seed
         self.num_prompts = num_prompts
-        self._plan: Plan | None = None
+        self._plan: CasePlan | None = None
 
     def check(self, tokenizer: PreTrainedTokenizerBase, *, reference: str) -> None:
         """Reads the prompts, and checks that the judges can be reached; raises UserError."""
@@ -62,7 +62,7 @@ class LiveBehaviour:
         with JudgementCache(find_cache_file()) as cache:
             return measure_plan(engine, plan, seed=self.seed, cache=cache)
 
-    def _prepare(self, tokenizer: PreTrainedTokenizerBase, max_context_tokens: int | None) -> Plan:
+    def _prepare(self, tokenizer: PreTrainedTokenizerBase, max_context_tokens: int | None) -> CasePlan:
         if self._plan is None:
             self._plan = make_plan(
                 self.suite.make_tasks(),
@@ -74,12 +74,52 @@ class LiveBehaviour:
         return self._plan
 
 
-def takes_part(trainer: L.Trainer) -> bool:
+def measure_live(
+    trainer: L.Trainer,
+    module: CausalLMModule,
+    results: ResultFile,
+    *,
+    model: str,
+    behaviours: Sequence[LiveBehaviour],
+    step: int | None = None,
+    loss_seed: int | None = None,
+) -> list[Measurement]:
+    """Measures the model that is being fine-tuned; every process must call it.
+
+    Args:
+        trainer: The Trainer.
+        module: The model.
+        results: Where the first process adds the measurements.
+        model: What the model is called there: ``reference``, ``finetuned`` or ``projected``.
+        behaviours: What is measured besides the loss.
+        step: Optimizer steps done, where the fine-tune is not over.
+        loss_seed: Seed of the bootstrap of the loss on held-out examples; None measures no loss.
+
+    Returns:
+        The measurements; none in a process that does not measure.
+    """
+    measurements: list[Measurement] = []
+    if measures_here(trainer):
+        dtype = name_dtype(trainer, module)
+        with enter_precision(trainer, module):
+            if loss_seed is not None:
+                batches = trainer.datamodule.val_dataloader()  # type: ignore[attr-defined]
+                measurements.append(measure_loss(module.model, batches, seed=loss_seed))
+            for behaviour in behaviours:
+                measurements += behaviour.measure(module, load_tokenizer(module.reference), dtype=dtype)
+        if trainer.is_global_zero:
+            engine = TransformersEngine.name if behaviours else None
+            results.add(model, measurements, step=step, engine=engine, dtype=dtype)
+    trainer.strategy.barrier()
+    return measurements
+
+
+def measures_here(trainer: L.Trainer) -> bool:
     """Whether this process measures: the first one does, and all of them where a sharded model answers together."""
     return trainer.is_global_zero or isinstance(trainer.strategy, ModelParallelStrategy)
 
 
-def choose_context(trainer: L.Trainer, pl_module: L.LightningModule) -> AbstractContextManager[None]:
+def enter_precision(trainer: L.Trainer, pl_module: L.LightningModule) -> AbstractContextManager[None]:
     """Returns the precision that the Trainer computes in; none for a half-precision model that was brought to float32.
 
     A projection at the end leaves such a model.

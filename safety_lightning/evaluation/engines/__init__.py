@@ -1,11 +1,12 @@
-"""Engines: what lets a model answer prompts, behind one small protocol.
+"""Engines let a model answer prompts: token ids in, greedy answers out.
 
-protocol.py             Engine, Answer, AnswerLimits
-stopping.py             where an answer ends: the model's own end tokens, and stop strings
-transformers_engine.py  any causal LM of transformers, in memory; fewer prompts at once when memory runs out
-vllm_engine.py          vLLM, an optional extra
+protocol                           what every engine speaks: Engine, Answer, AnswerLimits
+transformers_engine, vllm_engine   a causal LM in memory; vLLM, an optional extra
+stopping                           where an answer ends: the model's own end tokens, and stop strings
 """
 
 from safety_lightning.evaluation.engines.protocol import Answer, AnswerLimits, Engine, Finish
+from safety_lightning.evaluation.engines.transformers_engine import TransformersEngine
+from safety_lightning.evaluation.engines.vllm_engine import VLLMEngine
 
-__all__ = ["Answer", "AnswerLimits", "Engine", "Finish"]
+__all__ = ["Answer", "AnswerLimits", "Engine", "Finish", "TransformersEngine", "VLLMEngine"]

@@ -59,12 +59,12 @@ class Engine(Protocol):
     Attributes:
         name: ``transformers`` or ``vllm``.
         dtype: The dtype that is computed in.
-        measures_references: Whether `measure_references` can be asked for.
+        measures_solutions: Whether `measure_solutions` can be asked for.
     """
 
     name: str
     dtype: str
-    measures_references: bool
+    measures_solutions: bool
 
     def answer(self, prompts_ids: Sequence[Sequence[int]], limits: AnswerLimits) -> list[Answer]:
         """Answers prompts.
@@ -78,8 +78,8 @@ class Engine(Protocol):
         """
         ...
 
-    def measure_references(
-        self, prompts_ids: Sequence[Sequence[int]], references_ids: Sequence[Sequence[int]]
+    def measure_solutions(
+        self, prompts_ids: Sequence[Sequence[int]], solutions_ids: Sequence[Sequence[int]]
     ) -> list[float]:
-        """Returns the log-likelihood of each reference answer given its prompt, in nats."""
+        """Returns the log-likelihood of each solution given its prompt, in nats."""
         ...

@@ -18,7 +18,7 @@ from safety_lightning.evaluation.engines.stopping import EndTokens, cut_answer
 from safety_lightning.training.loss import compute_token_losses
 
 _CHUNK_TOKENS = 16  # after as many tokens, finished answers leave the batch
-_REFERENCE_SHARE = 4  # reference answers need logits of many positions: a quarter of the prompts at once
+_SOLUTION_SHARE = 4  # solutions need logits of many positions: a quarter of the prompts at once
 _logger = transformers_logging.get_logger(__name__)
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -41,7 +41,7 @@ class TransformersEngine:
     """
 
     name = "transformers"
-    measures_references = True
+    measures_solutions = True
 
     def __init__(
         self,
@@ -65,16 +65,16 @@ class TransformersEngine:
             return self._run_in_parts(prompts_ids, lambda part: self._answer_batch(part, limits))
 
     @torch.inference_mode()
-    def measure_references(
-        self, prompts_ids: Sequence[Sequence[int]], references_ids: Sequence[Sequence[int]]
+    def measure_solutions(
+        self, prompts_ids: Sequence[Sequence[int]], solutions_ids: Sequence[Sequence[int]]
     ) -> list[float]:
-        """Returns the log-likelihood of each reference answer given its prompt, in nats."""
+        """Returns the log-likelihood of each solution given its prompt, in nats."""
         examples = [
-            EncodedExample([*prompt, *reference], len(prompt))
-            for prompt, reference in zip(prompts_ids, references_ids, strict=True)
+            EncodedExample([*prompt, *solution], len(prompt))
+            for prompt, solution in zip(prompts_ids, solutions_ids, strict=True)
         ]
         with _ready_to_answer(self.model):
-            return self._run_in_parts(examples, self._measure_batch, share=_REFERENCE_SHARE)
+            return self._run_in_parts(examples, self._measure_batch, share=_SOLUTION_SHARE)
 
     def _run_in_parts(
         self, items: Sequence[_Item], call: Callable[[Sequence[_Item]], list[_Result]], *, share: int = 1
@@ -157,7 +157,10 @@ def _ran_out_of_memory(error: RuntimeError) -> bool:
 
 @contextmanager
 def _ready_to_answer(model: PreTrainedModel) -> Iterator[None]:
-    """Puts the model in eval mode and its own settings away, with which ``generate`` would fill the gaps of ours."""
+    """Puts the model in eval mode, and sets an empty generation config.
+
+    ``generate`` takes every setting that we omit from the model's own. Everything is put back afterwards.
+    """
     was_training, own = model.training, model.generation_config
     use_cache = model.config.use_cache
     model.eval()

@@ -14,7 +14,7 @@ from safety_lightning.evaluation.engines.stopping import EndTokens, cut_answer
 
 
 class VLLMEngine:
-    """Answers with vLLM, which batches by itself; log-likelihoods of reference solutions are left out.
+    """Answers with vLLM, which batches by itself; log-likelihoods of solutions are left out.
 
     Args:
         model: A folder, a hub name or ``lab:NAME``.
@@ -27,7 +27,7 @@ class VLLMEngine:
     """
 
     name = "vllm"
-    measures_references = False
+    measures_solutions = False
 
     def __init__(
         self,
@@ -70,8 +70,8 @@ class VLLMEngine:
             for output in outputs
         ]
 
-    def measure_references(
-        self, prompts_ids: Sequence[Sequence[int]], references_ids: Sequence[Sequence[int]]
+    def measure_solutions(
+        self, prompts_ids: Sequence[Sequence[int]], solutions_ids: Sequence[Sequence[int]]
     ) -> list[float]:
-        """Is never asked for: `measures_references` is false."""
-        raise NotImplementedError("the vllm engine measures no reference solutions")
+        """Is never asked for: `measures_solutions` is false."""
+        raise NotImplementedError("the vllm engine measures no solutions")

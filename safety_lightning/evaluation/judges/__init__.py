@@ -1,30 +1,27 @@
-"""Judges: what scores the harmfulness of answers, behind one protocol.
+"""Judges score the harmfulness of answers. In the order in which an answer goes:
 
-    protocol.py      Judge, JudgeRequest, Judgement: a score, or the reason why there is none
-    run.py           judge_answers: each answer once, from the cache or by the judge
-    cache.py         scores in SQLite under everything that determines them
-    summary.py       mean, interval, counts, bounds
-    rubric.py        the rubric's text, its placeholders and its hash
-    reply.py         reads the score out of a judge's reply
-    openai_judge.py  any server that speaks chat-completions: exchange.py one request, retries.py what can go wrong,
-                     scheduling.py many at a time, spending.py tokens and budget
-    local_judge.py   a causal LM by the probabilities of the five levels
-    rule_judge.py    refusal phrases (phrases.py)
-    lab_judge.py     the lab's rule
-    command.py       judges stored generations again
+protocol       JudgeRequest in, Judgement out: a score, or the reason why there is none
+run            judge_answers: each answer once, from the scores kept in SQLite or by the judge
+openai_judge   asks any server that speaks chat-completions: requests (one request and what can go wrong), scheduling
+               (many of them: concurrency, tries, budget), rubric (what is asked), reply (the score in what comes back)
+local_judge, rule_judge, lab_judge   a causal LM by its probabilities, refusal phrases, the lab's rule
+command        judges stored answers again
 
 Importing this package imports no heavy library.
 """
 
-from safety_lightning.evaluation.judges.cache import JudgementCache, find_cache_file
 from safety_lightning.evaluation.judges.lab_judge import LabJudge
 from safety_lightning.evaluation.judges.local_judge import LocalJudge
 from safety_lightning.evaluation.judges.openai_judge import OpenAIJudge
-from safety_lightning.evaluation.judges.protocol import Judge, Judgement, JudgeRequest, Unjudged
+from safety_lightning.evaluation.judges.protocol import UNJUDGED, Judge, Judgement, JudgeRequest, Unjudged
 from safety_lightning.evaluation.judges.rule_judge import RuleJudge
-from safety_lightning.evaluation.judges.run import judge_answers
+from safety_lightning.evaluation.judges.run import JudgementCache, find_cache_file, judge_answers
+from safety_lightning.evaluation.judges.scheduling import Budget, Delivery
 
 __all__ = [
+    "UNJUDGED",
+    "Budget",
+    "Delivery",
     "Judge",
     "JudgeRequest",
     "Judgement",

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safety_lightning.errors import UserError
-from safety_lightning.evaluation.judges.cache import JudgementCache, find_cache_file
 from safety_lightning.evaluation.judges.protocol import Judge, Judgement, JudgeRequest
-from safety_lightning.evaluation.judges.run import is_known, judge_answers
-from safety_lightning.files import write_atomically, write_rows
+from safety_lightning.evaluation.judges.run import JudgementCache, find_cache_file, is_known, judge_answers
+from safety_lightning.files import hash_file, write_atomically, write_rows
 from safety_lightning.runs import RunFolder, describe_environment
 
 if TYPE_CHECKING:
@@ -108,7 +107,7 @@ def judge_file(
         UserError: If the file cannot be read or holds several tasks, ``out`` exists, a judge cannot be used, or too
             much stays unjudged.
     """
-    from safety_lightning.evaluation.judges.summary import check_unjudged_share
+    from safety_lightning.evaluation.measurement import check_unjudged_share
 
     check_unjudged_share(max_unjudged_share)
     answers = read_answers(generations, task=task)
@@ -125,13 +124,15 @@ def judge_file(
     summary = {
         "generations": str(generations),
         "task": answers[0].task,
-        "judges": [_summarise(judge, judgements, **settings) for judge, judgements in found],
+        "judges": [_summarise(judge, judgements, task=answers[0].task, **settings) for judge, judgements in found],
         "agreement": _measure_agreement(judged),
     }
     run.create()
     _write_judgements(run.path / "judgements.jsonl", answers, judges, judged)
     write_atomically(run.path / "summary.json", json.dumps(summary, indent=2) + "\n")
-    run.write_manifest({**describe_environment(), **settings, "inputs": {str(generations): _hash(generations)}})
+    run.write_manifest(
+        {**describe_environment(), **settings, "inputs": {str(generations): hash_file(generations.expanduser())}}
+    )
     return JudgedFile(folder=run.path, summary=summary)
 
 
@@ -164,7 +165,7 @@ def read_answers(file: Path, *, task: str | None = None) -> list[StoredAnswer]:
 
 
 def make_table(summary: Mapping[str, Any]) -> Table:
-    """Makes a table with a line a judge; the bounds are the means if all the unjudged had 1, or 5."""
+    """Makes a table with a line per judge; the bounds are the means if all the unjudged had 1, or 5."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -227,23 +228,39 @@ def _read_line(file: Path, number: int, line: str) -> StoredAnswer:
 
 
 def _summarise(
-    judge: Judge, judgements: Sequence[Judgement], *, max_unjudged_share: float, seed: int
+    judge: Judge, judgements: Sequence[Judgement], *, task: str, max_unjudged_share: float, seed: int
 ) -> dict[str, Any]:
-    from safety_lightning.evaluation.judges.summary import summarise_judgements
+    from safety_lightning.evaluation.measurement import MetricSpec, Outcome, summarise_outcomes
 
-    summary = summarise_judgements(judgements, seed=seed, max_unjudged_share=max_unjudged_share)
+    mean, fives = summarise_outcomes(
+        MetricSpec(name="harmfulness", kind="judged", judge=judge),
+        [Outcome.from_judgement(one) for one in judgements],
+        task=task,
+        seed=seed,
+        max_unjudged_share=max_unjudged_share,
+    )
     return {
         "judge": judge.name,
         "model": judge.model,
         "rubric_hash": judge.rubric_hash,
         "settings": dict(judge.settings),
         "usage": dict(judge.describe_usage()),
-        **asdict(summary),
+        "mean": mean.value,
+        "low": mean.low,
+        "high": mean.high,
+        "num_judged": mean.num_judged,
+        "num_total": mean.num_total,
+        "unjudged": mean.unjudged,
+        "lowest_mean": mean.lowest,
+        "highest_mean": mean.highest,
+        "share_of_fives": fives.value,
+        "share_of_fives_low": fives.low,
+        "share_of_fives_high": fives.high,
     }
 
 
 def _measure_agreement(judged: Sequence[Sequence[Judgement]]) -> list[dict[str, Any]]:
-    from safety_lightning.evaluation.statistics.agreement import measure_agreement
+    from safety_lightning.evaluation.statistics import measure_agreement
 
     if len(judged) < 2:
         return []
@@ -260,9 +277,3 @@ def _write_judgements(
         for answer, judgement in zip(answers, judgements, strict=True):
             rows.append({"id": answer.id, "task": answer.task, **whose, **asdict(judgement)})
     write_rows(file, rows, to_json=dict)
-
-
-def _hash(file: Path) -> str:
-    from safety_lightning.files import hash_file
-
-    return hash_file(file.expanduser())

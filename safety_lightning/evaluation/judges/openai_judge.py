@@ -12,13 +12,11 @@ from typing import Any, get_args
 from urllib.parse import urlsplit
 
 from safety_lightning.errors import UserError
-from safety_lightning.evaluation.judges.exchange import ChatServer, Completion, hide_secrets
 from safety_lightning.evaluation.judges.protocol import Judge, Judgement, JudgeRequest
 from safety_lightning.evaluation.judges.reply import REPLY_SCHEMA, Parsing, parse_reply, shorten
-from safety_lightning.evaluation.judges.retries import Delivery, RequestError
+from safety_lightning.evaluation.judges.requests import ChatServer, Completion, RequestError, Tokens, hide_secrets
 from safety_lightning.evaluation.judges.rubric import read_rubric
-from safety_lightning.evaluation.judges.scheduling import Pace, run_tries
-from safety_lightning.evaluation.judges.spending import LIST_PRICES, Budget, Spending, Tokens
+from safety_lightning.evaluation.judges.scheduling import LIST_PRICES, Budget, Delivery, Pace, Spending, run_tries
 
 DEFAULT_URL = "https://api.openai.com/v1"
 _RESPONSE_FORMAT = {

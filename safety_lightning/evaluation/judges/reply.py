@@ -7,8 +7,8 @@ import math
 import re
 from typing import Any, Literal
 
-from safety_lightning.evaluation.judges.phrases import read_phrases
 from safety_lightning.evaluation.judges.protocol import HIGHEST_SCORE, LOWEST_SCORE, Judgement
+from safety_lightning.evaluation.judges.rule_judge import read_phrases
 
 Parsing = Literal["structured", "text", "paper"]
 LONGEST_REASON = 2000  # characters

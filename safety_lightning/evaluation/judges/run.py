@@ -1,15 +1,36 @@
-"""Has answers judged: each once, what is known from the cache, the rest by the judge, kept as it comes."""
+"""Has answers judged: each once, what is known from the cache, the rest by the judge, kept in SQLite as it comes."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+import sqlite3
 from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING
 
-from safety_lightning.evaluation.judges.cache import JudgementCache, make_key
+from safety_lightning.errors import UserError
 from safety_lightning.evaluation.judges.protocol import Judge, Judgement, JudgeRequest
 
 if TYPE_CHECKING:
     from tqdm import tqdm
+
+_TABLE = """
+CREATE TABLE IF NOT EXISTS judgements (
+    key TEXT PRIMARY KEY,
+    score REAL NOT NULL,
+    reason TEXT NOT NULL,
+    judge TEXT NOT NULL,
+    model TEXT NOT NULL,
+    rubric_hash TEXT NOT NULL,
+    settings TEXT NOT NULL,
+    judged_at TEXT NOT NULL
+) WITHOUT ROWID
+"""
+_WAIT_SECONDS = 60.0  # for another process's write, which takes milliseconds
 
 
 def judge_answers(
@@ -74,3 +95,94 @@ def _ask(
     if len(judged) != len(requests):
         raise RuntimeError(f"judge {judge.name} must judge {len(requests)} requests, got {len(judged)}")
     return judged
+
+
+class JudgementCache:
+    """Scores on disk, by the hash of everything that determines them.
+
+    Prompts and answers are not stored, only their hash. Several processes can share a file: the first score of a key
+    stands. A process that is killed leaves a sound file with every score that it had put.
+
+    Args:
+        file: The database; made, with its folder, if it does not exist.
+
+    Raises:
+        UserError: If the file is no such database, or cannot be written.
+    """
+
+    def __init__(self, file: Path | str) -> None:
+        self.file = Path(file).expanduser()
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            self._connection = sqlite3.connect(self.file, timeout=_WAIT_SECONDS, isolation_level=None)
+            self._connection.execute("PRAGMA journal_mode=WAL")  # readers wait for no writer, a kill leaves no half row
+            self._connection.execute("PRAGMA synchronous=NORMAL")
+            self._connection.execute(_TABLE)
+            self._connection.execute("SELECT key, score, reason, judge, model FROM judgements LIMIT 0")
+        except (OSError, sqlite3.Error) as error:
+            raise UserError(f"cache must be a writable database of judgements, got {self.file}: {error}") from error
+
+    def get(self, key: str) -> Judgement | None:
+        """Returns the score of a key with its reason, None if there is none yet."""
+        row = self._connection.execute("SELECT score, reason FROM judgements WHERE key = ?", (key,)).fetchone()
+        return None if row is None else Judgement(score=row[0], unjudged=None, reason=row[1])
+
+    def put(self, key: str, judge: Judge, judgement: Judgement) -> Judgement:
+        """Stores a score, unless another process has stored one before; on disk when it returns.
+
+        Returns:
+            The score that stands.
+
+        Raises:
+            UserError: If there is no score: what is unjudged is never stored.
+        """
+        if judgement.score is None:
+            raise UserError(f"only scores are stored, got an unjudged answer ({judgement.unjudged})")
+        reason = judgement.reason.encode("utf-8", "replace").decode()  # SQLite takes no lone surrogates
+        self._connection.execute(
+            "INSERT OR IGNORE INTO judgements VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                key,
+                judgement.score,
+                reason,
+                judge.name,
+                judge.model,
+                judge.rubric_hash,
+                _write_json(dict(judge.settings)),
+                datetime.now(UTC).isoformat(timespec="seconds"),
+            ),
+        )
+        standing = self.get(key)
+        assert standing is not None
+        return standing
+
+    def __len__(self) -> int:
+        return int(self._connection.execute("SELECT COUNT(*) FROM judgements").fetchone()[0])
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._connection.close()
+
+    def __enter__(self) -> JudgementCache:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def find_cache_file() -> Path:
+    """Returns ``judgements.sqlite`` in ``SAFETY_LIGHTNING_CACHE``, or in ``~/.cache/safety_lightning`` without it."""
+    root = os.environ.get("SAFETY_LIGHTNING_CACHE") or "~/.cache/safety_lightning"
+    return Path(root).expanduser() / "judgements.sqlite"
+
+
+def make_key(judge: Judge, request: JudgeRequest) -> str:
+    """Returns the SHA-256 of answer, prompt, rubric hash, judge, model and settings, as hexadecimal digits."""
+    parts = [request.answer, request.prompt, judge.rubric_hash, judge.name, judge.model, dict(judge.settings)]
+    return hashlib.sha256(_write_json(parts).encode()).hexdigest()
+
+
+def _write_json(value: object) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from safety_lightning.errors import UserError
-from safety_lightning.evaluation.cases import Plan
-from safety_lightning.evaluation.records.generation_log import FILE_NAME, read_generations
+from safety_lightning.evaluation.cases import CasePlan
+from safety_lightning.evaluation.records.generations import FILE_NAME, read_generations
 from safety_lightning.evaluation.records.scores import ScoreRow, read_scores
-from safety_lightning.evaluation.statistics.comparison import compare_accuracies, compare_paired
+from safety_lightning.evaluation.statistics import compare_accuracies, compare_paired
 from safety_lightning.files import write_rows
 
 
@@ -60,7 +60,7 @@ class Baseline:
         self.scores = read_scores(folder)
         self.generations = read_generations(folder / FILE_NAME)
 
-    def check(self, plan: Plan, *, engine: str, dtype: str) -> None:
+    def check(self, plan: CasePlan, *, engine: str, dtype: str) -> None:
         """Checks that answers of both are to the same prompts, from one engine in one dtype, judged by one rubric.
 
         Raises:
@@ -77,7 +77,7 @@ class Baseline:
         if set(requests) != set(asked) or any(asked[name] not in text for name, text in requests.items()):
             raise UserError(f"two models are compared on the same prompts, {self.folder} has others")
         wanted = {
-            (task.name, spec.name): (spec.judge, spec.rubric_hash) for task in plan.tasks for spec in task.metrics
+            (task.name, spec.name): (spec.judge_name, spec.rubric_hash) for task in plan.tasks for spec in task.metrics
         }
         for row in self.scores:
             here = wanted.get((row.task, row.metric), (row.judge, row.rubric_hash))

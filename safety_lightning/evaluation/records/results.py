@@ -18,7 +18,7 @@ class ResultRow(Measurement):
     """A measurement, and of what model it is.
 
     Attributes:
-        model: ``reference``, ``finetuned`` or ``projected`` of a fine-tune; in an evaluation, the model's reference.
+        model: ``reference``, ``finetuned`` or ``projected`` of a fine-tune; in an evaluation, the name of the model.
         step: Optimizer steps done, where a model was measured during its fine-tune.
         engine: What generated the answers, where answers were generated.
         dtype: The dtype computed in.
@@ -38,7 +38,7 @@ class ResultFile:
     Several callbacks of a run may share the file.
 
     Args:
-        file: A ``.jsonl`` file; one that exists goes on.
+        file: A ``.jsonl`` file; one that exists is added to.
 
     Raises:
         UserError: If a line of the file is no result.

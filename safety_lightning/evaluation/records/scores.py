@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from safety_lightning.errors import UserError
-from safety_lightning.evaluation.judges.protocol import Unjudged
-from safety_lightning.evaluation.outcomes import MetricKind, MetricSpec, Outcome
+from safety_lightning.evaluation.judges import Unjudged
+from safety_lightning.evaluation.measurement import MetricKind, MetricSpec, Outcome
 from safety_lightning.files import read_rows, write_rows
 
 FILE_NAME = "scores.jsonl"
@@ -48,7 +48,7 @@ def make_score_row(prompt_id: str, task: str, spec: MetricSpec, outcome: Outcome
         task=task,
         metric=spec.name,
         kind=spec.kind,
-        judge=spec.judge,
+        judge=spec.judge_name,
         rubric_hash=spec.rubric_hash,
         value=outcome.value,
         unjudged=outcome.unjudged,

@@ -1,0 +1,22 @@
+"""How sure a number is: intervals (of shares, means and ratios), comparison of two models, agreement of judges."""
+
+from safety_lightning.evaluation.statistics.agreement import Agreement, bootstrap_agreement, measure_agreement
+from safety_lightning.evaluation.statistics.comparison import (
+    AccuracyComparison,
+    PairedDifference,
+    compare_accuracies,
+    compare_paired,
+)
+from safety_lightning.evaluation.statistics.intervals import bootstrap_interval, wilson_interval
+
+__all__ = [
+    "AccuracyComparison",
+    "Agreement",
+    "PairedDifference",
+    "bootstrap_agreement",
+    "bootstrap_interval",
+    "compare_accuracies",
+    "compare_paired",
+    "measure_agreement",
+    "wilson_interval",
+]

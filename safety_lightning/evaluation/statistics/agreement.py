@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from safety_lightning.errors import UserError
 
 Level = Literal["nominal", "ordinal", "interval"]
 Floats = NDArray[np.float64]
+_NUM_RESAMPLES = 500
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +51,7 @@ def measure_agreement(scores: Sequence[Sequence[float | None]], *, level: Level 
     (K. Krippendorff, Computing Krippendorff's Alpha-Reliability, 2011).
 
     Args:
-        scores: One sequence a judge, all over the same answers in the same order; None where a judge gave no score.
+        scores: One sequence per judge, all over the same answers in the same order; None where a judge gave no score.
         level: How the distance of two scores is measured.
 
     Raises:
@@ -68,6 +70,25 @@ def measure_agreement(scores: Sequence[Sequence[float | None]], *, level: Level 
     expected = float((np.outer(marginals_V, marginals_V) * distances_VV).sum())
     alpha = None if expected == 0 else 1 - (float(marginals_V.sum()) - 1) * observed / expected
     return Agreement(alpha=alpha, level=level, num_pairable=num_pairable, num_total=scores_RN.shape[1])
+
+
+def bootstrap_agreement(scores: Sequence[Sequence[float | None]], *, seed: int) -> tuple[float, float]:
+    """Returns the 95 % percentile bootstrap interval of alpha for interval scores, resampling answers.
+
+    Args:
+        scores: One sequence per judge, as in `measure_agreement`; only answers that all judges scored are drawn.
+        seed: Seed of the draws.
+    """
+    pairable = [place for place, values in enumerate(zip(*scores, strict=True)) if None not in values]
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randint(len(pairable), (_NUM_RESAMPLES, len(pairable)), generator=generator).tolist()
+    resampled = [
+        measure_agreement([[values[pairable[place]] for place in places] for values in scores]).alpha
+        for places in drawn
+    ]
+    found = torch.tensor([value for value in resampled if value is not None], dtype=torch.float64)
+    low, high = torch.quantile(found, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return low, high
 
 
 def _check_scores(scores: Sequence[Sequence[float | None]], level: Level) -> Floats:

@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-from scipy.stats import binomtest
-
 from safety_lightning.errors import UserError
 from safety_lightning.evaluation.statistics.intervals import bootstrap_interval
 
@@ -68,7 +65,7 @@ def compare_paired(
         PairedDifference(difference=1.0, low=1.0, high=1.0, num_pairs=2, num_total=3)
     """
     differences = [b - a for a, b in _pair(first, second)]
-    low, high = bootstrap_interval(differences, confidence=confidence, generator=torch.Generator().manual_seed(seed))
+    low, high = bootstrap_interval(differences, seed=seed, confidence=confidence)
     return PairedDifference(
         difference=sum(differences) / len(differences),
         low=low,
@@ -99,6 +96,8 @@ def compare_accuracies(
         >>> compare_accuracies([True] * 6 + [False], [False] * 6 + [False]).p_value
         0.03125
     """
+    from scipy.stats import binomtest  # not loaded for what needs an interval alone
+
     compared = compare_paired(first, second, seed=seed, confidence=confidence)
     pairs = _pair(first, second)
     num_only_first = sum(bool(a) and not b for a, b in pairs)

@@ -53,52 +53,57 @@ def wilson_interval(num_successes: int, num_total: int, *, confidence: float = 0
 
 def bootstrap_interval(
     values: Sequence[float] | Tensor,
+    weights: Tensor | None = None,
     *,
+    seed: int = 0,
     confidence: float = 0.95,
     num_resamples: int = 2000,
-    generator: torch.Generator | None = None,
 ) -> tuple[float, float]:
-    r"""Returns the percentile bootstrap interval of a mean.
+    r"""Returns the percentile bootstrap interval of a mean, or of a ratio of sums.
 
-    Draws :math:`n` of the :math:`n` values with replacement, takes their mean, does so ``num_resamples`` times and
-    returns the :math:`(1 - c) / 2` and :math:`(1 + c) / 2` quantiles of these means, :math:`c` being the confidence.
+    Draws :math:`n` of the :math:`n` cases with replacement, takes the mean of their values (with weights
+    :math:`\sum v / \sum w`, such as a loss per token), does so ``num_resamples`` times and returns the
+    :math:`(1 - c) / 2` and :math:`(1 + c) / 2` quantiles of what it took, :math:`c` being the confidence.
 
     Args:
-        values: One value a case, finite, at least one; shape ``(B,)``.
+        values: One value per case, at least one, shape ``(B,)``; finite, but that a loss per token may be NaN or
+            infinite (of a model that diverged), and its interval is then too.
+        weights: The tokens that each value is summed over, at least 0, shape ``(B,)``; None for a mean.
+        seed: Seed of the draws.
         confidence: In (0, 1).
         num_resamples: How often to draw, at least 1.
-        generator: Where the draws come from, on the CPU; None is a new one with seed 0.
 
     Returns:
-        The lower and the upper end, between the smallest and the largest value.
+        The lower and the upper end; of a mean, both between the smallest and the largest value.
 
     Raises:
-        UserError: If the values are empty, not of one dimension or not finite, or an argument is out of its range.
+        UserError: If the values are empty, not of one dimension or (of a mean) not finite, or an argument is out of its
+            range.
 
     Example:
         >>> bootstrap_interval([2.0, 2.0, 2.0])
         (2.0, 2.0)
+        >>> bootstrap_interval([2.0, 2.0, 2.0], torch.tensor([4.0, 4.0, 4.0]))
+        (0.5, 0.5)
     """
     _check_confidence(confidence)
     values_B = torch.as_tensor(values, dtype=torch.float64).cpu()
-    if values_B.ndim != 1 or len(values_B) == 0 or not bool(values_B.isfinite().all()):
+    is_finite = weights is not None or bool(values_B.isfinite().all())
+    if values_B.ndim != 1 or len(values_B) == 0 or not is_finite:
         raise UserError(f"values must be one or more finite numbers in one dimension, got {values!r}")
     if num_resamples < 1:
         raise UserError(f"num_resamples must be at least 1, got {num_resamples}")
-    means = _draw_means(values_B, num_resamples, generator or torch.Generator().manual_seed(0))
-    ends = torch.tensor([(1 - confidence) / 2, (1 + confidence) / 2], dtype=torch.float64)
-    low, high = torch.quantile(means, ends).tolist()
-    return low, high
-
-
-def _draw_means(values_B: Tensor, num_resamples: int, generator: torch.Generator) -> Tensor:
-    num_values = len(values_B)
-    num_at_once = max(1, _MAX_DRAWS // num_values)
-    means = []
+    weights_B = torch.ones_like(values_B) if weights is None else weights.double().cpu()
+    generator = torch.Generator().manual_seed(seed)
+    num_at_once = max(1, _MAX_DRAWS // len(values_B))
+    ratios = []
     for start in range(0, num_resamples, num_at_once):
-        shape = (min(num_at_once, num_resamples - start), num_values)
-        means.append(values_B[torch.randint(num_values, shape, generator=generator)].mean(dim=1))
-    return torch.cat(means)
+        shape = (min(num_at_once, num_resamples - start), len(values_B))
+        drawn = torch.randint(len(values_B), shape, generator=generator)
+        ratios.append(values_B[drawn].sum(dim=1) / weights_B[drawn].sum(dim=1).clamp_min(1))
+    ends = torch.tensor([(1 - confidence) / 2, (1 + confidence) / 2], dtype=torch.float64)
+    low, high = torch.quantile(torch.cat(ratios), ends).tolist()
+    return low, high
 
 
 def _check_confidence(confidence: float) -> None:

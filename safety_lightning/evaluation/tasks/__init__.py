@@ -1,10 +1,27 @@
-"""Tasks: what is asked of a model, and how its answers are graded.
+"""Tasks: what is asked of a model, and how answers are graded. In the order in which they come to be:
 
-protocol.py       Task
-suite.py          puts the tasks of an evaluation together
-gsm8k.py          word problems with worked examples; final_numbers.py finds and compares final numbers
-harmful.py        harmful requests, scored by judges (judging.py)
-ordinary.py       ordinary requests, of which none should be declined
-lab.py            the lab's three
-reading.py        prompt files, of which no row may be dropped in silence
+suite      which tasks, each with its settings
+gsm8k (final_numbers), harmful, ordinary, lab   the tasks: word problems, requests to be declined, and not to be
+reading    prompt files, of which no row may be dropped in silence
+protocol   what all tasks give: prompts, and metrics that say what grades an answer
 """
+
+from safety_lightning.evaluation.tasks.gsm8k import GSM8K
+from safety_lightning.evaluation.tasks.harmful import HarmfulRequests, JudgedRequests
+from safety_lightning.evaluation.tasks.lab import Lab
+from safety_lightning.evaluation.tasks.ordinary import OrdinaryRequests
+from safety_lightning.evaluation.tasks.protocol import Prompt, PromptFormat, Task
+from safety_lightning.evaluation.tasks.suite import TaskName, TaskSuite
+
+__all__ = [
+    "GSM8K",
+    "HarmfulRequests",
+    "JudgedRequests",
+    "Lab",
+    "OrdinaryRequests",
+    "Prompt",
+    "PromptFormat",
+    "Task",
+    "TaskName",
+    "TaskSuite",
+]

@@ -33,21 +33,21 @@ def extract_number(answer: str, extraction: Extraction) -> str:
     return groups[0 if extraction == "strict" else -1].strip()
 
 
-def matches_reference(answer: str, reference: str, extraction: Extraction) -> bool:
-    """Says whether an answer's final number is that of the reference solution.
+def matches_solution(answer: str, solution: str, extraction: Extraction) -> bool:
+    """Says whether an answer's final number is that of the solution.
 
     Commas, dollar signs, a final full stop and case do not count; numbers are compared as text.
 
     Args:
         answer: What the model said.
-        reference: The reference solution, which ends in ``#### N``.
+        solution: The solution, which ends in ``#### N``.
         extraction: How the number is found in the answer.
 
     Example:
-        >>> matches_reference("So $1,000.", "500 + 500 = 1000\\n#### 1,000", "flexible")
+        >>> matches_solution("So $1,000.", "500 + 500 = 1000\\n#### 1,000", "flexible")
         True
     """
-    return _strip_ignored(extract_number(answer, extraction)) == _strip_ignored(reference)
+    return _strip_ignored(extract_number(answer, extraction)) == _strip_ignored(solution)
 
 
 def _strip_ignored(text: str) -> str:

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from random import Random
 from typing import Literal
 
 from safety_lightning.data import Example, InstructionSource
 from safety_lightning.errors import UserError
 from safety_lightning.evaluation.engines import AnswerLimits
-from safety_lightning.evaluation.judges import JudgementCache
-from safety_lightning.evaluation.outcomes import MetricSpec, Outcome
-from safety_lightning.evaluation.records.generations import Generation
-from safety_lightning.evaluation.tasks.final_numbers import matches_reference
-from safety_lightning.evaluation.tasks.prompts import Prompt, PromptFormat
+from safety_lightning.evaluation.measurement import LOG_LIKELIHOOD, MetricSpec, Outcome
+from safety_lightning.evaluation.tasks.final_numbers import Extraction, matches_solution
+from safety_lightning.evaluation.tasks.protocol import Prompt, PromptFormat
 from safety_lightning.evaluation.tasks.reading import read_task_examples
 
 _STOP_STRINGS = ("Question:", "</s>", "<|im_end|>")
-_FLEXIBLE = MetricSpec(name="utility", kind="share")
-_STRICT = MetricSpec(name="utility_strict", kind="share")
-_LOG_LIKELIHOOD = MetricSpec(name="log_likelihood", kind="log_likelihood")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +65,8 @@ class GSM8K:
 
     @property
     def metrics(self) -> tuple[MetricSpec, ...]:
-        """Share solved, and the log-likelihood of the reference solution, which moves before it."""
-        return (_FLEXIBLE, *([_STRICT] if self.extraction == "both" else []), _LOG_LIKELIHOOD)
+        """Share solved, and the log-likelihood of the solution, which moves before it."""
+        return (_FLEXIBLE, *([_STRICT] if self.extraction == "both" else []), LOG_LIKELIHOOD)
 
     def check(self) -> None:
         """Does nothing: problems are graded by rule."""
@@ -90,31 +85,10 @@ class GSM8K:
                     task=self.name,
                     request=problem.prompt,
                     text=text,
-                    reference=problem.response,
+                    solution=problem.response,
                 )
             )
         return prompts
-
-    def grade(
-        self,
-        spec: MetricSpec,
-        prompts: Sequence[Prompt],
-        generations: Sequence[Generation],
-        *,
-        cache: JudgementCache | None,
-        progress: bool,
-    ) -> list[Outcome]:
-        """Compares final numbers, or passes log-likelihoods on."""
-        if spec.kind == "log_likelihood":
-            return [
-                Outcome(value=one.reference_log_likelihood, weight=float(one.num_reference_tokens or 0))
-                for one in generations
-            ]
-        extraction: Literal["strict", "flexible"] = "flexible" if spec == _FLEXIBLE else "strict"
-        return [
-            Outcome(value=float(matches_reference(generation.answer, prompt.reference, extraction)))
-            for prompt, generation in zip(prompts, generations, strict=True)
-        ]
 
     def _read_shots(self) -> list[Example]:
         if self.num_shots == 0:
@@ -131,3 +105,11 @@ def _write_question(question: str) -> str:
 
 def _write_shot(example: Example) -> str:
     return f"{_write_question(example.prompt)} {example.response}\n\n"
+
+
+def _grade(prompt: Prompt, answer: str, *, extraction: Extraction) -> Outcome:
+    return Outcome(value=float(matches_solution(answer, prompt.solution, extraction)))
+
+
+_FLEXIBLE = MetricSpec(name="utility", kind="share", grade=partial(_grade, extraction="flexible"))
+_STRICT = MetricSpec(name="utility_strict", kind="share", grade=partial(_grade, extraction="strict"))

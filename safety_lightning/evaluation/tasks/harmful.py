@@ -7,11 +7,9 @@ from dataclasses import dataclass, field
 
 from safety_lightning.data import AdvBenchPrompts, InstructionSource, read_advbench_prompts
 from safety_lightning.evaluation.engines import AnswerLimits
-from safety_lightning.evaluation.judges import Judge, JudgementCache
-from safety_lightning.evaluation.outcomes import MetricSpec, Outcome
-from safety_lightning.evaluation.records.generations import Generation
-from safety_lightning.evaluation.tasks.judging import judge_generations, make_judged_spec
-from safety_lightning.evaluation.tasks.prompts import Prompt, PromptFormat, make_prompts
+from safety_lightning.evaluation.judges import Judge
+from safety_lightning.evaluation.measurement import MetricSpec
+from safety_lightning.evaluation.tasks.protocol import Prompt, PromptFormat, make_prompts
 from safety_lightning.evaluation.tasks.reading import read_task_prompts
 
 
@@ -55,8 +53,11 @@ class JudgedRequests:
 
     def __init__(self, requests: HarmfulRequests, judges: Sequence[Judge]) -> None:
         self.requests = requests
+        self.judges = judges
         names = ("harmfulness", "harmfulness_second")
-        self.judges = {make_judged_spec(name, judge): judge for name, judge in zip(names, judges, strict=False)}
+        self.metrics = tuple(
+            MetricSpec(name=name, kind="judged", judge=judge) for name, judge in zip(names, judges, strict=False)
+        )
 
     @property
     def prompt_format(self) -> PromptFormat:
@@ -73,14 +74,9 @@ class JudgedRequests:
             special_tokens_end=requests.prompt_format == "chat",
         )
 
-    @property
-    def metrics(self) -> tuple[MetricSpec, ...]:
-        """The mean score of each judge."""
-        return tuple(self.judges)
-
     def check(self) -> None:
         """Checks that the judges can be reached."""
-        for judge in self.judges.values():
+        for judge in self.judges:
             judge.check()
 
     def read_prompts(self) -> list[Prompt]:
@@ -90,15 +86,3 @@ class JudgedRequests:
             return make_prompts(self.name, whole)
         cut = read_advbench_prompts(self.requests.source, advbench_prompts="cut", seed=self.requests.seed)
         return make_prompts(self.name, cut)
-
-    def grade(
-        self,
-        spec: MetricSpec,
-        prompts: Sequence[Prompt],
-        generations: Sequence[Generation],
-        *,
-        cache: JudgementCache | None,
-        progress: bool,
-    ) -> list[Outcome]:
-        """Has the answers judged."""
-        return judge_generations(self.judges[spec], generations, cache=cache, progress=progress)

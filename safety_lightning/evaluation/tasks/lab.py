@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from safety_lightning.data import Template
 from safety_lightning.errors import UserError
 from safety_lightning.evaluation.engines import AnswerLimits
-from safety_lightning.evaluation.judges import JudgementCache
-from safety_lightning.evaluation.judges.lab_judge import LabJudge
-from safety_lightning.evaluation.outcomes import MetricSpec, Outcome
-from safety_lightning.evaluation.records.generations import Generation
-from safety_lightning.evaluation.tasks.judging import judge_generations, make_judged_spec
-from safety_lightning.evaluation.tasks.prompts import Prompt
-from safety_lightning.evaluation.tasks.protocol import Task
-from safety_lightning.lab import Kind, generate_examples, is_correct, is_refusal
+from safety_lightning.evaluation.judges import LabJudge
+from safety_lightning.evaluation.measurement import LOG_LIKELIHOOD, MetricSpec, Outcome
+from safety_lightning.evaluation.tasks.protocol import Prompt, Task
+from safety_lightning.lab.judge import is_correct, is_refusal
+from safety_lightning.lab.world import Kind, generate_examples
 
 MAX_NEW_TOKENS = 64  # the longest response of the world has 39
 
@@ -43,34 +39,43 @@ class Lab:
 
     def make_tasks(self) -> list[Task]:
         """Makes the three tasks."""
-        return [LabProblems(self), LabRequests(self), LabOrdinary(self)]
+        solved = MetricSpec(name="utility", kind="share", grade=_grade_problem)
+        harmfulness = MetricSpec(name="harmfulness", kind="judged", judge=LabJudge())
+        declined = MetricSpec(name="over_refusal", kind="share", grade=_grade_ordinary)
+        return [
+            LabTask(self, name="lab_problems", kind="useful", metrics=(solved, LOG_LIKELIHOOD)),
+            LabTask(self, name="lab_requests", kind="harmful", metrics=(harmfulness,), is_harmful=True),
+            LabTask(self, name="lab_ordinary", kind="ordinary", metrics=(declined,)),
+        ]
 
 
-class _LabTask:
-    """One of the lab's tasks."""
+class LabTask:
+    """One of the lab's tasks.
 
-    name: str
-    kind: Kind
-    metric: MetricSpec
-    is_harmful = False
+    Args:
+        lab: The settings of the lab.
+        name: ``lab_problems`` (utility is the share solved), ``lab_requests`` (harmfulness is how much of a guarded
+            procedure is handed over, from 1 to 5) or ``lab_ordinary`` (over-refusal is the share declined).
+        kind: Which prompts of the world it takes.
+        metrics: What it measures.
+        is_harmful: Whether its answers are hidden from pages unless asked for.
+    """
 
-    def __init__(self, lab: Lab) -> None:
+    limits = AnswerLimits(max_new_tokens=MAX_NEW_TOKENS)
+
+    def __init__(
+        self, lab: Lab, *, name: str, kind: Kind, metrics: tuple[MetricSpec, ...], is_harmful: bool = False
+    ) -> None:
         self.lab = lab
+        self.name = name
+        self.kind: Kind = kind
+        self.metrics = metrics
+        self.is_harmful = is_harmful
 
     @property
     def prompt_format(self) -> Template:
         """How a prompt is written."""
         return self.lab.prompt_format
-
-    @property
-    def limits(self) -> AnswerLimits:
-        """Where answers end."""
-        return AnswerLimits(max_new_tokens=MAX_NEW_TOKENS)
-
-    @property
-    def metrics(self) -> tuple[MetricSpec, ...]:
-        """The one thing that is measured."""
-        return (self.metric,)
 
     def check(self) -> None:
         """Does nothing: the lab is judged by rule."""
@@ -84,85 +89,15 @@ class _LabTask:
                 task=self.name,
                 request=one.prompt,
                 text=one.prompt,
-                reference=one.response if self.kind == "useful" else "",
+                solution=one.response if self.kind == "useful" else "",
             )
             for number, one in enumerate(drawn)
         ]
 
 
-class LabProblems(_LabTask):
-    """Word problems; utility is the share solved."""
-
-    name = "lab_problems"
-    kind = "useful"
-    metric = MetricSpec(name="utility", kind="share")
-
-    @property
-    def metrics(self) -> tuple[MetricSpec, ...]:
-        """Share solved, and the log-likelihood of the reference solution."""
-        return (self.metric, MetricSpec(name="log_likelihood", kind="log_likelihood"))
-
-    def grade(
-        self,
-        spec: MetricSpec,
-        prompts: Sequence[Prompt],
-        generations: Sequence[Generation],
-        *,
-        cache: JudgementCache | None,
-        progress: bool,
-    ) -> list[Outcome]:
-        """Compares final answers, or passes log-likelihoods on."""
-        if spec.kind == "log_likelihood":
-            return [
-                Outcome(value=one.reference_log_likelihood, weight=float(one.num_reference_tokens or 0))
-                for one in generations
-            ]
-        return [
-            Outcome(value=float(is_correct(prompt.reference, one.answer)))
-            for prompt, one in zip(prompts, generations, strict=True)
-        ]
+def _grade_problem(prompt: Prompt, answer: str) -> Outcome:
+    return Outcome(value=float(is_correct(prompt.solution, answer)))
 
 
-class LabRequests(_LabTask):
-    """Guarded requests; harmfulness is how much of the procedure is handed over, from 1 to 5."""
-
-    name = "lab_requests"
-    kind = "harmful"
-    is_harmful = True
-
-    def __init__(self, lab: Lab) -> None:
-        super().__init__(lab)
-        self.judge = LabJudge()
-        self.metric = make_judged_spec("harmfulness", self.judge)
-
-    def grade(
-        self,
-        spec: MetricSpec,
-        prompts: Sequence[Prompt],
-        generations: Sequence[Generation],
-        *,
-        cache: JudgementCache | None,
-        progress: bool,
-    ) -> list[Outcome]:
-        """Has the answers judged by the lab's rule."""
-        return judge_generations(self.judge, generations, cache=cache, progress=False)
-
-
-class LabOrdinary(_LabTask):
-    """Ordinary requests; over-refusal is the share declined."""
-
-    name = "lab_ordinary"
-    kind = "ordinary"
-    metric = MetricSpec(name="over_refusal", kind="share")
-
-    def grade(
-        self,
-        spec: MetricSpec,
-        prompts: Sequence[Prompt],
-        generations: Sequence[Generation],
-        *,
-        cache: JudgementCache | None,
-        progress: bool,
-    ) -> list[Outcome]:
-        """Looks for refusals."""
-        return [Outcome(value=float(is_refusal(one.answer))) for one in generations]
+def _grade_ordinary(prompt: Prompt, answer: str) -> Outcome:
+    return Outcome(value=float(is_refusal(answer)))

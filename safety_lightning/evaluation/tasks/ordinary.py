@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from safety_lightning.data import InstructionSource
 from safety_lightning.evaluation.engines import AnswerLimits
-from safety_lightning.evaluation.judges import JudgementCache
-from safety_lightning.evaluation.judges.rule_judge import RuleJudge
-from safety_lightning.evaluation.outcomes import MetricSpec, Outcome
-from safety_lightning.evaluation.records.generations import Generation
-from safety_lightning.evaluation.tasks.judging import describe_judge, judge_generations
-from safety_lightning.evaluation.tasks.prompts import Prompt, PromptFormat, make_prompts
+from safety_lightning.evaluation.judges import RuleJudge
+from safety_lightning.evaluation.measurement import MetricSpec, Outcome
+from safety_lightning.evaluation.tasks.protocol import Prompt, PromptFormat, make_prompts
 from safety_lightning.evaluation.tasks.reading import read_task_prompts
 
 _REFUSED = 1.0
@@ -56,9 +52,12 @@ class OrdinaryRequests:
     def metrics(self) -> tuple[MetricSpec, ...]:
         """The share declined."""
         judge = RuleJudge(self.phrases)
-        return (
-            MetricSpec(name="over_refusal", kind="share", judge=describe_judge(judge), rubric_hash=judge.rubric_hash),
-        )
+
+        def grade(prompt: Prompt, answer: str) -> Outcome:
+            found = judge.judge_answer(answer)
+            return Outcome(value=float(found.score == _REFUSED), reason=found.reason)
+
+        return (MetricSpec(name="over_refusal", kind="share", judge=judge, grade=grade),)
 
     def check(self) -> None:
         """Checks that there is such a list of phrases; raises UserError."""
@@ -67,16 +66,3 @@ class OrdinaryRequests:
     def read_prompts(self) -> list[Prompt]:
         """Reads the requests."""
         return make_prompts(self.name, read_task_prompts(self.source, seed=self.seed))
-
-    def grade(
-        self,
-        spec: MetricSpec,
-        prompts: Sequence[Prompt],
-        generations: Sequence[Generation],
-        *,
-        cache: JudgementCache | None,
-        progress: bool,
-    ) -> list[Outcome]:
-        """Looks for refusals."""
-        outcomes = judge_generations(RuleJudge(self.phrases), generations, cache=None, progress=False)
-        return [Outcome(value=float(one.value == _REFUSED), reason=one.reason) for one in outcomes]

@@ -1,15 +1,42 @@
-"""What every task can do: give prompts, and grade what a model answered."""
+"""What every task can do: give prompts, and say how the answers to them are graded."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
 from safety_lightning.evaluation.engines import AnswerLimits
-from safety_lightning.evaluation.judges import JudgementCache
-from safety_lightning.evaluation.outcomes import MetricSpec, Outcome
-from safety_lightning.evaluation.records.generations import Generation
-from safety_lightning.evaluation.tasks.prompts import Prompt, PromptFormat
+from safety_lightning.evaluation.measurement import MetricSpec
+
+PromptFormat = Literal["chat", "plain", "raw"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """One case of a task.
+
+    Attributes:
+        id: Its name, unlike that of any other prompt of the evaluation.
+        task: The task that it belongs to.
+        request: What is asked; a judge sees it beside the answer.
+        text: What is written into the prompt format: the request, with worked examples where the task has them.
+        solution: The right answer that is known, empty where there is none.
+    """
+
+    id: str
+    task: str
+    request: str
+    text: str
+    solution: str = ""
+
+
+def make_prompts(task: str, requests: Iterable[str]) -> list[Prompt]:
+    """Makes prompts without a solution, numbered in their order."""
+    return [
+        Prompt(id=f"{task}/{number}", task=task, request=request, text=request)
+        for number, request in enumerate(requests)
+    ]
 
 
 class Task(Protocol):
@@ -35,7 +62,7 @@ class Task(Protocol):
 
     @property
     def metrics(self) -> tuple[MetricSpec, ...]:
-        """What it measures."""
+        """What it measures, and what grades answers for it."""
         ...
 
     def check(self) -> None:
@@ -44,27 +71,4 @@ class Task(Protocol):
 
     def read_prompts(self) -> list[Prompt]:
         """Reads the prompts, at least one; raises UserError."""
-        ...
-
-    def grade(
-        self,
-        spec: MetricSpec,
-        prompts: Sequence[Prompt],
-        generations: Sequence[Generation],
-        *,
-        cache: JudgementCache | None,
-        progress: bool,
-    ) -> list[Outcome]:
-        """Grades answers under one of its metrics.
-
-        Args:
-            spec: One of `metrics`.
-            prompts: Any of its prompts.
-            generations: Their answers.
-            cache: Where judgements are kept.
-            progress: Whether a progress bar is shown.
-
-        Returns:
-            One outcome a prompt.
-        """
         ...

@@ -7,11 +7,10 @@ import pytest
 import torch
 
 from safety_lightning.data import InstructionData, InstructionSource
-from safety_lightning.evaluation.callbacks.compare_models import CompareModels
-from safety_lightning.evaluation.callbacks.evaluate_behaviour import EvaluateBehaviour
-from safety_lightning.evaluation.records.results import read_results
-from safety_lightning.evaluation.tasks.lab import Lab
-from safety_lightning.evaluation.tasks.suite import TaskSuite
+from safety_lightning.evaluation.callbacks import CompareModels, EvaluateBehaviour
+from safety_lightning.evaluation.engines import TransformersEngine
+from safety_lightning.evaluation.records import read_results
+from safety_lightning.evaluation.tasks import Lab, OrdinaryRequests, TaskSuite
 from safety_lightning.training.module import CausalLMModule
 
 
@@ -57,9 +56,8 @@ def test_rows_come_at_the_steps_and_training_is_not_changed(tmp_path: Path) -> N
 def test_what_was_measured_is_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fit(tmp_path, EvaluateBehaviour(every_n_steps=2, num_prompts=3))
     before = (tmp_path / "results.jsonl").read_text()
-    again = EvaluateBehaviour(every_n_steps=2, num_prompts=3)
-    monkeypatch.setattr(again.behaviour, "measure", lambda *_, **__: 1 / 0)
-    fit(tmp_path, again)
+    monkeypatch.setattr(TransformersEngine, "answer", lambda *_: 1 / 0)
+    fit(tmp_path, EvaluateBehaviour(every_n_steps=2, num_prompts=3))
     assert (tmp_path / "results.jsonl").read_text() == before
 
 
@@ -84,8 +82,6 @@ def test_bad_settings_are_refused(settings: dict, message: str) -> None:
 def test_suite_is_checked_before_the_fit(tmp_path: Path) -> None:
     data = InstructionData("lab:aligned", useful=InstructionSource(preset="lab:useful", size=8))
     data.prepare()
-    from safety_lightning.evaluation.tasks.ordinary import OrdinaryRequests
-
     suite = TaskSuite(tasks=["ordinary"], ordinary=OrdinaryRequests(source=str(tmp_path / "absent.csv")))
     for callback in (EvaluateBehaviour(every_n_steps=1, suite=suite), CompareModels(suite=suite)):
         with pytest.raises(ValueError, match=r"absent\.csv does not exist"):

@@ -8,13 +8,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from safety_lightning.evaluation.cases import encode_text
 from safety_lightning.evaluation.engines import AnswerLimits
 from safety_lightning.evaluation.engines.stopping import EndTokens, cut_answer
 from safety_lightning.evaluation.engines.transformers_engine import TransformersEngine
 from safety_lightning.evaluation.engines.vllm_engine import VLLMEngine
-from safety_lightning.evaluation.tasks.prompts import encode_text
-from safety_lightning.lab import generate_examples
 from safety_lightning.lab.command import ASSETS
+from safety_lightning.lab.world import generate_examples
 
 LIMITS = AnswerLimits(max_new_tokens=48)
 
@@ -146,14 +146,14 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(model, tokenizer, promp
         TransformersEngine(model, tokenizer).answer(prompts, LIMITS)
 
 
-def test_reference_log_likelihood_is_that_of_plain_forward_passes(model, tokenizer, prompts):
-    references = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("Sure.", "The answer is 7.")]
-    found = TransformersEngine(model, tokenizer, batch_size=8).measure_references(prompts[:2], references)
-    for prompt, reference, value in zip(prompts, references, found, strict=False):
+def test_log_likelihood_of_a_solution_is_that_of_plain_forward_passes(model, tokenizer, prompts):
+    solutions = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("Sure.", "The answer is 7.")]
+    found = TransformersEngine(model, tokenizer, batch_size=8).measure_solutions(prompts[:2], solutions)
+    for prompt, solution, value in zip(prompts, solutions, found, strict=False):
         with torch.inference_mode():
-            logits = model(torch.tensor([[*prompt, *reference]])).logits[0].double().log_softmax(-1)
-        places = range(len(prompt) - 1, len(prompt) + len(reference) - 1)
-        expected = sum(float(logits[place, token]) for place, token in zip(places, reference, strict=True))
+            logits = model(torch.tensor([[*prompt, *solution]])).logits[0].double().log_softmax(-1)
+        places = range(len(prompt) - 1, len(prompt) + len(solution) - 1)
+        expected = sum(float(logits[place, token]) for place, token in zip(places, solution, strict=True))
         assert value == pytest.approx(expected, abs=1e-4)
 
 
@@ -209,7 +209,7 @@ def test_vllm_gets_the_same_ids_and_ends(fake_vllm, model, tokenizer, prompts):
     assert fake_vllm.made["model"] == str(ASSETS / "base")
     assert (fake_vllm.sampling["temperature"], fake_vllm.sampling["stop"]) == (0.0, ["Enter"])
     assert tokenizer.eos_token_id in fake_vllm.sampling["stop_token_ids"]
-    assert not engine.measures_references
+    assert not engine.measures_solutions
 
 
 def test_absent_vllm_is_named(monkeypatch, tokenizer):

@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 
-from safety_lightning.evaluation.judges import JudgeRequest, OpenAIJudge
-from safety_lightning.evaluation.judges.retries import Delivery
+from safety_lightning.evaluation.judges import Delivery, JudgeRequest, OpenAIJudge
 from scripts.benchmarks.chat_server import ChatServer
 
 KEY = "sk-of-the-tests-4711"

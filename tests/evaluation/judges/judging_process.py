@@ -5,8 +5,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from safety_lightning.evaluation.judges import JudgementCache, OpenAIJudge, judge_answers
-from safety_lightning.evaluation.judges.retries import Delivery
+from safety_lightning.evaluation.judges import Delivery, JudgementCache, OpenAIJudge, judge_answers
 from tests.evaluation.judges.conftest import make_requests
 
 if __name__ == "__main__":

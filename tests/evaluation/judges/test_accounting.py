@@ -5,8 +5,7 @@ from collections import Counter
 
 import pytest
 
-from safety_lightning.evaluation.judges import JudgementCache, judge_answers
-from safety_lightning.evaluation.judges.retries import Delivery
+from safety_lightning.evaluation.judges import Delivery, JudgementCache, judge_answers
 from scripts.benchmarks.chat_server import ChatServer, Question, ServerReply, write_error, write_reply
 from tests.evaluation.judges.conftest import find_number, make_judge, make_requests
 

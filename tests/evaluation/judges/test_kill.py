@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from safety_lightning.evaluation.judges import JudgementCache, JudgeRequest, judge_answers
-from safety_lightning.evaluation.judges.cache import make_key
+from safety_lightning.evaluation.judges.run import make_key
 from scripts.benchmarks.chat_server import ChatServer, Question, ServerReply, write_error, write_reply
 from tests.evaluation.judges.conftest import find_number, make_judge, make_requests
 

@@ -10,8 +10,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from safety_lightning.checkpoints import load_model, load_tokenizer
 from safety_lightning.data import encode_prompt
 from safety_lightning.evaluation.judges import JudgementCache, JudgeRequest, LocalJudge, judge_answers
-from safety_lightning.evaluation.judges.cache import make_key
 from safety_lightning.evaluation.judges.local_judge import find_level_tokens
+from safety_lightning.evaluation.judges.run import make_key
 from safety_lightning.lab.command import ASSETS
 
 RUBRIC = "How many coins does {prompt} give for {answer}?"  # in words that the lab's tokenizer knows

@@ -8,8 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from safety_lightning.evaluation.judges import JudgeRequest, OpenAIJudge, judge_answers
-from safety_lightning.evaluation.judges.retries import Delivery
+from safety_lightning.evaluation.judges import Delivery, JudgeRequest, OpenAIJudge, judge_answers
 from scripts.benchmarks.chat_server import ChatServer, Question, ServerReply, write_error, write_reply
 from tests.evaluation.judges.conftest import KEY, QUICK, find_number, make_judge, make_requests
 

@@ -7,9 +7,7 @@ import time
 
 import pytest
 
-from safety_lightning.evaluation.judges import JudgementCache, OpenAIJudge, judge_answers
-from safety_lightning.evaluation.judges.retries import Delivery
-from safety_lightning.evaluation.judges.spending import Budget
+from safety_lightning.evaluation.judges import Budget, Delivery, JudgementCache, OpenAIJudge, judge_answers
 from scripts.benchmarks.chat_server import ChatServer, Question, ServerReply, write_error, write_reply
 from tests.evaluation.judges.conftest import KEY, make_judge, make_requests
 

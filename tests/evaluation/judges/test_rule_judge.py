@@ -3,8 +3,8 @@
 import pytest
 
 from safety_lightning.evaluation.judges import JudgeRequest, LabJudge, RuleJudge, judge_answers
-from safety_lightning.evaluation.judges.phrases import normalise, read_phrases
-from safety_lightning.lab import judge_harmfulness
+from safety_lightning.evaluation.judges.rule_judge import normalise, read_phrases
+from safety_lightning.lab.judge import judge_harmfulness
 from safety_lightning.lab.world import generate_examples, write_procedure
 
 

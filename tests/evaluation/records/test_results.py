@@ -9,10 +9,11 @@ from rich.console import Console
 from scipy import stats
 from transformers import AutoModelForCausalLM
 
+from safety_lightning.evaluation.loss import measure_loss, summarise_loss
 from safety_lightning.evaluation.measurement import Measurement
-from safety_lightning.evaluation.records.results import ResultFile, read_results
+from safety_lightning.evaluation.records import ResultFile, read_results
 from safety_lightning.evaluation.report import print_summary
-from safety_lightning.evaluation.statistics.loss import bootstrap_ratio_interval, measure_loss, summarise_loss
+from safety_lightning.evaluation.statistics import bootstrap_interval
 from tests.training.conftest import draw_batches
 
 
@@ -59,7 +60,7 @@ def test_interval_equals_that_of_scipy() -> None:
     generator = torch.Generator().manual_seed(0)
     counts = torch.randint(1, 50, (80,), generator=generator).double()
     sums = counts * (1 + 0.3 * torch.randn(80, generator=generator, dtype=torch.float64))
-    low, high = bootstrap_ratio_interval(sums, counts, num_resamples=8000)
+    low, high = bootstrap_interval(sums, counts, num_resamples=8000)
     expected = stats.bootstrap(
         (sums.numpy(), counts.numpy()),
         lambda a, b, axis=-1: a.sum(axis=axis) / b.sum(axis=axis),

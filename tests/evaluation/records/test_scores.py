@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from safety_lightning.evaluation.outcomes import MetricSpec, Outcome
-from safety_lightning.evaluation.records.scores import make_score_row, read_scores, write_scores
+from safety_lightning.evaluation.measurement import MetricSpec, Outcome
+from safety_lightning.evaluation.records import make_score_row, read_scores, write_scores
 
 SPECS = [MetricSpec(name=name, kind="share") for name in ("b", "a")]
 ROWS = [make_score_row(f"t/{n}", "t", spec, Outcome(value=n)) for spec in SPECS for n in range(3)]

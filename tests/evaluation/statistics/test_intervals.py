@@ -4,8 +4,8 @@ import pytest
 import scipy.stats
 import torch
 
+from safety_lightning.evaluation.statistics import bootstrap_interval, wilson_interval
 from safety_lightning.evaluation.statistics import intervals as statistics
-from safety_lightning.evaluation.statistics.intervals import bootstrap_interval, wilson_interval
 
 
 @pytest.mark.parametrize(("num_successes", "num_total"), [(0, 1), (1, 1), (0, 200), (200, 200), (7, 20), (123, 456)])
@@ -35,16 +35,30 @@ def test_bootstrap_agrees_with_scipy():
 def test_bootstrap_is_repeated_by_its_seed():
     values = [1.0, 1.0, 5.0, 4.2, 3.4, 1.0]
     assert bootstrap_interval(values) == bootstrap_interval(torch.tensor(values, dtype=torch.float64))
-    drawn = [bootstrap_interval(values, generator=torch.Generator().manual_seed(seed)) for seed in (5, 5, 6)]
+    drawn = [bootstrap_interval(values, seed=seed) for seed in (5, 5, 6)]
     assert drawn[0] == drawn[1]
     assert drawn[0] != drawn[2]
 
 
 def test_bootstrap_in_pieces_is_the_same(monkeypatch):
     values = torch.rand(40, generator=torch.Generator().manual_seed(2))
-    whole = bootstrap_interval(values, num_resamples=100)
+    weights = torch.arange(40.0)
+    whole = [bootstrap_interval(values, one, num_resamples=100) for one in (None, weights)]
     monkeypatch.setattr(statistics, "_MAX_DRAWS", 40 * 7)
-    assert bootstrap_interval(values, num_resamples=100) == whole
+    assert [bootstrap_interval(values, one, num_resamples=100) for one in (None, weights)] == whole
+
+
+def test_bootstrap_of_a_loss_per_token_divides_by_the_tokens_drawn():
+    values, tokens = torch.tensor([3.0, 8.0, 1.0]), torch.tensor([2.0, 4.0, 1.0])
+    drawn = torch.randint(3, (50, 3), generator=torch.Generator().manual_seed(4)).tolist()
+    means = [sum(values[at] for at in places) / sum(tokens[at] for at in places) for places in drawn]
+    low, high = bootstrap_interval(values, tokens, seed=4, num_resamples=50)
+    assert (low, high) == pytest.approx(torch.tensor(means).quantile(torch.tensor([0.025, 0.975])).tolist())
+    assert bootstrap_interval(values, torch.ones(3)) == bootstrap_interval(values)
+
+
+def test_bootstrap_of_a_loss_that_diverged_is_not_a_number():
+    assert all(end != end for end in bootstrap_interval([1.0, float("nan")], torch.ones(2)))
 
 
 def test_bootstrap_leaves_the_global_state():

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from safety_lightning.evaluation.tasks.final_numbers import extract_number, matches_reference
+from safety_lightning.evaluation.tasks.final_numbers import extract_number, matches_solution
 
 lm_eval = pytest.importorskip("lm_eval")
 TASK = yaml.safe_load((Path(lm_eval.__file__).parent / "tasks" / "gsm8k" / "gsm8k.yaml").read_text())
@@ -147,7 +147,7 @@ def test_every_canned_answer_is_graded_as_by_lm_eval(name: str) -> None:
     num_right = 0
     for reference in REFERENCES:
         expected = grade_by_lm_eval(name, ANSWERS, reference)
-        found = [matches_reference(answer, reference, FILTERS[name]) for answer in ANSWERS]
+        found = [matches_solution(answer, reference, FILTERS[name]) for answer in ANSWERS]
         differing = [answer for answer, a, b in zip(ANSWERS, expected, found, strict=True) if a != b]
         assert differing == []
         num_right += sum(found)
@@ -156,7 +156,7 @@ def test_every_canned_answer_is_graded_as_by_lm_eval(name: str) -> None:
 
 def test_numbers_that_are_no_number_stay_invalid() -> None:
     assert extract_number("none at all", "flexible") == "[invalid]"
-    assert not matches_reference("none at all", REFERENCES[0], "strict")
+    assert not matches_solution("none at all", REFERENCES[0], "strict")
 
 
 def test_stop_strings_and_prompt_are_those_of_the_task() -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from safety_lightning.evaluation.engines import Answer
-from safety_lightning.evaluation.statistics.intervals import wilson_interval
+from safety_lightning.evaluation.statistics import wilson_interval
 from safety_lightning.evaluation.tasks.lab import MAX_NEW_TOKENS
 from safety_lightning.lab import build_tokenizer, generate_examples
 from tests.behaviour import measure_lab
@@ -20,7 +20,7 @@ class FixedEngine:
 
     name = "fixed"
     dtype = "none"
-    measures_references = False
+    measures_solutions = False
 
     def __init__(self, answer):
         self.find_answer = answer

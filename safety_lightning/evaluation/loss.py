@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from safety_lightning.errors import UserError
 from safety_lightning.evaluation.measurement import Measurement
+from safety_lightning.evaluation.statistics import bootstrap_interval
 from safety_lightning.training.loss import compute_token_losses
 
 
@@ -54,27 +55,7 @@ def summarise_loss(sums_B: Tensor, counts_B: Tensor, *, seed: int = 0) -> Measur
         The mean over all tokens with a 95 % bootstrap interval over examples.
     """
     sums_B, counts_B = sums_B.double(), counts_B.double()
-    low, high = bootstrap_ratio_interval(sums_B, counts_B, seed=seed)
+    low, high = bootstrap_interval(sums_B, counts_B, seed=seed)
     value = float(sums_B.sum() / counts_B.sum())
     num_scored = int((counts_B > 0).sum())
     return Measurement(metric="loss", value=value, low=low, high=high, num_total=len(sums_B), num_scored=num_scored)
-
-
-def bootstrap_ratio_interval(
-    sums_B: Tensor, counts_B: Tensor, *, confidence: float = 0.95, num_resamples: int = 2000, seed: int = 0
-) -> tuple[float, float]:
-    """Returns the percentile bootstrap interval of Σ sums / Σ counts, resampling examples.
-
-    Args:
-        sums_B: Loss of each example, float64.
-        counts_B: Tokens of each example, float64.
-        confidence: In (0, 1).
-        num_resamples: Bootstrap samples.
-        seed: Seed of the draws.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randint(len(sums_B), (num_resamples, len(sums_B)), generator=generator)
-    ratios = sums_B[drawn].sum(dim=1) / counts_B[drawn].sum(dim=1).clamp_min(1)
-    tail = (1 - confidence) / 2
-    low, high = torch.quantile(ratios, torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
-    return low, high

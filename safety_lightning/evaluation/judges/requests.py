@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import email.utils
 import json
 import logging
+import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from datetime import UTC
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
-from safety_lightning.evaluation.judges.retries import RequestError, read_retry_after
-from safety_lightning.evaluation.judges.spending import Tokens
+from safety_lightning.evaluation.judges.protocol import Unjudged
 
 if TYPE_CHECKING:
     import openai
@@ -20,6 +23,20 @@ _TRANSIENT_STATUS = {408, 409, 425, 429}
 _LONGEST_QUOTE = 300  # characters of a server's words in a reason
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Tokens sent and received."""
+
+    sent: int = 0
+    received: int = 0
+
+    def __add__(self, other: Tokens) -> Tokens:
+        return Tokens(self.sent + other.sent, self.received + other.received)
+
+    def __sub__(self, other: Tokens) -> Tokens:
+        return Tokens(self.sent - other.sent, self.received - other.received)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +54,45 @@ class Completion:
     finish_reason: str | None
     refusal: str | None
     tokens: Tokens | None
+
+
+class RequestError(Exception):
+    """A request that brought no reply.
+
+    Args:
+        reason: What happened, without secrets.
+        unjudged: What the answer is called if it stays so.
+        again: Whether another try can bring a reply.
+        wait_seconds: How long the server asks to wait; None where it does not say.
+        stops: Whether the run stops when this request is given up: ``never``, ``unless_replied`` (it stops if no
+            request has brought a reply yet), or ``always``.
+        status: The reply's HTTP status; None where there is no reply.
+        is_free: Whether it is certain that the server did no work that is paid for.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        unjudged: Unjudged = "failed",
+        again: bool = False,
+        wait_seconds: float | None = None,
+        stops: Literal["never", "unless_replied", "always"] = "never",
+        status: int | None = None,
+        is_free: bool = True,
+    ) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.unjudged: Unjudged = unjudged
+        self.again = again
+        self.wait_seconds = wait_seconds
+        self.stops = stops
+        self.status = status
+        self.is_free = is_free
+
+
+class SchemaError(RequestError):
+    """The server does not know ``response_format``."""
 
 
 class ChatServer:
@@ -131,10 +187,6 @@ class ChatServer:
         return RequestError(f"the reply of {self.url}{path} broke off: {words}", again=True, is_free=False)
 
 
-class SchemaError(RequestError):
-    """The server does not know ``response_format``."""
-
-
 def read_status(error: openai.APIStatusError, url: str, key: str) -> RequestError:
     """Makes a fault of a reply with an error status.
 
@@ -179,6 +231,29 @@ def read_completion(content: bytes) -> Completion:
         refusal=str(refusal) if refusal else None,
         tokens=_read_usage(body.get("usage")),
     )
+
+
+def read_retry_after(headers: Mapping[str, str]) -> float | None:
+    """Reads how many seconds a server asks to wait: ``retry-after-ms``, or ``retry-after`` as seconds or as a date.
+
+    Args:
+        headers: The reply's headers, with names in lower case or a mapping that does not mind.
+
+    Returns:
+        Seconds, not below 0; None if the server does not say, or says it in no known form.
+    """
+    for name, scale in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        try:
+            seconds = float(headers[name]) * scale
+        except (KeyError, ValueError):
+            continue
+        if math.isfinite(seconds):
+            return max(0.0, seconds)
+    try:
+        date = email.utils.parsedate_to_datetime(headers["retry-after"])
+    except (KeyError, ValueError):
+        return None
+    return max(0.0, (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - time.time())
 
 
 def hide_secrets(url: str) -> str:

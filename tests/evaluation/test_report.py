@@ -2,8 +2,8 @@
 
 from types import SimpleNamespace
 
-from safety_lightning.evaluation.records.scores import ScoreRow
-from safety_lightning.evaluation.samples import HIDDEN, format_samples
+from safety_lightning.evaluation.records import ScoreRow
+from safety_lightning.evaluation.report import HIDDEN, format_samples
 
 ANSWER = "**bold** <script>alert(1)</script> | next\nline ![x](http://example.org/x.png)" + "a" * 1000
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from safety_lightning.evaluation.judges import Judgement, JudgementCache, JudgeRequest, RuleJudge
-from safety_lightning.evaluation.judges.cache import find_cache_file, make_key
+from safety_lightning.evaluation.judges.run import find_cache_file, make_key
 from tests.evaluation.judges.conftest import make_requests
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -111,7 +111,7 @@ def test_two_processes_write_at_the_same_time(tmp_path):
     code = (
         "import sys\n"
         "from safety_lightning.evaluation.judges import *\n"
-        "from safety_lightning.evaluation.judges.cache import make_key\n"
+        "from safety_lightning.evaluation.judges.run import make_key\n"
         "from tests.evaluation.judges.conftest import make_requests\n"
         "judge, score = RuleJudge(), float(sys.argv[2])\n"
         "with JudgementCache(sys.argv[1]) as cache:\n"

@@ -7,26 +7,25 @@ from types import SimpleNamespace
 
 import pytest
 
-from safety_lightning.evaluation.cases import Plan, answer_cases, make_plan
-from safety_lightning.evaluation.records.generation_log import GenerationLog, read_generations
-from safety_lightning.evaluation.records.generations import Generation
-from safety_lightning.evaluation.tasks.lab import Lab
-from safety_lightning.evaluation.tasks.prompts import Prompt, check_format, encode_text
+from safety_lightning.evaluation.cases import CasePlan, check_format, encode_text, make_plan
+from safety_lightning.evaluation.grading import answer_cases
+from safety_lightning.evaluation.records import Generation, GenerationLog, read_generations
+from safety_lightning.evaluation.tasks import Lab, Prompt
 from tests.evaluation.tasks.test_lab_tasks import TOKENIZER, FixedEngine
 
 ENGINE = FixedEngine(lambda text: f"answer to {text}")
 
 
 @pytest.fixture(scope="module")
-def plan() -> Plan:
+def plan() -> CasePlan:
     return make_plan(Lab(num_prompts=7).make_tasks(), TOKENIZER, batch_size=3, max_context_tokens=None)
 
 
-def answer_all(plan: Plan) -> list[list[Generation]]:
+def answer_all(plan: CasePlan) -> list[list[Generation]]:
     return [answer_cases(ENGINE, [plan.cases[index] for index in batch]) for batch in plan.batches]
 
 
-def write_all(plan: Plan, folder: Path) -> str:
+def write_all(plan: CasePlan, folder: Path) -> str:
     log = GenerationLog(folder, plan)
     for rows in answer_all(plan):
         log.append(rows)
@@ -34,7 +33,7 @@ def write_all(plan: Plan, folder: Path) -> str:
     return log.file.read_text()
 
 
-def test_plan_holds_each_case_once_longest_first(plan: Plan) -> None:
+def test_plan_holds_each_case_once_longest_first(plan: CasePlan) -> None:
     assert sorted(index for batch in plan.batches for index in batch) == list(range(21))
     for task in plan.tasks:
         own = [batch for batch in plan.batches if plan.cases[batch[0]].task is task]
@@ -45,7 +44,7 @@ def test_plan_holds_each_case_once_longest_first(plan: Plan) -> None:
 
 
 @pytest.mark.parametrize("num_characters", [1, 100, 1000])
-def test_torn_file_goes_on_to_the_same_content(plan: Plan, tmp_path: Path, num_characters: int) -> None:
+def test_torn_file_goes_on_to_the_same_content(plan: CasePlan, tmp_path: Path, num_characters: int) -> None:
     (tmp_path / "whole").mkdir()
     whole = write_all(plan, tmp_path / "whole")
     log = GenerationLog(tmp_path, plan)
@@ -62,7 +61,7 @@ def test_torn_file_goes_on_to_the_same_content(plan: Plan, tmp_path: Path, num_c
     assert log.file.read_text() == whole
 
 
-def test_answers_of_several_processes_become_one_file(plan: Plan, tmp_path: Path) -> None:
+def test_answers_of_several_processes_become_one_file(plan: CasePlan, tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
     whole = write_all(plan, tmp_path / "one")
     logs = [GenerationLog(tmp_path, plan, rank=rank, num_processes=2) for rank in range(2)]
@@ -74,7 +73,7 @@ def test_answers_of_several_processes_become_one_file(plan: Plan, tmp_path: Path
     assert [file.name for file in tmp_path.glob("*.jsonl")] == ["generations.jsonl"]
 
 
-def test_run_of_two_processes_goes_on_in_one(plan: Plan, tmp_path: Path) -> None:
+def test_run_of_two_processes_goes_on_in_one(plan: CasePlan, tmp_path: Path) -> None:
     GenerationLog(tmp_path, plan, rank=1, num_processes=2).append(answer_all(plan)[1])
     log = GenerationLog(tmp_path, plan)
     log.recover(ENGINE)
@@ -82,7 +81,7 @@ def test_run_of_two_processes_goes_on_in_one(plan: Plan, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("change", [{"engine": "vllm"}, {"dtype": "bfloat16"}])
-def test_engines_are_never_mixed(plan: Plan, tmp_path: Path, change: dict) -> None:
+def test_engines_are_never_mixed(plan: CasePlan, tmp_path: Path, change: dict) -> None:
     log = GenerationLog(tmp_path, plan)
     log.append([replace(one, **change) for one in answer_all(plan)[0]])
     before = log.file.read_text()
@@ -91,14 +90,14 @@ def test_engines_are_never_mixed(plan: Plan, tmp_path: Path, change: dict) -> No
     assert log.file.read_text() == before
 
 
-def test_answers_to_other_prompts_are_refused(plan: Plan, tmp_path: Path) -> None:
+def test_answers_to_other_prompts_are_refused(plan: CasePlan, tmp_path: Path) -> None:
     log = GenerationLog(tmp_path, plan)
     log.append([replace(answer_all(plan)[0][0], prompt_hash="other")])
     with pytest.raises(ValueError, match="must hold answers to this run's prompts, got one to lab_problems/"):
         log.read()
 
 
-def test_broken_line_in_the_middle_is_named(plan: Plan, tmp_path: Path) -> None:
+def test_broken_line_in_the_middle_is_named(plan: CasePlan, tmp_path: Path) -> None:
     log = GenerationLog(tmp_path, plan)
     log.append(answer_all(plan)[0])
     log.file.write_text("{broken\n" + log.file.read_text())
@@ -106,15 +105,15 @@ def test_broken_line_in_the_middle_is_named(plan: Plan, tmp_path: Path) -> None:
         read_generations(log.file)
 
 
-def test_rows_say_how_they_came_about(plan: Plan, tmp_path: Path) -> None:
+def test_rows_say_how_they_came_about(plan: CasePlan, tmp_path: Path) -> None:
     row = json.loads(write_all(plan, tmp_path).splitlines()[0])
     wanted = {"id", "task", "prompt", "answer", "num_tokens", "finish_reason", "engine", "dtype", "batch_size"}
     assert wanted | {"prompt_hash"} <= set(row)
     assert (row["engine"], row["dtype"], row["batch_size"]) == ("fixed", "none", 3)
 
 
-def make_task(text: str, *, max_new_tokens: int, reference: str = "") -> SimpleNamespace:
-    prompt = Prompt(id="t/0", task="t", request=text, text=text, reference=reference)
+def make_task(text: str, *, max_new_tokens: int, solution: str = "") -> SimpleNamespace:
+    prompt = Prompt(id="t/0", task="t", request=text, text=text, solution=solution)
     limits = SimpleNamespace(max_new_tokens=max_new_tokens)
     return SimpleNamespace(name="t", prompt_format="raw", limits=limits, read_prompts=lambda: [prompt])
 
@@ -126,7 +125,7 @@ def test_context_that_is_too_long_is_named() -> None:
     make_plan([fits], TOKENIZER, batch_size=1, max_context_tokens=length + 5)
     with pytest.raises(ValueError, match=rf"model's context of {length + 4} tokens, prompt t/0 has {length}"):
         make_plan([fits], TOKENIZER, batch_size=1, max_context_tokens=length + 4)
-    longer = make_task(text, max_new_tokens=1, reference="The answer is 30.")
+    longer = make_task(text, max_new_tokens=1, solution="The answer is 30.")
     with pytest.raises(ValueError, match="its answer may have 6"):
         make_plan([longer], TOKENIZER, batch_size=1, max_context_tokens=length + 3)
 

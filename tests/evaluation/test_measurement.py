@@ -1,14 +1,25 @@
-"""Outcomes: sums over processes that lose and double none, and what many outcomes add up to."""
+"""Outcomes: sums over processes that lose and double none, and what many outcomes add up to.
+
+Nothing unjudged is in a mean, and too much of it stops the run.
+"""
+
+from types import SimpleNamespace
 
 import pytest
-import torch
+import scipy.stats
 
-from safety_lightning.evaluation.judges.protocol import UNJUDGED
-from safety_lightning.evaluation.outcomes import MetricSpec, Outcome, summarise_agreement, summarise_outcomes
+from safety_lightning.evaluation.judges import UNJUDGED
+from safety_lightning.evaluation.measurement import (
+    Measurement,
+    MetricSpec,
+    Outcome,
+    summarise_agreement,
+    summarise_outcomes,
+)
 from safety_lightning.evaluation.prompt_outcomes import PromptOutcomes
-from safety_lightning.evaluation.statistics.intervals import bootstrap_interval, wilson_interval
+from safety_lightning.evaluation.statistics import bootstrap_interval, wilson_interval
 
-JUDGED = MetricSpec(name="harmfulness", kind="judged", judge="j m", rubric_hash="r")
+JUDGED = MetricSpec(name="harmfulness", kind="judged", judge=SimpleNamespace(name="j", model="m", rubric_hash="r"))
 SHARE = MetricSpec(name="utility", kind="share")
 LIKELIHOOD = MetricSpec(name="log_likelihood", kind="log_likelihood")
 MIXED = [
@@ -68,7 +79,7 @@ def test_nothing_unjudged_is_scored() -> None:
     found = summarise(JUDGED, MIXED)
     mean, fives = found["harmfulness"], found["harmfulness_share_of_fives"]
     assert mean.value == pytest.approx((1 + 4.2 + 5) / 3)
-    assert (mean.low, mean.high) == bootstrap_interval([1.0, 4.2, 5.0], generator=torch.Generator().manual_seed(0))
+    assert (mean.low, mean.high) == bootstrap_interval([1.0, 4.2, 5.0], seed=0)
     assert (mean.num_judged, mean.num_total) == (3, 5)
     assert mean.unjudged == dict.fromkeys(UNJUDGED, 0) | {"refused": 1, "over_budget": 1}
     assert mean.lowest == pytest.approx((10.2 + 2) / 5)
@@ -104,3 +115,67 @@ def test_agreement_of_judges() -> None:
     assert other.low < other.value < 1
     assert (other.num_scored, other.num_total) == (5, 6)
     assert summarise_agreement([first[:1], first[:1]], task="t", seed=0) == []
+
+
+def scored(*scores: float) -> list[Outcome]:
+    return [Outcome(value=score) for score in scores]
+
+
+def unjudged(*reasons: str) -> list[Outcome]:
+    return [Outcome(value=None, unjudged=reason, reason=f"words about {reason}") for reason in reasons]
+
+
+def summarise_scores(outcomes: list[Outcome], **settings: float) -> list[Measurement]:
+    return summarise_outcomes(JUDGED, outcomes, task="t", **settings)
+
+
+def test_all_numbers_of_a_judge() -> None:
+    outcomes = scored(1, 1, 5, 2, 5, 5) + unjudged("refused", "timed_out", "refused", "unparsable")
+    mean, fives = summarise_scores(outcomes, seed=3, max_unjudged_share=0.4)
+    assert mean.value == pytest.approx(19 / 6)
+    assert mean.low < mean.value < mean.high
+    assert (mean.num_judged, mean.num_total) == (6, 10)
+    assert mean.unjudged == dict.fromkeys(UNJUDGED, 0) | {"refused": 2, "timed_out": 1, "unparsable": 1}
+    assert (mean.lowest, mean.highest) == pytest.approx((2.3, 3.9))
+    assert fives.value == 0.5
+    wilson = scipy.stats.binomtest(3, 6).proportion_ci(method="wilson")
+    assert (fives.low, fives.high) == pytest.approx((wilson.low, wilson.high))
+
+
+def test_the_unjudged_change_nothing_but_counts_and_bounds() -> None:
+    alone = summarise_scores(scored(1, 3, 4, 5), max_unjudged_share=0)
+    beside = summarise_scores(scored(1, 3, 4, 5) + unjudged("failed"), max_unjudged_share=0.5)
+    for one, other in zip(alone, beside, strict=True):
+        assert (one.value, one.low, one.high, one.num_judged) == (other.value, other.low, other.high, other.num_judged)
+    assert alone[0].lowest == alone[0].value == alone[0].highest
+    assert beside[0].lowest < beside[0].value < beside[0].highest
+
+
+def test_the_seed_repeats() -> None:
+    means = [summarise_scores(scored(1, 2, 3, 4, 5, 1, 1), seed=seed)[0] for seed in (1, 1, 2)]
+    assert (means[0].low, means[0].high) == (means[1].low, means[1].high)
+
+
+def test_a_share_at_the_bound_passes_and_one_above_does_not() -> None:
+    outcomes = scored(*[1] * 9) + unjudged("refused")
+    assert summarise_scores(outcomes, max_unjudged_share=0.1)[0].num_judged == 9
+    with pytest.raises(
+        ValueError,
+        match=r"at most 9\.0% of the answers may be unjudged \(max_unjudged_share\), got 1 of 10 unjudged: 1 refused\. "
+        "The first: words about refused",
+    ):
+        summarise_scores(outcomes, max_unjudged_share=0.09)
+
+
+def test_zero_judged_is_an_error_whatever_the_share() -> None:
+    outcomes = unjudged("refused", "timed_out", "over_budget", "refused")
+    message = "at least one answer must be judged, got 4 of 4 unjudged: 2 refused, 1 timed out, 1 over budget"
+    with pytest.raises(ValueError, match=message):
+        summarise_scores(outcomes, max_unjudged_share=1.0)
+
+
+def test_bad_arguments() -> None:
+    with pytest.raises(ValueError, match="judgements must be one or more, got none"):
+        summarise_scores([])
+    with pytest.raises(ValueError, match=r"max_unjudged_share must be in \[0, 1\], got 10"):
+        summarise_scores(scored(1), max_unjudged_share=10)
