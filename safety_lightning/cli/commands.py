@@ -1,6 +1,6 @@
-"""The command line: Trainer verbs go to LightningCLI, every other command is a typed function of its stage.
+"""The command line: Trainer verbs go to LightningCLI, every other command is a function or dataclass of its stage.
 
-Only the function of the command that was asked for is imported, so that help pages appear at once.
+Only the schema of the command that was asked for is imported, so that help pages appear at once.
 """
 
 from __future__ import annotations
@@ -26,21 +26,44 @@ _DESCRIPTION = (
 
 @dataclass(frozen=True)
 class Command:
-    """A command before its function is imported.
+    """A command before any of its code is imported: a typed function, or a dataclass with a function that runs it.
+
+    The parameters of the function, or the fields of the dataclass, are the command's options; its docstring is the
+    help (``Args:`` of a function, ``Attributes:`` of a dataclass). How to make a command of a dataclass:
+
+    - Name the dataclass as ``schema`` and a function of one argument, an instance of it, as ``runner``. Help and errors
+      of options import the module of the schema alone: keep it light. The runner is imported when options are right.
+    - Options are flat. Fields and their help are inherited, those of the last base come first: for
+      ``class ProjectRun(SweepSettings, ProjectInputs)`` those of ``ProjectInputs``, where required ones belong. The
+      fields are keyword-only (``kw_only=True``), so that required ones may follow others.
+    - Fields of lists and mappings are taken as words too: ``--names a b``, ``--folders x=DIR y=DIR``.
+    - A field whose default is None takes ``null``, whatever its hint.
+    - A `UserError` of ``__post_init__`` or of the runner ends the command with its message.
 
     Attributes:
-        place: The function, as ``module:name`` in this package.
+        schema: The function or the dataclass, as ``module:name`` in this package.
         title: The first line of its docstring, which the page of all commands shows.
+        runner: The function that runs an instance of a dataclass, as ``module:name``; None for a function.
     """
 
-    place: str
+    schema: str
     title: str
+    runner: str | None = None
 
-    def load(self) -> Callable[..., None]:
-        """Imports the function."""
-        module, _, name = self.place.partition(":")
-        function: Callable[..., None] = getattr(importlib.import_module(f"safety_lightning.{module}"), name)
-        return function
+    def load(self) -> Callable[..., Any]:
+        """Imports the function or the dataclass."""
+        return _import_place(self.schema)
+
+    def finish(self, parsed: Any) -> None:
+        """Runs the instance of a dataclass that the parser has made; a function has been run by the parser."""
+        if self.runner is not None:
+            _import_place(self.runner)(parsed)
+
+
+def _import_place(place: str) -> Callable[..., Any]:
+    module, _, name = place.partition(":")
+    found: Callable[..., Any] = getattr(importlib.import_module(f"safety_lightning.{module}"), name)
+    return found
 
 
 TRAINER_VERBS = {
@@ -61,12 +84,14 @@ COMMANDS: dict[str, Any] = {
     "overlap": {
         "_help": "Compare subspaces of weight updates, or of activations, in pairs.",
         "weights": Command(
-            "overlap.command:weights",
+            "overlap.settings:WeightRun",
             "Compare updates of weights in pairs: Mode Subspace Overlap by matrix, layer and share of energy.",
+            runner="overlap.weights.command:run_weights",
         ),
         "activations": Command(
-            "overlap.command:activations",
+            "overlap.settings:ActivationRun",
             "Compare sets of activations in pairs: Mode Subspace Overlap by layer and share of energy.",
+            runner="overlap.activations.command:run_activations",
         ),
     },
     "lab": {
@@ -105,17 +130,21 @@ def main(args: Sequence[str] | None = None) -> None:
     misplaced = [word for word in words if word in TRAINER_VERBS]
     if misplaced and words[0].startswith("-"):
         _stop_misplaced(misplaced[0])
-    commands = {verb: _make_stub(title) for verb, title in TRAINER_VERBS.items()} | _bring_function(COMMANDS, words)
+    commands = {verb: _make_stub(title) for verb, title in TRAINER_VERBS.items()} | _load_asked(COMMANDS, words)
+    command = _find_command(COMMANDS, words)
     try:
-        auto_cli(
+        parsed = auto_cli(
             commands,
             args=gather_values(words, commands),
             as_positional=False,
+            return_instance=True,
             parser_class=CommandParser,
             prog=PROGRAM,
             description=_DESCRIPTION,
             allow_abbrev=False,
         )
+        if command is not None:
+            command.finish(parsed)
     except UserError as error:
         stop(error)
     except KeyboardInterrupt:
@@ -125,16 +154,26 @@ def main(args: Sequence[str] | None = None) -> None:
         raise SystemExit(130) from None
 
 
-def _bring_function(table: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any]:
-    """Returns the table with the function of the command that was asked for; the others have stubs with their title."""
-    brought: dict[str, Any] = {}
+def _find_command(table: Mapping[str, Any], words: Sequence[str]) -> Command | None:
+    """Returns the command that was asked for, None where the words name none."""
+    found: Any = table
+    for word in words:
+        if not isinstance(found, Mapping):
+            break
+        found = found.get(word)
+    return found if isinstance(found, Command) else None
+
+
+def _load_asked(table: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any]:
+    """Returns the table with the schema of the command that was asked for; the others have stubs with their title."""
+    loaded: dict[str, Any] = {}
     for name, entry in table.items():
         asked = name in words[:1]
         if isinstance(entry, Command):
-            brought[name] = entry.load() if asked else _make_stub(entry.title)
+            loaded[name] = entry.load() if asked else _make_stub(entry.title)
         else:
-            brought[name] = _bring_function(entry, words[1:] if asked else ()) if isinstance(entry, dict) else entry
-    return brought
+            loaded[name] = _load_asked(entry, words[1:] if asked else ()) if isinstance(entry, dict) else entry
+    return loaded
 
 
 def _make_stub(title: str) -> Callable[[], None]:

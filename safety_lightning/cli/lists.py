@@ -16,7 +16,7 @@ def gather_values(words: Sequence[str], commands: Mapping[str, Any]) -> list[str
 
     Args:
         words: The command and its options.
-        commands: The table of commands; nested commands are tables in it.
+        commands: The table of commands, typed functions or dataclasses; nested commands are tables in it.
 
     Returns:
         The words, where ``--names a b`` has become ``--names ["a", "b"]`` and ``--folders x=A y=B`` has become
@@ -30,10 +30,10 @@ def gather_values(words: Sequence[str], commands: Mapping[str, Any]) -> list[str
         >>> gather_values(["command", "--names", "a", "b"], {"command": command})
         ['command', '--names', '["a", "b"]']
     """
-    function = _find_function(words, commands)
-    if function is None:
+    schema = _find_schema(words, commands)
+    if schema is None:
         return list(words)
-    takers = {f"--{name}": taker for name, hint in typing.get_type_hints(function).items() if (taker := _choose(hint))}
+    takers = {f"--{name}": taker for name, hint in typing.get_type_hints(schema).items() if (taker := _choose(hint))}
     gathered: list[str] = []
     at = 0
     while at < len(words):
@@ -48,7 +48,7 @@ def gather_values(words: Sequence[str], commands: Mapping[str, Any]) -> list[str
     return gathered
 
 
-def _find_function(words: Sequence[str], commands: Mapping[str, Any]) -> Callable[..., Any] | None:
+def _find_schema(words: Sequence[str], commands: Mapping[str, Any]) -> Callable[..., Any] | None:
     found: Any = commands
     for word in words:
         if not isinstance(found, Mapping) or word not in found:
@@ -61,7 +61,7 @@ def _choose(hint: Any) -> Callable[[str, Sequence[str]], str] | None:
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
         return next((taker for one in typing.get_args(hint) if (taker := _choose(one))), None)
-    return {list: _write_list, dict: _write_mapping}.get(origin)
+    return _TAKERS.get(origin)
 
 
 def _take_values(words: Sequence[str]) -> list[str]:
@@ -83,3 +83,12 @@ def _write_mapping(option: str, values: Sequence[str]) -> str:
     if twice:
         raise UserError(f"{option} must have each name once, got {twice[0]!r} twice")
     return json.dumps({name: value for name, _, value in pairs})
+
+
+_TAKERS: dict[Any, Callable[[str, Sequence[str]], str]] = {
+    list: _write_list,
+    tuple: _write_list,
+    Sequence: _write_list,
+    dict: _write_mapping,
+    Mapping: _write_mapping,
+}

@@ -1,87 +1,130 @@
-"""The settings of an overlap command, and what the profiles choose for those that are not given."""
+"""What the two commands of `overlap` are told: each run dataclass is its command's schema, its docstring the help.
+
+Nothing heavy is imported here, so that help pages appear at once.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
 
-from safety_lightning.checkpoints.selection import Vectors
 from safety_lightning.errors import UserError
 from safety_lightning.profiles import OVERLAP_SETTINGS, Profile, name_profile, read_settings
-from safety_lightning.subspaces import DEFAULT_ETAS, Side, check_etas
 
-ProfileName = Literal["paper", "sound"]
-LargeUpdates = Literal["exact", "sketch"]
-ZeroUpdates = Literal["exclude", "one"]
-Tied = Literal["once", "each"]
-DrawLayers = Literal["every", "averaged"]
+ProfileName = Literal["sound", "paper"]
 DELTA = "delta"
+OPEN: Any = None
+"""The default of a setting that `OverlapSettings.resolve` fills; resolved settings have none that is open."""
+
+_DEFAULTS = {"include": ["*"], "exclude": [], "angle_etas": [], "depth": [0.65, 0.9]}
 
 
 @dataclass(frozen=True, kw_only=True)
-class WeightSettings:
+class OverlapSettings:
+    """What settings of both kinds can do."""
+
+    def resolve(self, profile: ProfileName) -> Self:
+        """Returns settings in which no value is open: a profile chooses those it knows, defaults are the rest.
+
+        Raises:
+            UserError: If a setting is out of its range.
+
+        Example:
+            >>> WeightSettings(tied="once").resolve("paper").zero_updates
+            'one'
+        """
+        from safety_lightning.subspaces import DEFAULT_ETAS
+
+        chosen = {setting.key.removeprefix("overlap."): getattr(setting, profile) for setting in OVERLAP_SETTINGS}
+        filling = {one.name: one.default for one in dataclasses.fields(self)}
+        filling |= {"etas": list(DEFAULT_ETAS)} | _DEFAULTS | chosen
+        open_names = [one.name for one in dataclasses.fields(self) if getattr(self, one.name) is OPEN]
+        resolved = dataclasses.replace(self, **{name: filling[name] for name in open_names})
+        resolved.check()
+        return resolved
+
+    def check(self) -> None:
+        """Checks resolved settings.
+
+        Raises:
+            UserError: If a setting is out of its range.
+        """
+        raise NotImplementedError
+
+    def read_departures(self) -> dict[str, Any]:
+        """Returns the values of the settings in which the profiles part, by the names that reports call them."""
+        return read_settings({"overlap": dataclasses.asdict(self)}, OVERLAP_SETTINGS)
+
+    def find_profile(self) -> Profile:
+        """Returns the profile that resolved settings belong to."""
+        return name_profile(self.read_departures())
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightSettings(OverlapSettings):
     """What is compared in weights, and how.
 
     Attributes:
-        etas: Shares of squared singular values, each in (0, 1], no two equal.
-        side: ``left`` for the output side, ``right`` for the input side.
-        include: Patterns of tensor names that take part.
+        etas: Shares of squared singular values that the bases hold, each in (0, 1]; 0.5 to 0.99 by default.
+        side: Output side or input side.
+        include: Patterns of tensor names that take part; all by default.
         exclude: Patterns of tensor names that do not.
-        vectors: ``project`` compares 1-D tensors as M x 1 matrices (a squared cosine), ``skip`` leaves them out.
+        vectors: Compare 1-D tensors as M x 1 matrices, or skip them.
         common_rows: Accept a vocabulary that was resized between base and reference.
-        angle_etas: Shares at which principal angles are measured too; some of ``etas``.
+        angle_etas: Shares at which principal angles are measured too.
         seed: Seed of the random projection of large updates.
-        large_updates: Updates of more than 10,000 rows: ``exact``, or ``sketch`` by a random projection.
-        zero_updates: Updates of zero: ``exclude`` them from means, or count their overlap as ``one``.
-        tied: Whether an embedding that is also the output layer counts ``once`` or ``each``.
+        large_updates: Updates of more than 10,000 rows: exactly, or by a random projection.
+        zero_updates: Exclude updates of zero, or count their overlap as one.
+        tied: Count an embedding that is also the output layer once, or each.
     """
 
-    etas: Sequence[float] = DEFAULT_ETAS
-    side: Side = "left"
-    include: Sequence[str] = ("*",)
-    exclude: Sequence[str] = ()
-    vectors: Vectors = "project"
+    etas: list[float] = OPEN
+    side: Literal["left", "right"] = "left"
+    include: list[str] = OPEN
+    exclude: list[str] = OPEN
+    vectors: Literal["project", "skip"] = "project"
     common_rows: bool = False
-    angle_etas: Sequence[float] = ()
+    angle_etas: list[float] = OPEN
     seed: int = 0
-    large_updates: LargeUpdates = "exact"
-    zero_updates: ZeroUpdates = "exclude"
-    tied: Tied = "once"
+    large_updates: Literal["exact", "sketch"] = OPEN
+    zero_updates: Literal["exclude", "one"] = OPEN
+    tied: Literal["once", "each"] = OPEN
 
-    def __post_init__(self) -> None:
-        check_etas(self.etas)
-        check_subset(self.angle_etas, self.etas)
+    def check(self) -> None:
+        """As `OverlapSettings.check`."""
+        _check_shares(self.etas, self.angle_etas)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ActivationSettings:
+class ActivationSettings(OverlapSettings):
     """How activations are compared.
 
     Attributes:
-        etas: As in `WeightSettings`.
-        angle_etas: As in `WeightSettings`.
-        num_permutations: How often labels are shuffled for the null; 0 for no null.
+        etas: Shares of squared singular values that the bases hold, each in (0, 1]; 0.5 to 0.99 by default.
+        angle_etas: Shares at which principal angles are measured too.
+        num_permutations: How often labels are shuffled for the null; 0 for none.
         num_resamples: How often prompts are drawn anew for the intervals; 0 for none.
-        draw_layers: Whether null and intervals are made for ``every`` layer or only for those that are ``averaged``.
-        depth: From which to which depth, in [0, 1], layers are averaged.
-        seed: Seed of both draws.
-        centred: Whether the mean of each set is taken off before its modes are found.
+        draw_layers: Make null and intervals for every layer, or for those that are averaged.
+        depth: From which to which depth layers are averaged; 0.65 0.9 by default.
+        seed: Seed of the draws.
+        centred: Take the mean of each set off.
     """
 
-    etas: Sequence[float] = DEFAULT_ETAS
-    angle_etas: Sequence[float] = ()
+    etas: list[float] = OPEN
+    angle_etas: list[float] = OPEN
     num_permutations: int = 100
     num_resamples: int = 100
-    draw_layers: DrawLayers = "every"
-    depth: Sequence[float] = field(default=(0.65, 0.9))
+    draw_layers: Literal["every", "averaged"] = "every"
+    depth: list[float] = OPEN
     seed: int = 0
-    centred: bool = True
+    centred: bool = OPEN
 
-    def __post_init__(self) -> None:
-        check_etas(self.etas)
-        check_subset(self.angle_etas, self.etas)
+    def check(self) -> None:
+        """As `OverlapSettings.check`."""
+        _check_shares(self.etas, self.angle_etas)
         for name in ("num_permutations", "num_resamples"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name} must be 0 or more, got {getattr(self, name)}")
@@ -89,66 +132,92 @@ class ActivationSettings:
             raise UserError(f"depth must be two rising numbers in [0, 1], got {list(self.depth)}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What a run takes of both kinds.
+
+    Attributes:
+        out: Folder to make, or to go on with when it holds the same run; a fresh one under logs by default.
+        profile: What chooses the settings that are not given.
+        compare_profiles: Show both profiles side by side.
+        device: Where to decompose; the GPU where there is one by default.
+    """
+
+    out: Path | None = None
+    profile: ProfileName = "sound"
+    compare_profiles: bool = False
+    device: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightInputs:
+    """The checkpoints whose updates are compared.
+
+    Attributes:
+        reference: The checkpoint that fine-tuning started from: a folder, a hub name or lab:NAME.
+        updates: Fine-tuned checkpoints by name: useful=DIR harmful=DIR ...
+        base: The checkpoint from before alignment; adds the update "delta", reference - base.
+        ceilings: The same fine-tunes with another seed, by name: useful=DIR2.
+    """
+
+    reference: str
+    updates: dict[str, str]
+    base: str | None = None
+    ceilings: dict[str, str] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActivationInputs:
+    """The sets of activations that are compared.
+
+    Attributes:
+        sets: Folders that predict made, by name: useful=DIR harmful=DIR ...; DIR#SET is one prompt set of several.
+        paper_sets: The same sets captured by the profile paper, for its side of compare_profiles.
+    """
+
+    sets: dict[str, str]
+    paper_sets: dict[str, str] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightRun(WeightSettings, RunOptions, WeightInputs):
+    """Compare updates of weights in pairs: Mode Subspace Overlap by matrix, layer and share of energy."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActivationRun(ActivationSettings, RunOptions, ActivationInputs):
+    """Compare sets of activations in pairs: Mode Subspace Overlap by layer and share of energy."""
+
+
 Settings = TypeVar("Settings", WeightSettings, ActivationSettings)
 
 
-def check_subset(angle_etas: Sequence[float], etas: Sequence[float]) -> None:
-    """Raises UserError unless the shares for principal angles are among the others."""
+def choose_profiles(settings_class: type[Settings], run: Settings, options: RunOptions) -> dict[str, Settings]:
+    """Resolves the settings of a run, once or by both profiles.
+
+    Args:
+        settings_class: `WeightSettings` or `ActivationSettings`.
+        run: Holds the settings, open where a profile chooses; those that are given hold in both profiles.
+        options: The profile, which comes first, and whether both are wanted.
+
+    Returns:
+        Resolved settings by ``paper`` and ``sound``, or by the profile that a single one belongs to.
+
+    Raises:
+        UserError: If a setting is out of its range.
+    """
+    given = settings_class(**{one.name: getattr(run, one.name) for one in dataclasses.fields(settings_class)})
+    if not options.compare_profiles:
+        settings = given.resolve(options.profile)
+        return {settings.find_profile(): settings}
+    names: list[ProfileName] = ["sound", "paper"] if options.profile == "sound" else ["paper", "sound"]
+    return {name: given.resolve(name) for name in names}
+
+
+def _check_shares(etas: Sequence[float], angle_etas: Sequence[float]) -> None:
+    from safety_lightning.subspaces import check_etas
+
+    check_etas(etas)
     for eta in angle_etas:
         if eta not in etas:
             raise UserError(f"angle_etas must be among the etas {list(etas)}, got {eta}")
-
-
-def fill_from_profile(settings_class: type[Settings], profile: ProfileName, given: Mapping[str, Any]) -> Settings:
-    """Makes settings of those that are given, of a profile's where they are not, and of defaults for the rest.
-
-    Args:
-        settings_class: `WeightSettings` or `ActivationSettings`.
-        profile: The profile that chooses.
-        given: Settings by name; None is not given.
-
-    Raises:
-        UserError: If a setting is out of its range.
-
-    Example:
-        >>> fill_from_profile(WeightSettings, "paper", {"tied": "once", "seed": None}).zero_updates
-        'one'
-    """
-    known = {field.name for field in dataclasses.fields(settings_class)}
-    chosen = {setting.key.removeprefix("overlap."): getattr(setting, profile) for setting in OVERLAP_SETTINGS}
-    wanted = {name: value for name, value in given.items() if value is not None}
-    return settings_class(**{name: value for name, value in chosen.items() if name in known} | wanted)
-
-
-def read_profile_settings(settings: WeightSettings | ActivationSettings) -> dict[str, Any]:
-    """Returns the values of the settings in which the profiles part, by the names that reports call them."""
-    return read_settings({"overlap": dataclasses.asdict(settings)}, OVERLAP_SETTINGS)
-
-
-def find_profile(settings: WeightSettings | ActivationSettings) -> Profile:
-    """Returns the profile that settings belong to."""
-    return name_profile(read_profile_settings(settings))
-
-
-def choose_profiles(
-    settings_class: type[Settings], profile: ProfileName, given: Mapping[str, Any], *, compare: bool
-) -> dict[str, Settings]:
-    """Makes the settings of a run, by what their rows are called.
-
-    Args:
-        settings_class: `WeightSettings` or `ActivationSettings`.
-        profile: What chooses the settings that are None.
-        given: See `fill_from_profile`.
-        compare: Whether both profiles are wanted, ``profile`` first; settings that are given hold in both.
-
-    Returns:
-        The settings by ``paper`` and ``sound``, or by the profile that a single one belongs to.
-
-    Raises:
-        UserError: If a setting is out of its range.
-    """
-    if not compare:
-        settings = fill_from_profile(settings_class, profile, given)
-        return {find_profile(settings): settings}
-    names: list[ProfileName] = ["sound", "paper"] if profile == "sound" else ["paper", "sound"]
-    return {name: fill_from_profile(settings_class, name, given) for name in names}

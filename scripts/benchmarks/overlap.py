@@ -36,7 +36,7 @@ def measure_overlap(num_pairs: int) -> list[Result]:
     The yardstick decomposes both updates wholly for every pair and share. It is timed once a matrix, for one pair at
     one share, and multiplied by their number.
     """
-    settings = WeightSettings()
+    settings = WeightSettings().resolve("sound")
     num_repeats = len(PAIRS) * len(settings.etas)
     ratios, largest = [], 0.0
     for repeat in range(num_pairs):

@@ -1,4 +1,6 @@
 import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import pytest
 
@@ -11,10 +13,22 @@ def command(
     raise AssertionError
 
 
-COMMANDS = {"one": command, "nested": {"_help": "Two of them.", "two": command}}
+@dataclass(kw_only=True)
+class Inputs:
+    names: tuple[str, ...]
+    folders: Mapping[str, str] | None = None
 
 
-@pytest.mark.parametrize("start", [["one"], ["nested", "two"]])
+@dataclass(kw_only=True)
+class Run(Inputs):
+    sizes: Sequence[float] | None = None
+    n: int = 0
+
+
+COMMANDS = {"one": command, "nested": {"_help": "Two of them.", "two": command}, "three": Run}
+
+
+@pytest.mark.parametrize("start", [["one"], ["nested", "two"], ["three"]])
 def test_words_become_one_value(start: list[str]) -> None:
     words = [*start, "--names", "a", "b", "--n", "3", "--folders", "x=A", "y=B=C", "--sizes", "0.5"]
     gathered = gather_values(words, COMMANDS)[len(start) :]

@@ -6,24 +6,38 @@ import pytest
 
 from safety_lightning.overlap.depth import find_averaged_layers, mark_layers
 from safety_lightning.overlap.settings import (
+    ActivationRun,
     ActivationSettings,
+    WeightRun,
     WeightSettings,
     choose_profiles,
-    find_profile,
-    read_profile_settings,
 )
 from safety_lightning.profiles import OVERLAP_SETTINGS, SETTINGS, name_profile
 
+RUNS = {
+    WeightSettings: WeightRun(reference="lab:aligned", updates={}),
+    ActivationSettings: ActivationRun(sets={}),
+}
+
 
 def test_profile_settings_are_settings_of_a_command_and_part() -> None:
-    fields = {
-        field.name: field.default for one in (WeightSettings, ActivationSettings) for field in dataclasses.fields(one)
-    }
+    sound, paper = (
+        {name: value for one in RUNS for name, value in vars(one().resolve(profile)).items()}
+        for profile in ("sound", "paper")
+    )
     for setting in OVERLAP_SETTINGS:
         prefix, _, name = setting.key.partition(".")
         assert prefix == "overlap"
-        assert fields[name] == setting.sound != setting.paper
+        assert (sound[name], paper[name]) == (setting.sound, setting.paper)
+        assert setting.sound != setting.paper
     assert len({setting.name for setting in OVERLAP_SETTINGS}) == len(OVERLAP_SETTINGS)
+
+
+@pytest.mark.parametrize("settings_class", RUNS)
+def test_resolved_settings_have_nothing_open(settings_class: type) -> None:
+    open_settings = settings_class(**{field.name: None for field in dataclasses.fields(settings_class)})
+    assert open_settings.resolve("sound") == settings_class().resolve("sound")
+    assert None not in vars(settings_class().resolve("paper")).values()
 
 
 def test_settings_of_one_name_agree_among_commands() -> None:
@@ -33,18 +47,22 @@ def test_settings_of_one_name_agree_among_commands() -> None:
             assert (setting.paper, setting.sound) == (by_name[setting.name].paper, by_name[setting.name].sound)
 
 
-@pytest.mark.parametrize("settings_class", [WeightSettings, ActivationSettings])
+@pytest.mark.parametrize("settings_class", RUNS)
 def test_profiles_choose_what_is_not_given(settings_class: type) -> None:
     for profile in ("sound", "paper"):
-        [(name, settings)] = choose_profiles(settings_class, profile, {"etas": None}, compare=False).items()
-        assert name == find_profile(settings) == name_profile(read_profile_settings(settings)) == profile
-    both = choose_profiles(settings_class, "paper", {"seed": 3}, compare=True)
+        run = dataclasses.replace(RUNS[settings_class], profile=profile)
+        [(name, settings)] = choose_profiles(settings_class, run, run).items()
+        assert type(settings) is settings_class
+        assert name == settings.find_profile() == name_profile(settings.read_departures()) == profile
+    run = dataclasses.replace(RUNS[settings_class], profile="paper", compare_profiles=True, seed=3)
+    both = choose_profiles(settings_class, run, run)
     assert list(both) == ["paper", "sound"]
     assert {settings.seed for settings in both.values()} == {3}
 
 
 def test_given_settings_outweigh_the_profile() -> None:
-    [(name, settings)] = choose_profiles(WeightSettings, "paper", {"tied": "once"}, compare=False).items()
+    run = dataclasses.replace(RUNS[WeightSettings], profile="paper", tied="once")
+    [(name, settings)] = choose_profiles(WeightSettings, run, run).items()
     assert (name, settings.tied, settings.zero_updates) == ("mixed", "once", "one")
 
 

@@ -23,10 +23,10 @@ from safety_lightning.overlap.publishing import publish_figures
 from safety_lightning.overlap.report import make_activation_table, print_report
 from safety_lightning.overlap.rows import ActivationRow, AngleRow, AverageRow, name_pair
 from safety_lightning.overlap.settings import (
+    ActivationRun,
     ActivationSettings,
     ProfileName,
     choose_profiles,
-    read_profile_settings,
 )
 
 if TYPE_CHECKING:
@@ -66,15 +66,30 @@ def compare_activations(
         UserError: If folders do not fit each other, a setting is out of its range, an activation is not finite, or
             the folder holds something else. Nothing has been written then.
     """
-    settings = choose_profiles(ActivationSettings, profile, given, compare=compare_profiles)
-    chosen_device = choose_device(device)
-    found = _open_sets(sets, paper_sets, list(settings))
+    run = ActivationRun(
+        sets=dict(sets),
+        paper_sets=None if paper_sets is None else dict(paper_sets),
+        out=out,
+        profile=profile,
+        compare_profiles=compare_profiles,
+        device=device,
+        **given,
+    )
+    return run_activations(run, console=console)
+
+
+def run_activations(run: ActivationRun, *, console: Console | None = None) -> Path:
+    """Runs `compare_activations` as a run says."""
+    settings = choose_profiles(ActivationSettings, run, run)
+    chosen_device = choose_device(run.device)
+    found = _open_sets(run.sets, run.paper_sets, list(settings))
     described = {name: dataclasses.asdict(one) for name, one in settings.items()}
     inputs = {name: one.describe() for name, one in found.items()}
-    folder = OverlapFolder(out, command=_COMMAND, recipe={"command": _COMMAND, "settings": described, "inputs": inputs})
+    recipe = {"command": _COMMAND, "settings": described, "inputs": inputs}
+    folder = OverlapFolder(run.out, command=_COMMAND, recipe=recipe)
     for one in dict.fromkeys(found.values()):
         one.check()
-    folder.create({"sets": dict(sets), "paper_sets": dict(paper_sets or {}), "settings": described})
+    folder.create({"sets": run.sets, "paper_sets": run.paper_sets or {}, "settings": described})
     measures = {
         name: _measure_all(folder, name, found[name], one, device=chosen_device) for name, one in settings.items()
     }
@@ -146,7 +161,7 @@ def _write_results(
 
 def _describe_settings(sets: ActivationSets, settings: ActivationSettings) -> dict[str, Any]:
     """Returns the settings in which profiles part, with those of the capture."""
-    return {**read_profile_settings(settings), **sets.read_captures()}
+    return {**settings.read_departures(), **sets.read_captures()}
 
 
 def _draw_figures(rows: list[ActivationRow], averages: list[AverageRow], profiles: list[str]) -> dict[str, Figure]:

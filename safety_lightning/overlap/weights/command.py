@@ -19,9 +19,9 @@ from safety_lightning.overlap.report import make_weight_table, print_report
 from safety_lightning.overlap.rows import AngleRow, LayerRow, TensorRow
 from safety_lightning.overlap.settings import (
     ProfileName,
+    WeightRun,
     WeightSettings,
     choose_profiles,
-    read_profile_settings,
 )
 from safety_lightning.overlap.weights.matrices import (
     MatrixMeasure,
@@ -73,15 +73,32 @@ def compare_weights(
         UserError: If checkpoints do not fit each other, a setting is out of its range, a weight is not finite, an
             update is zero, or the folder holds something else. Nothing has been written then.
     """
-    settings = choose_profiles(WeightSettings, profile, given, compare=compare_profiles)
-    chosen_device = choose_device(device)
+    run = WeightRun(
+        reference=reference,
+        updates=dict(updates),
+        base=base,
+        ceilings=None if ceilings is None else dict(ceilings),
+        out=out,
+        profile=profile,
+        compare_profiles=compare_profiles,
+        device=device,
+        **given,
+    )
+    return run_weights(run, console=console)
+
+
+def run_weights(run: WeightRun, *, console: Console | None = None) -> Path:
+    """Runs `compare_weights` as a run says."""
+    settings = choose_profiles(WeightSettings, run, run)
+    chosen_device = choose_device(run.device)
     first = next(iter(settings.values()))
-    found = WeightUpdates(reference, updates, base=base, ceilings=ceilings, settings=first)
+    found = WeightUpdates(run.reference, run.updates, base=run.base, ceilings=run.ceilings, settings=first)
     described = {name: dataclasses.asdict(one) for name, one in settings.items()}
     hashes = {name: update.hash_files() for name, update in found.updates.items()}
-    folder = OverlapFolder(out, command=_COMMAND, recipe={"command": _COMMAND, "settings": described, "inputs": hashes})
+    recipe = {"command": _COMMAND, "settings": described, "inputs": hashes}
+    folder = OverlapFolder(run.out, command=_COMMAND, recipe=recipe)
     found.check()
-    inputs = {"reference": reference, "updates": dict(updates), "base": base, "ceilings": dict(ceilings or {})}
+    inputs = {"reference": run.reference, "updates": run.updates, "base": run.base, "ceilings": run.ceilings or {}}
     folder.create({**inputs, "settings": described})
     sketch = any(one.large_updates == "sketch" for one in settings.values())
     measures = _measure_all(folder, found, first, sketch=sketch, device=chosen_device)
@@ -125,7 +142,7 @@ def _write_results(
     print_report(
         make_weight_table(layers) if layers else None,
         notes=_list_notes(updates, measures, rows, settings),
-        settings={name: read_profile_settings(one) for name, one in settings.items()},
+        settings={name: one.read_departures() for name, one in settings.items()},
         out=folder.path,
         console=console,
     )
