@@ -111,7 +111,7 @@ def _make_table(
     values: Mapping[_Key, Mapping[str, float | None]],
     ranges: Mapping[_Key, Mapping[str, tuple[float | None, float | None]]],
 ) -> Table:
-    """Makes a block per pair: a column per share, a line per quantity and profile, so that profiles lie side by side."""
+    """Makes a block per pair: a column per share, a line per quantity and profile, profiles side by side."""
     etas = _choose_etas([key[2] for key in values])
     profiles = list(dict.fromkeys(key[1] for key in values))
     title += "\nintervals and bands hold 95 %" * bool(ranges)
