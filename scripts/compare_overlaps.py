@@ -15,7 +15,7 @@ from jsonargparse import auto_cli
 
 from safety_lightning.cli.lists import gather_values
 from safety_lightning.figures import PALETTE, make_figure, save_figure
-from safety_lightning.overlap.rows import AverageRow
+from safety_lightning.overlap import AverageRow
 from safety_lightning.tables import read_parquet
 
 

@@ -85,14 +85,14 @@ COMMANDS: dict[str, Any] = {
     "overlap": {
         "_help": "Compare subspaces of weight updates, or of activations, in pairs.",
         "weights": Command(
-            "overlap.settings:WeightRun",
+            "overlap:WeightRun",
             "Compare updates of weights in pairs: Mode Subspace Overlap by matrix, layer and share of energy.",
-            runner="overlap.weights.command:run_weights",
+            runner="overlap:run_weights",
         ),
         "activations": Command(
-            "overlap.settings:ActivationRun",
+            "overlap:ActivationRun",
             "Compare sets of activations in pairs: Mode Subspace Overlap by layer and share of energy.",
-            runner="overlap.activations.command:run_activations",
+            runner="overlap:run_activations",
         ),
     },
     "lab": {

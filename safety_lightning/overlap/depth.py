@@ -52,11 +52,11 @@ def find_averaged_layers(num_layers: int, depth: Sequence[float]) -> list[int]:
     return inside or [min(range(num_layers + 1), key=lambda one: abs(one / num_layers - (low + high) / 2))]
 
 
-def format_percentiles(percentiles: Sequence[int]) -> str:
-    """Formats the percentiles of one layer.
+def name_marked_layers(num_layers: int) -> dict[int, str]:
+    """Returns what figures call the marked layers, by their layer of activations.
 
     Example:
-        >>> format_percentiles([80, 85])
-        '80/85 %'
+        >>> name_marked_layers(2)
+        {1: '70 %', 2: '80/85 %'}
     """
-    return "/".join(str(one) for one in percentiles) + " %"
+    return {layer: "/".join(map(str, found)) + " %" for layer, found in mark_layers(num_layers).items()}

@@ -20,9 +20,9 @@ _CurveRow = TypeVar("_CurveRow", LayerRow, AverageRow)
 
 
 def draw_layer_curves(rows: Sequence[LayerRow]) -> Figure:
-    """Draws overlap over η at the marked layers, a panel a layer and a line of panels a profile.
+    """Draws overlap over η at the marked layers, a panel per layer and a line of panels per profile.
 
-    A curve a pair, with its chance level dashed and, where ceilings are known, their mean dotted.
+    A curve per pair, with its chance level dashed and, where ceilings are known, their mean dotted.
     """
     profiles = list(dict.fromkeys(row.profile for row in rows))
     marked = sorted({(row.layer, row.percentile) for row in rows if row.layer is not None and row.percentile})
@@ -40,9 +40,9 @@ def draw_layer_curves(rows: Sequence[LayerRow]) -> Figure:
 
 
 def draw_average_curves(rows: Sequence[AverageRow]) -> Figure:
-    """Draws the overlap of activations over η, averaged over a range of depth, a panel a profile.
+    """Draws the overlap of activations over η, averaged over a range of depth, a panel per profile.
 
-    A curve a pair with bars for its interval, its chance level dashed, and a band for the null.
+    A curve per pair, with bars for its interval, its chance level dashed, and a band for the null.
     """
     profiles = list(dict.fromkeys(row.profile for row in rows))
     figure, axes = _make_panels(1, len(profiles), width=4.6)
@@ -57,8 +57,18 @@ def draw_average_curves(rows: Sequence[AverageRow]) -> Figure:
     return figure
 
 
+def draw_maps(rows: Sequence[LayerRow | ActivationRow]) -> dict[str, Figure]:
+    """Draws the map of each profile that has rows of layers, by the stem of its file."""
+    profiles = list(dict.fromkeys(row.profile for row in rows if row.layer is not None))
+    stems = ["mso_by_layer"] if len(profiles) == 1 else [f"mso_by_layer_{profile}" for profile in profiles]
+    return {
+        stem: draw_map([row for row in rows if row.profile == profile])
+        for stem, profile in zip(stems, profiles, strict=True)
+    }
+
+
 def draw_map(rows: Sequence[LayerRow | ActivationRow]) -> Figure:
-    """Draws the overlap by layer and η, a map a pair, with the layers at the marked percentiles of depth named.
+    """Draws the overlap by layer and η, a map per pair, with the layers at the marked percentiles of depth named.
 
     Args:
         rows: Rows of one profile; those outside the layers are not shown.

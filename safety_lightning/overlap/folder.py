@@ -1,31 +1,35 @@
-"""The folder of an overlap run: measured parts as they come, so that a killed run goes on, and tables at the end."""
+"""The folder of an overlap run: measured parts as they come, then tables and figures."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from safety_lightning.errors import UserError
-from safety_lightning.files import write_atomically
+from safety_lightning.figures import save_figure
+from safety_lightning.files import PartStore, write_atomically
 from safety_lightning.runs import RunFolder, describe_environment
 from safety_lightning.tables import write_csv, write_parquet
 
-_PARTS = "parts"
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_BOARD = "tensorboard"
 
 
 class OverlapFolder:
     """What an overlap command writes.
 
-    A folder that holds an unfinished or a finished run of the same command, settings and inputs goes on with it; any
-    other folder that is not empty is refused.
+    A run of the same command, settings and inputs that the folder holds, finished or not, is resumed; any other folder
+    that is not empty is refused.
 
     Args:
         path: The folder; None makes a fresh one under ``logs/``.
-        command: The command, as fresh folders are called by it.
+        command: The command, which fresh folders are named after.
         recipe: What determines the results, plain JSON: the command, its settings, and hashes of its inputs.
 
     Raises:
@@ -41,9 +45,10 @@ class OverlapFolder:
         self._folder = RunFolder(found.path, command=command, resume=bool(manifest))
         self._folder.check()
         self.path = self._folder.path
+        self.parts = PartStore(self.path / "parts")
 
     def create(self, config: Mapping[str, Any]) -> None:
-        """Makes the folder with the resolved configuration and the manifest, unless its run goes on."""
+        """Makes the folder with the resolved configuration and the manifest, unless its run is resumed."""
         if not self._folder.resume:
             self._folder.create()
             self._folder.write_manifest({"recipe": self.recipe, **describe_environment()})
@@ -51,22 +56,28 @@ class OverlapFolder:
         if not file.exists():
             write_atomically(file, yaml.safe_dump(json.loads(json.dumps(config)), sort_keys=False))
 
-    def read_part(self, name: str) -> Any:
-        """Returns what `write_part` wrote under a name, None if it has not."""
-        file = self._name_part(name)
-        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
-
-    def write_part(self, name: str, content: Any) -> None:
-        """Keeps one measured part; anything that is plain JSON."""
-        write_atomically(self._name_part(name), json.dumps(content))
-
     def write_table(self, stem: str, row_class: type, rows: Sequence[Any]) -> None:
         """Writes rows as ``stem.csv`` and ``stem.parquet``."""
         write_parquet(self.path / f"{stem}.parquet", row_class, rows)
         write_csv(self.path / f"{stem}.csv", row_class, rows)
 
-    def _name_part(self, name: str) -> Path:
-        return self.path / _PARTS / f"{name}.json"
+
+def publish_figures(out: Path, figures: Mapping[str, Figure]) -> None:
+    """Saves figures as PNG and SVG, and shows them in TensorBoard.
+
+    Args:
+        out: The run's folder.
+        figures: Figures by their file's stem.
+    """
+    from torch.utils.tensorboard import SummaryWriter
+
+    for stem, figure in figures.items():
+        save_figure(figure, out / "figures" / stem)
+    if (out / _BOARD).exists():
+        return  # a run that was finished before has shown them
+    with SummaryWriter(str(out / _BOARD)) as writer:
+        for stem, figure in figures.items():
+            writer.add_figure(f"overlap/{stem}", figure, close=False)
 
 
 def _check_same(path: Path, found: Any, wanted: Mapping[str, Any]) -> None:

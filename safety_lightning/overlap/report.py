@@ -11,7 +11,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from safety_lightning.overlap.rows import AverageRow, LayerRow, average, name_layers
+from safety_lightning.overlap.rows import (
+    ActivationRow,
+    AverageRow,
+    LayerRow,
+    OverlapMatrixRow,
+    average,
+    name_layers,
+)
 
 _MAX_ETAS = 5
 _QUANTITIES = {
@@ -36,7 +43,7 @@ def print_report(
     Args:
         table: The table; None when there is nothing to average.
         notes: A line each: what was left out, and what does not fit.
-        settings: The settings in which profiles part, by the profile that the rows are called by.
+        settings: The settings in which profiles part, by the name of the profile in the rows.
         out: The folder.
         console: Where to print; None is standard output.
     """
@@ -50,6 +57,14 @@ def print_report(
         console.print(f"Profile {profile} ({listed})", highlight=False, soft_wrap=True, markup=False)
     console.print(f"Folder       {out}", highlight=False, soft_wrap=True)
     console.print(f"TensorBoard  tensorboard --logdir {out}", highlight=False, soft_wrap=True)
+
+
+def note_forced(rows: Sequence[OverlapMatrixRow] | Sequence[ActivationRow]) -> list[str]:
+    """Says how many rows have forced overlap; nothing where none has."""
+    if not any(row.is_forced for row in rows):
+        return []
+    share = sum(row.is_forced for row in rows) / len(rows)
+    return [f"{share:.1%} of the rows have forced overlap: their two ranks add up to more than the dimension"]
 
 
 def make_weight_table(rows: Sequence[LayerRow]) -> Table:
@@ -96,7 +111,7 @@ def _make_table(
     values: Mapping[_Key, Mapping[str, float | None]],
     ranges: Mapping[_Key, Mapping[str, tuple[float | None, float | None]]],
 ) -> Table:
-    """Makes a block a pair with a line a quantity and profile, so that profiles are side by side; a column a share."""
+    """Makes a block per pair: a column per share, a line per quantity and profile, profiles side by side."""
     etas = _choose_etas([key[2] for key in values])
     profiles = list(dict.fromkeys(key[1] for key in values))
     title += "\nintervals and bands hold 95 %" * bool(ranges)

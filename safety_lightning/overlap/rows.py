@@ -9,11 +9,13 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from safety_lightning.subspaces import Overlap
+import torch
+
+from safety_lightning.subspaces import Modes, Overlap, compute_principal_angles
 
 
 @dataclass(frozen=True, kw_only=True)
-class TensorRow:
+class OverlapMatrixRow:
     """Two updates of one matrix of weights.
 
     Attributes:
@@ -58,12 +60,12 @@ class LayerRow:
     """Means over the matrices of one decoder layer; 1-D tensors have rows of their own but no part in means.
 
     Attributes:
-        profile: As in `TensorRow`.
-        pair: As in `TensorRow`.
+        profile: As in `OverlapMatrixRow`.
+        pair: As in `OverlapMatrixRow`.
         layer: Decoder layer from 0; None for the matrices outside the layers.
         depth: (layer + 1) / number of layers, in (0, 1].
         percentile: The percentiles of depth that the layer stands for in figures, such as ``80/85 %``.
-        eta: As in `TensorRow`.
+        eta: As in `OverlapMatrixRow`.
         num_tensors: Matrices in the means.
         num_excluded: Matrices left out because an update of theirs is zero.
         num_forced: Matrices in the means of which some overlap is forced.
@@ -95,22 +97,22 @@ class ActivationRow:
     """Two sets of activations at one layer.
 
     Attributes:
-        profile: As in `TensorRow`.
+        profile: As in `OverlapMatrixRow`.
         pair: ``A vs B``.
         layer: 0 for the embedding output, l for the output of the l-th decoder layer.
         depth: layer / number of layers, in [0, 1].
         percentile: As in `LayerRow`.
         num_a: Prompts of the first set.
         num_b: Prompts of the second set.
-        eta: As in `TensorRow`.
-        k_a: As in `TensorRow`.
-        k_b: As in `TensorRow`.
+        eta: As in `OverlapMatrixRow`.
+        k_a: As in `OverlapMatrixRow`.
+        k_b: As in `OverlapMatrixRow`.
         dimension: The hidden size.
         mso: Mode Subspace Overlap.
-        chance: As in `TensorRow`.
-        excess: As in `TensorRow`.
-        is_forced: As in `TensorRow`.
-        forced_minimum: As in `TensorRow`.
+        chance: As in `OverlapMatrixRow`.
+        excess: As in `OverlapMatrixRow`.
+        is_forced: As in `OverlapMatrixRow`.
+        forced_minimum: As in `OverlapMatrixRow`.
         mso_uncentred: The overlap when no mean is taken off.
         chance_uncentred: Its chance.
         null_low: Lower end of the 95 % band of the overlap when labels are shuffled between the sets.
@@ -154,13 +156,13 @@ class AverageRow:
     The null and the resamples are averaged over the layers draw by draw, as the same prompts are drawn in every layer.
 
     Attributes:
-        profile: As in `TensorRow`.
+        profile: As in `OverlapMatrixRow`.
         pair: ``A vs B``.
         first_layer: First layer of the range.
         last_layer: Last layer of the range.
         num_layers: Layers in the mean.
         num_excluded: Layers of the range left out because a set has no variation there.
-        eta: As in `TensorRow`.
+        eta: As in `OverlapMatrixRow`.
         mso: Mean overlap.
         chance: Mean chance.
         excess: Mean excess.
@@ -196,7 +198,7 @@ class AverageRow:
 
 @dataclass(frozen=True, kw_only=True)
 class AngleRow:
-    """Principal angles of two subspaces, in degrees: of whole decompositions, and with the settings named first.
+    """Principal angles in degrees, from exact decompositions, with the first profile's settings.
 
     Attributes:
         pair: ``A vs B``.
@@ -219,6 +221,24 @@ class AngleRow:
     median: float
     largest: float
     mso: float
+
+
+def make_angle_row(pair: str, where: str, eta: float, modes_a: Modes, modes_b: Modes) -> AngleRow:
+    """Measures the principal angles at one share of energy."""
+    angles = compute_principal_angles(modes_a.read_basis(eta), modes_b.read_basis(eta))
+    levels = torch.tensor([0.0, 0.25, 0.5, 1.0], dtype=torch.float64, device=angles.device)
+    smallest, quarter, median, largest = torch.quantile(angles.rad2deg(), levels).tolist()
+    return AngleRow(
+        pair=pair,
+        where=where,
+        eta=eta,
+        num_angles=len(angles),
+        smallest=smallest,
+        quarter=quarter,
+        median=median,
+        largest=largest,
+        mso=float(angles.cos().square().mean()),
+    )
 
 
 def name_pair(first: str, second: str) -> str:

@@ -27,7 +27,7 @@ class OverlapSettings:
     """What settings of both kinds can do."""
 
     def resolve(self, profile: ProfileName) -> Self:
-        """Returns settings in which no value is open: a profile chooses those it knows, defaults are the rest.
+        """Fills the settings that are open: a profile chooses those it knows, the rest are defaults.
 
         Raises:
             UserError: If a setting is out of its range.
@@ -192,13 +192,12 @@ class ActivationRun(ActivationSettings, RunOptions, ActivationInputs):
 Settings = TypeVar("Settings", WeightSettings, ActivationSettings)
 
 
-def choose_profiles(settings_class: type[Settings], run: Settings, options: RunOptions) -> dict[str, Settings]:
+def choose_profiles(settings_class: type[Settings], run: RunOptions) -> dict[str, Settings]:
     """Resolves the settings of a run, once or by both profiles.
 
     Args:
         settings_class: `WeightSettings` or `ActivationSettings`.
-        run: Holds the settings, open where a profile chooses; those that are given hold in both profiles.
-        options: The profile, which comes first, and whether both are wanted.
+        run: A run of that kind; settings that it gives hold in both profiles, its own profile comes first.
 
     Returns:
         Resolved settings by ``paper`` and ``sound``, or by the profile that a single one belongs to.
@@ -207,10 +206,10 @@ def choose_profiles(settings_class: type[Settings], run: Settings, options: RunO
         UserError: If a setting is out of its range.
     """
     given = settings_class(**{one.name: getattr(run, one.name) for one in dataclasses.fields(settings_class)})
-    if not options.compare_profiles:
-        settings = given.resolve(options.profile)
+    if not run.compare_profiles:
+        settings = given.resolve(run.profile)
         return {settings.find_profile(): settings}
-    names: list[ProfileName] = ["sound", "paper"] if options.profile == "sound" else ["paper", "sound"]
+    names: list[ProfileName] = ["sound", "paper"] if run.profile == "sound" else ["paper", "sound"]
     return {name: given.resolve(name) for name in names}
 
 

@@ -13,8 +13,8 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from benchmarks.common import Result, take_turns, time_call
 from benchmarks.training import draw_delta
-from safety_lightning.overlap.settings import WeightSettings
-from safety_lightning.overlap.weights.matrices import MatrixMeasure, measure_matrix
+from safety_lightning.overlap import WeightSettings
+from safety_lightning.overlap.weights.compare import MatrixMeasure, measure_matrix
 
 UPDATES = ("useful", "harmful", "delta")
 PAIRS = list(itertools.combinations(UPDATES, 2))

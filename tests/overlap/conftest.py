@@ -1,6 +1,7 @@
 """Folders of activations and checkpoints that overlap in a known way."""
 
 import dataclasses
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,8 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from safety_lightning.activations.storage import TENSOR, ActivationIndex, PromptRecord, name_shard, save_index
-from safety_lightning.overlap.activations import command as activation_command
-from safety_lightning.overlap.weights import command as weight_command
+from safety_lightning.overlap import run as overlap_run
 from tests.conftest import copy_checkpoint, make_pico_llama
 
 NUM_LAYERS, HIDDEN_SIZE = 4, 16
@@ -58,8 +58,7 @@ def save_activations(
 @pytest.fixture
 def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaves out figures, which are most of a small run's time and have tests of their own."""
-    for command in (activation_command, weight_command):
-        monkeypatch.setattr(command, "publish_figures", lambda out, figures: None)
+    monkeypatch.setattr(overlap_run, "publish_figures", lambda out, figures: None)
 
 
 @pytest.fixture(scope="session")
@@ -105,3 +104,18 @@ class _Change:
         common = torch.randn(weights.shape[0], self.shared, generator=torch.Generator().manual_seed(weights.numel()))
         columns = torch.cat([left, common], dim=1)
         return weights + 0.01 * columns @ torch.randn(columns.shape[1], weights.shape[1], generator=self.generator)
+
+
+def interrupt(out: Path, copy: Path, *, num_parts: int) -> dict[Path, int]:
+    """Makes a copy of a run's folder as a kill would have left it: some of its parts, and no tables.
+
+    Returns:
+        The parts that are there, with the times at which they were written.
+    """
+    shutil.copytree(out, copy)
+    for table in [*copy.glob("*.csv"), *copy.glob("*.parquet")]:
+        table.unlink()
+    parts = sorted(copy.glob("parts/*.json"))
+    for part in parts[num_parts:]:
+        part.unlink()
+    return {part: part.stat().st_mtime_ns for part in parts[:num_parts]}

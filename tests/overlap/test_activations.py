@@ -9,14 +9,12 @@ import torch
 from rich.console import Console
 
 from safety_lightning import compare_activations
-from safety_lightning.activations import ActivationFolder
+from safety_lightning.activations.storage import ActivationFolder
 from safety_lightning.cli import main
-from safety_lightning.overlap.activations import command as activation_command
-from safety_lightning.overlap.activations import layers
-from safety_lightning.overlap.rows import ActivationRow, AngleRow, AverageRow
+from safety_lightning.overlap import ActivationRow, AngleRow, AverageRow
 from safety_lightning.tables import read_parquet
 from tests import reference
-from tests.overlap.conftest import HIDDEN_SIZE, NUM_LAYERS, draw_hidden, save_activations
+from tests.overlap.conftest import HIDDEN_SIZE, NUM_LAYERS, draw_hidden, interrupt, save_activations
 
 ETAS = [0.5, 0.9]
 pytestmark = pytest.mark.usefixtures("without_figures")
@@ -160,25 +158,14 @@ def test_angles_are_written_where_asked_for(activation_folders: dict[str, str], 
     assert all(row.mso == pytest.approx(values[row.where], abs=1e-5) for row in angles)
 
 
-def test_killed_run_goes_on_and_equals_one_that_was_not(
-    activation_folders: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = run(activation_folders, tmp_path / "whole")
-    measured = []
-
-    def measure(*args: object, layer: int, **options: object) -> object:
-        if len(measured) == 2:
-            measured.append("killed")
-            raise KeyboardInterrupt
-        measured.append(layer)
-        return layers.measure_layer(*args, layer=layer, **options)
-
-    monkeypatch.setattr(activation_command, "measure_layer", measure)
-    with pytest.raises(KeyboardInterrupt):
-        run(activation_folders, tmp_path / "killed")
-    killed = run(activation_folders, tmp_path / "killed")
-    assert measured == [0, 1, "killed", 2, 3, 4]
-    for name in ("overlap.csv", "average.csv", "config.yaml"):
+def test_killed_run_resumes_and_equals_one_that_was_not(activation_folders: dict[str, str], tmp_path: Path) -> None:
+    whole = run(activation_folders, tmp_path / "whole", angle_etas=[0.9])
+    killed = tmp_path / "killed"
+    kept = interrupt(whole, killed, num_parts=2)
+    run(activation_folders, killed, angle_etas=[0.9])
+    assert all(part.stat().st_mtime_ns == written for part, written in kept.items())
+    assert len(list(killed.glob("parts/*.json"))) == NUM_LAYERS + 1
+    for name in ("overlap.csv", "average.csv", "angles.csv", "config.yaml"):
         assert (killed / name).read_bytes() == (whole / name).read_bytes()
     with pytest.raises(ValueError, match="differs in settings"):
         run(activation_folders, killed, seed=1)

@@ -8,9 +8,9 @@ from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from safety_lightning import compare_activations, compare_weights
+from safety_lightning.overlap import AverageRow, LayerRow
 from safety_lightning.overlap.figures import draw_average_curves, draw_layer_curves, draw_map
-from safety_lightning.overlap.publishing import publish_figures
-from safety_lightning.overlap.rows import AverageRow, LayerRow
+from safety_lightning.overlap.folder import publish_figures
 from safety_lightning.tables import read_parquet
 
 ETAS = [0.5, 0.7, 0.9]

@@ -11,7 +11,6 @@ from torch import Tensor, multiprocessing
 
 from safety_lightning import EnergyKept, ModeSubspaceOverlap
 from safety_lightning.overlap.activations.draws import find_modes
-from safety_lightning.projection.operators import compute_energy_kept
 from safety_lightning.subspaces import DEFAULT_ETAS, compare_modes
 
 SIZE = 10
@@ -54,33 +53,6 @@ def test_set_that_does_not_vary_has_no_overlap() -> None:
     assert metric.compute().isnan().all()
 
 
-def test_energy_kept_sums_before_it_divides() -> None:
-    updates = [draw(7, seed=seed) for seed in range(3)]
-    bases = [torch.linalg.qr(draw(7, seed=9 + seed))[0][:, : seed + 1] for seed in range(3)]
-    metric = EnergyKept(component="orthogonal")
-    for update, basis in zip(updates, bases, strict=True):
-        metric.update(update, basis)
-    shares = [compute_energy_kept(u, b, component="orthogonal") for u, b in zip(updates, bases, strict=True)]
-    energies = torch.stack([update.double().square().sum() for update in updates])
-    expected = (torch.stack(shares) * energies).sum() / energies.sum()
-    torch.testing.assert_close(metric.compute(), expected)
-    metric.update(updates[0], bases[0][:, :0])
-    torch.testing.assert_close(metric.compute(), expected)
-
-
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_components_of_energy_add_up_to_one(side: str) -> None:
-    update = draw(7, seed=0)
-    basis = torch.linalg.qr(draw(20, seed=1).mT if side == "right" else draw(7, seed=1))[0][:, :2]
-    parts = []
-    for component in ("parallel", "orthogonal"):
-        metric = EnergyKept(component=component, side=side)
-        metric.update(update, basis)
-        parts.append(float(metric.compute()))
-    assert sum(parts) == pytest.approx(1)
-    assert 0 < parts[0] < 1
-
-
 def test_bad_input_is_named() -> None:
     metric = ModeSubspaceOverlap(SIZE)
     with pytest.raises(ValueError, match=r"activations must be floating and of shape \(B, 10\)"):
@@ -96,8 +68,6 @@ def test_bad_input_is_named() -> None:
         ModeSubspaceOverlap(0)
     with pytest.raises(ValueError, match=r"etas must be in \(0, 1\], got 2"):
         ModeSubspaceOverlap(4, etas=[2])
-    with pytest.raises(ValueError, match="basis must have 7 rows"):
-        EnergyKept(component="parallel").update(draw(7, seed=0), torch.eye(5))
 
 
 def _measure_share(rank: int, rendezvous: str, out: str) -> None:

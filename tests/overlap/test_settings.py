@@ -51,18 +51,18 @@ def test_settings_of_one_name_agree_among_commands() -> None:
 def test_profiles_choose_what_is_not_given(settings_class: type) -> None:
     for profile in ("sound", "paper"):
         run = dataclasses.replace(RUNS[settings_class], profile=profile)
-        [(name, settings)] = choose_profiles(settings_class, run, run).items()
+        [(name, settings)] = choose_profiles(settings_class, run).items()
         assert type(settings) is settings_class
         assert name == settings.find_profile() == name_profile(settings.read_departures()) == profile
     run = dataclasses.replace(RUNS[settings_class], profile="paper", compare_profiles=True, seed=3)
-    both = choose_profiles(settings_class, run, run)
+    both = choose_profiles(settings_class, run)
     assert list(both) == ["paper", "sound"]
     assert {settings.seed for settings in both.values()} == {3}
 
 
 def test_given_settings_outweigh_the_profile() -> None:
     run = dataclasses.replace(RUNS[WeightSettings], profile="paper", tied="once")
-    [(name, settings)] = choose_profiles(WeightSettings, run, run).items()
+    [(name, settings)] = choose_profiles(WeightSettings, run).items()
     assert (name, settings.tied, settings.zero_updates) == ("mixed", "once", "one")
 
 

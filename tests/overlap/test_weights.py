@@ -13,12 +13,12 @@ from safetensors.torch import load_file, save_file
 
 from safety_lightning import compare_weights
 from safety_lightning.cli import main
-from safety_lightning.overlap.rows import AngleRow, LayerRow, TensorRow
-from safety_lightning.overlap.weights import command as weight_command
-from safety_lightning.overlap.weights import matrices
+from safety_lightning.overlap import AngleRow, LayerRow, OverlapMatrixRow
+from safety_lightning.overlap.weights import compare
 from safety_lightning.tables import read_parquet
 from tests import reference
 from tests.conftest import copy_checkpoint, make_pico_llama
+from tests.overlap.conftest import interrupt
 
 ETAS = [0.5, 0.9]
 pytestmark = pytest.mark.usefixtures("without_figures")
@@ -30,8 +30,8 @@ def run(folders: dict[str, str], out: Path, *names: str, **options: object) -> P
     return compare_weights(folders["reference"], updates, out=out, **given)
 
 
-def read_rows(out: Path, pair: str | None = None) -> list[TensorRow]:
-    return [row for row in read_parquet(out / "overlap.parquet", TensorRow) if pair in (None, row.pair)]
+def read_rows(out: Path, pair: str | None = None) -> list[OverlapMatrixRow]:
+    return [row for row in read_parquet(out / "overlap.parquet", OverlapMatrixRow) if pair in (None, row.pair)]
 
 
 def read_layers(out: Path) -> list[LayerRow]:
@@ -112,7 +112,7 @@ def test_ceilings_are_the_overlap_of_two_seeds(weight_folders: dict[str, str], t
 def test_profiles_part_where_they_should(
     weight_folders: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(matrices, "LARGE_ROWS", 40)  # the embedding of 48 rows is large, as are the up projections
+    monkeypatch.setattr(compare, "LARGE_ROWS", 40)  # the embedding of 48 rows is large, as are the up projections
     out = run(weight_folders, tmp_path / "out", "useful", "partial", compare_profiles=True)
     rows = read_rows(out)
     sound, paper = ({(r.tensor, r.eta): r for r in rows if r.profile == name} for name in ("sound", "paper"))
@@ -170,34 +170,19 @@ def test_folder_says_what_is_needed_to_repeat_the_run(weight_folders: dict[str, 
     assert not list(out.rglob("*.partial"))
 
 
-def test_killed_run_goes_on_and_equals_one_that_was_not(
-    weight_folders: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_killed_run_resumes_and_equals_one_that_was_not(weight_folders: dict[str, str], tmp_path: Path) -> None:
     whole = run(weight_folders, tmp_path / "whole")
-    measured = []
-
-    def measure_some(name: str, *args: object, **options: object) -> object:
-        if len(measured) == 5:
-            raise KeyboardInterrupt
-        measured.append(name)
-        return matrices.measure_matrix(name, *args, **options)
-
-    monkeypatch.setattr(weight_command, "measure_matrix", measure_some)
-    with pytest.raises(KeyboardInterrupt):
-        run(weight_folders, tmp_path / "killed")
-    assert not (tmp_path / "killed/overlap.csv").exists()
-    monkeypatch.setattr(
-        weight_command,
-        "measure_matrix",
-        lambda name, *args, **options: (measured.append(name), matrices.measure_matrix(name, *args, **options))[1],
-    )
-    killed = run(weight_folders, tmp_path / "killed")
-    assert len(measured) == len(set(measured)) == len(read_rows(whole)) / len(ETAS)
+    killed = tmp_path / "killed"
+    kept = interrupt(whole, killed, num_parts=5)
+    run(weight_folders, killed)
+    assert all(part.stat().st_mtime_ns == written for part, written in kept.items())
     for name in ("overlap.csv", "layers.csv", "config.yaml"):
         assert (killed / name).read_bytes() == (whole / name).read_bytes()
-    monkeypatch.setattr(weight_command, "measure_matrix", None)  # a finished run measures nothing anew
-    before = (killed / "overlap.csv").read_bytes()
-    assert (run(weight_folders, tmp_path / "killed") / "overlap.csv").read_bytes() == before
+    parts = {part: part.stat().st_mtime_ns for part in killed.glob("parts/*.json")}
+    assert len(parts) == len(read_rows(whole)) / len(ETAS)
+    run(weight_folders, killed)  # a finished run measures nothing anew
+    assert {part: part.stat().st_mtime_ns for part in killed.glob("parts/*.json")} == parts
+    assert (killed / "overlap.csv").read_bytes() == (whole / "overlap.csv").read_bytes()
 
 
 def test_folder_of_something_else_is_left_alone(weight_folders: dict[str, str], tmp_path: Path) -> None:

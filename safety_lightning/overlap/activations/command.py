@@ -1,28 +1,29 @@
-"""Runs `overlap activations`: every pair of sets of activations, in a folder of tables and figures."""
+"""The command `overlap activations`: every pair of sets of activations, in a folder of tables and figures."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
-from tqdm import tqdm
 
 from safety_lightning.devices import choose_device
 from safety_lightning.errors import UserError
-from safety_lightning.overlap.activations.layers import measure_layer, pack_layer, unpack_layer
+from safety_lightning.files import PartStore
+from safety_lightning.overlap.activations.compare import LayerMeasure, measure_layer, unpack_layer
 from safety_lightning.overlap.activations.rows import Measures, make_activation_rows, make_average_rows
 from safety_lightning.overlap.activations.sets import ActivationSets
 from safety_lightning.overlap.depth import find_averaged_layers
-from safety_lightning.overlap.figures import draw_average_curves, draw_map
-from safety_lightning.overlap.folder import OverlapFolder
-from safety_lightning.overlap.publishing import publish_figures
-from safety_lightning.overlap.report import make_activation_table, print_report
-from safety_lightning.overlap.rows import ActivationRow, AngleRow, AverageRow, name_pair
+from safety_lightning.overlap.figures import draw_average_curves, draw_maps
+from safety_lightning.overlap.parts import Pair, measure_parts
+from safety_lightning.overlap.report import make_activation_table, note_forced
+from safety_lightning.overlap.rows import ActivationRow, AverageRow, name_pair
+from safety_lightning.overlap.run import Comparison, Findings, run_comparison
 from safety_lightning.overlap.settings import (
+    ActivationInputs,
     ActivationRun,
     ActivationSettings,
     ProfileName,
@@ -31,8 +32,6 @@ from safety_lightning.overlap.settings import (
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-_COMMAND = "overlap-activations"
 
 
 def compare_activations(
@@ -49,10 +48,10 @@ def compare_activations(
     """Compares sets of activations, writes tables and figures, and prints a table.
 
     Args:
-        sets: See `ActivationSets`.
+        sets: Folders by the sets' names; see `ActivationSets`.
         paper_sets: The same sets as captured by the profile `paper`, which its rows are made of when profiles are
             compared; None makes them of ``sets``.
-        out: The folder to make; None makes a fresh one. One that holds the same run goes on.
+        out: The folder to make; None makes a fresh one. One that holds the same run is resumed.
         profile: What chooses the settings that are not given.
         compare_profiles: Whether rows of both profiles are made.
         device: Where to decompose; None is the GPU where there is one.
@@ -79,28 +78,24 @@ def compare_activations(
 
 
 def run_activations(run: ActivationRun, *, console: Console | None = None) -> Path:
-    """Runs `compare_activations` as a run says."""
-    settings = choose_profiles(ActivationSettings, run, run)
-    chosen_device = choose_device(run.device)
-    found = _open_sets(run.sets, run.paper_sets, list(settings))
-    described = {name: dataclasses.asdict(one) for name, one in settings.items()}
-    inputs = {name: one.describe() for name, one in found.items()}
-    recipe = {"command": _COMMAND, "settings": described, "inputs": inputs}
-    folder = OverlapFolder(run.out, command=_COMMAND, recipe=recipe)
-    for one in dict.fromkeys(found.values()):
-        one.check()
-    folder.create({"sets": run.sets, "paper_sets": run.paper_sets or {}, "settings": described})
-    measures = {
-        name: _measure_all(folder, name, found[name], one, device=chosen_device) for name, one in settings.items()
-    }
-    _write_results(folder, found, measures, settings, console)
-    return folder.path
+    """Runs the command; see `compare_activations`."""
+    settings = choose_profiles(ActivationSettings, run)
+    device = choose_device(run.device)
+    sets = _open_sets(run, list(settings))
+    comparison = Comparison(
+        command="overlap-activations",
+        settings=settings,
+        inputs={"sets": run.sets, "paper_sets": run.paper_sets or {}},
+        hashes={name: one.describe() for name, one in sets.items()},
+        check=partial(_check_once, sets),
+        measure=partial(_measure, sets, settings, device),
+    )
+    return run_comparison(comparison, out=run.out, console=console)
 
 
-def _open_sets(
-    sets: Mapping[str, str], paper_sets: Mapping[str, str] | None, profiles: list[str]
-) -> dict[str, ActivationSets]:
-    """Opens the sets of each profile; those of the profile `paper` can be others than the rest."""
+def _open_sets(inputs: ActivationInputs, profiles: Sequence[str]) -> dict[str, ActivationSets]:
+    """Opens the sets of each profile; those of the profile ``paper`` can be others than the rest."""
+    sets, paper_sets = inputs.sets, inputs.paper_sets
     if paper_sets is not None and (len(profiles) < 2 or set(paper_sets) != set(sets)):
         raise UserError(
             f"paper_sets must be the sets {list(sets)} under compare_profiles, got {list(paper_sets)} "
@@ -111,79 +106,60 @@ def _open_sets(
     return {name: others if name == "paper" else opened for name in profiles}
 
 
-def _measure_all(
-    folder: OverlapFolder, profile: str, sets: ActivationSets, settings: ActivationSettings, *, device: torch.device
-) -> Measures:
-    """Measures the layers that an earlier start of the run has not measured."""
-    averaged = find_averaged_layers(sets.num_layers, settings.depth)
-    parts = {layer: f"{profile}-layer-{layer:03d}" for layer in range(sets.num_layers + 1)}
-    packed = {layer: folder.read_part(part) for layer, part in parts.items()}
-    waiting = [layer for layer in parts if packed[layer] is None]
-    done = len(parts) - len(waiting)
-    with tqdm(total=len(parts), initial=done, desc=f"Overlap, {profile}", unit="layer", delay=1) as progress:
-        for layer in waiting:
-            hidden = {name: found.to(device) for name, found in sets.read_layer(layer).items()}
-            with_draws = settings.draw_layers == "every" or layer in averaged
-            measured = measure_layer(hidden, sets.pairs, settings, layer=layer, with_draws=with_draws)
-            packed[layer] = pack_layer(measured)
-            folder.write_part(parts[layer], packed[layer])
-            progress.update()
-    return {layer: unpack_layer(one) for layer, one in packed.items()}
+def _check_once(sets: Mapping[str, ActivationSets]) -> None:
+    for one in dict.fromkeys(sets.values()):
+        one.check()
 
 
-def _write_results(
-    folder: OverlapFolder,
+def _measure(
     sets: Mapping[str, ActivationSets],
-    measures: Mapping[str, Measures],
     settings: Mapping[str, ActivationSettings],
-    console: Console | None,
-) -> None:
+    device: torch.device,
+    parts: PartStore,
+) -> Findings:
+    """Measures layer by layer, for each profile."""
+    measures: dict[str, Measures] = {}
     rows: list[ActivationRow] = []
     averages: list[AverageRow] = []
-    for name, one in settings.items():
-        rows += make_activation_rows(sets[name], measures[name], one, profile=name)
-        averages += make_average_rows(sets[name], measures[name], one, profile=name)
-    first = next(iter(settings))
-    angles = [row for layer in measures[first].values() for found in layer.values() for row in found.angles]
-    folder.write_table("overlap", ActivationRow, rows)
-    folder.write_table("average", AverageRow, averages)
-    if angles:
-        folder.write_table("angles", AngleRow, angles)
-    publish_figures(folder.path, _draw_figures(rows, averages, list(settings)))
-    print_report(
-        make_activation_table(averages),
-        notes=_list_notes(sets, rows, averages),
-        settings={name: _describe_settings(sets[name], one) for name, one in settings.items()},
-        out=folder.path,
-        console=console,
+    for profile, one in settings.items():
+        names = [f"{profile}-layer-{layer:03d}" for layer in range(sets[profile].num_layers + 1)]
+        measure = partial(_measure_layers, sets[profile], one, device)
+        packed = measure_parts(parts, names, measure, label=f"Overlap, {profile}", unit="layer")
+        measures[profile] = {layer: unpack_layer(part) for layer, part in enumerate(packed)}
+        rows += make_activation_rows(sets[profile], measures[profile], one, profile=profile)
+        averages += make_average_rows(sets[profile], measures[profile], one, profile=profile)
+    first = next(iter(measures.values()))
+    return Findings(
+        tables={"overlap": (ActivationRow, rows), "average": (AverageRow, averages)},
+        angles=[row for layer in first.values() for found in layer.values() for row in found.angles],
+        draw=partial(_draw_figures, rows, averages),
+        page=make_activation_table(averages),
+        notes=_list_notes(next(iter(sets.values())), rows),
+        departures={name: {**one.read_departures(), **sets[name].read_captures()} for name, one in settings.items()},
     )
 
 
-def _describe_settings(sets: ActivationSets, settings: ActivationSettings) -> dict[str, Any]:
-    """Returns the settings in which profiles part, with those of the capture."""
-    return {**settings.read_departures(), **sets.read_captures()}
+def _measure_layers(
+    sets: ActivationSets, settings: ActivationSettings, device: torch.device, waiting: Sequence[int]
+) -> Iterator[dict[Pair, LayerMeasure]]:
+    averaged = find_averaged_layers(sets.num_layers, settings.depth)
+    for layer in waiting:
+        hidden = {name: found.to(device) for name, found in sets.read_layer(layer).items()}
+        with_draws = settings.draw_layers == "every" or layer in averaged
+        yield measure_layer(hidden, sets.pairs, settings, layer=layer, with_draws=with_draws)
 
 
-def _draw_figures(rows: list[ActivationRow], averages: list[AverageRow], profiles: list[str]) -> dict[str, Figure]:
-    figures = {"mso_by_eta": draw_average_curves(averages)}
-    for profile in profiles:
-        stem = "mso_by_layer" if len(profiles) == 1 else f"mso_by_layer_{profile}"
-        figures[stem] = draw_map([row for row in rows if row.profile == profile])
-    return figures
+def _draw_figures(rows: Sequence[ActivationRow], averages: Sequence[AverageRow]) -> dict[str, Figure]:
+    return {"mso_by_eta": draw_average_curves(averages), **draw_maps(rows)}
 
 
-def _list_notes(sets: Mapping[str, ActivationSets], rows: list[ActivationRow], averages: list[AverageRow]) -> list[str]:
-    first = next(iter(sets.values()))
-    sizes = ", ".join(f"{len(one.rows)} of {name}" for name, one in first.sets.items())
+def _list_notes(sets: ActivationSets, rows: Sequence[ActivationRow]) -> list[str]:
+    sizes = ", ".join(f"{len(one.rows)} of {name}" for name, one in sets.sets.items())
     notes = [f"Prompts: {sizes}"]
-    for pair in first.pairs:
-        if num_shared := first.count_shared(pair):
+    for pair in sets.pairs:
+        if num_shared := sets.count_shared(pair):
             notes.append(f"{name_pair(*pair)}: {num_shared} prompts are in both sets")
-    without = sorted({row.layer for row in rows if row.mso is None})
-    if without:
-        listed = ", ".join(str(layer) for layer in without)
+    if constant := sorted({row.layer for row in rows if row.mso is None}):
+        listed = ", ".join(str(layer) for layer in constant)
         notes.append(f"A set does not vary in layer {listed}: no overlap there, in no mean")
-    if any(row.is_forced for row in rows):
-        share = sum(row.is_forced for row in rows) / len(rows)
-        notes.append(f"{share:.1%} of the rows have forced overlap: their two ranks add up to more than the dimension")
-    return notes
+    return notes + note_forced(rows)

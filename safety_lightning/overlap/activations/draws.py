@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from safety_lightning.overlap.weights.matrices import Pair
+from safety_lightning.overlap.parts import Pair
 from safety_lightning.randomness import seed_generator
 from safety_lightning.subspaces import Modes, Overlap, compare_all, compare_modes, span_modes
 from safety_lightning.subspaces.decomposition import NOISE_FLOOR

@@ -1,21 +1,20 @@
-"""Makes the rows of activations out of what was measured: a row a layer, and averages over a range of depth."""
+"""Makes the rows of activations out of what was measured: a row per layer, and averages over a range of depth."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from safety_lightning.overlap.activations.draws import Spread, measure_spread
-from safety_lightning.overlap.activations.layers import LayerMeasure
+from safety_lightning.overlap.activations.compare import LayerMeasure
+from safety_lightning.overlap.activations.draws import measure_spread
 from safety_lightning.overlap.activations.sets import ActivationSets
-from safety_lightning.overlap.depth import find_averaged_layers, format_percentiles, mark_layers
+from safety_lightning.overlap.depth import find_averaged_layers, name_marked_layers
+from safety_lightning.overlap.parts import Pair
 from safety_lightning.overlap.rows import ActivationRow, AverageRow, average, drop_nan, list_values, name_pair
 from safety_lightning.overlap.settings import ActivationSettings
-from safety_lightning.overlap.weights.matrices import Pair
 
 Measures = Mapping[int, Mapping[Pair, LayerMeasure]]
 
@@ -23,15 +22,15 @@ Measures = Mapping[int, Mapping[Pair, LayerMeasure]]
 def make_activation_rows(
     sets: ActivationSets, measures: Measures, settings: ActivationSettings, *, profile: str
 ) -> list[ActivationRow]:
-    """Makes a row a pair, layer and share of energy.
+    """Makes a row per pair, layer and share of energy.
 
     Args:
         sets: What was compared.
         measures: What was measured, by layer and pair.
         settings: How it was measured.
-        profile: What the rows are called by.
+        profile: The name of the profile in the rows.
     """
-    marked = {layer: format_percentiles(found) for layer, found in mark_layers(sets.num_layers).items()}
+    marked = name_marked_layers(sets.num_layers)
     rows = []
     for pair in sets.pairs:
         for layer, found in measures.items():
@@ -57,7 +56,7 @@ def make_average_rows(
         sets: What was compared.
         measures: What was measured, by layer and pair.
         settings: Which range.
-        profile: What the rows are called by.
+        profile: The name of the profile in the rows.
     """
     layers = find_averaged_layers(sets.num_layers, settings.depth)
     rows = []
@@ -82,7 +81,7 @@ def _list_layer_values(measure: LayerMeasure, num_etas: int) -> list[dict[str, A
             **(values := list_values(overlap)),
             "mso_uncentred": drop_nan(plain.mso),
             "chance_uncentred": drop_nan(plain.chance),
-            **_list_spread(measure_spread(values["mso"], null[:, at], resampled[:, at])),
+            **vars(measure_spread(values["mso"], null[:, at], resampled[:, at])),
         }
         for at, (overlap, plain) in enumerate(zip(measure.overlaps, measure.uncentred, strict=True))
     ]
@@ -103,13 +102,9 @@ def _average_layers(found: Sequence[LayerMeasure], at: int) -> dict[str, Any]:
         **means,
         "mso_uncentred": average([drop_nan(one.uncentred[at].mso) for one in found]),
         "chance_uncentred": average([drop_nan(one.uncentred[at].chance) for one in found]),
-        **_list_spread(measure_spread(means["mso"], null, resampled)),
+        **vars(measure_spread(means["mso"], null, resampled)),
     }
 
 
 def _stack_draws(draws: Sequence[Sequence[float]], num_etas: int) -> Tensor:
     return torch.tensor(draws, dtype=torch.float64).reshape(-1, num_etas)
-
-
-def _list_spread(spread: Spread) -> dict[str, float | None]:
-    return dataclasses.asdict(spread)

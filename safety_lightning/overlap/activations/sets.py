@@ -10,10 +10,10 @@ from typing import Any
 from torch import Tensor
 from tqdm import tqdm
 
-from safety_lightning.activations import ActivationFolder, PromptRecord, name_shard
+from safety_lightning.activations.storage import ActivationFolder, PromptRecord, name_shard
 from safety_lightning.errors import NonFiniteError, UserError
 from safety_lightning.files import hash_file
-from safety_lightning.overlap.weights.matrices import Pair
+from safety_lightning.overlap.parts import Pair
 from safety_lightning.profiles import CAPTURE_SETTINGS
 
 _SET_MARK = "#"
@@ -73,11 +73,6 @@ class ActivationSets:
         """L, the model's number of decoder layers."""
         return next(iter(self)).folder.num_layers
 
-    @property
-    def hidden_size(self) -> int:
-        """D."""
-        return next(iter(self)).folder.hidden_size
-
     def check(self) -> None:
         """Reads every layer once.
 
@@ -119,11 +114,11 @@ def _open_set(name: str, place: str) -> ActivationSet:
     folder = ActivationFolder(path)
     found = list(dict.fromkeys(one.set for one in folder.index.prompts))
     if wanted and wanted not in found:
-        raise NonFiniteError(f"set {name} must be one of the prompt sets of {path} ({', '.join(found)}), got {wanted}")
+        raise UserError(f"set {name} must be one of the prompt sets of {path} ({', '.join(found)}), got {wanted}")
     taken = wanted or (name if name in found else "")
     rows = [at for at, one in enumerate(folder.index.prompts) if not taken or one.set == taken]
     if len(rows) < 2:
-        raise NonFiniteError(f"set {name} must have at least two prompts, got {len(rows)} in {place}")
+        raise UserError(f"set {name} must have at least two prompts, got {len(rows)} in {place}")
     return ActivationSet(folder, rows)
 
 

@@ -1,42 +1,34 @@
-"""Runs `overlap weights`: every pair of named updates of weights, in a folder of tables and figures."""
+"""The command `overlap weights`: every pair of named updates of weights, in a folder of tables and figures."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
-from tqdm import tqdm
 
 from safety_lightning.devices import choose_device
-from safety_lightning.overlap.figures import draw_layer_curves, draw_map
-from safety_lightning.overlap.folder import OverlapFolder
-from safety_lightning.overlap.publishing import publish_figures
-from safety_lightning.overlap.report import make_weight_table, print_report
-from safety_lightning.overlap.rows import AngleRow, LayerRow, TensorRow
-from safety_lightning.overlap.settings import (
-    ProfileName,
-    WeightRun,
-    WeightSettings,
-    choose_profiles,
-)
-from safety_lightning.overlap.weights.matrices import (
+from safety_lightning.files import PartStore
+from safety_lightning.overlap.figures import draw_layer_curves, draw_maps
+from safety_lightning.overlap.parts import measure_parts
+from safety_lightning.overlap.report import make_weight_table, note_forced
+from safety_lightning.overlap.rows import LayerRow, OverlapMatrixRow
+from safety_lightning.overlap.run import Comparison, Findings, run_comparison
+from safety_lightning.overlap.settings import ProfileName, WeightRun, WeightSettings, choose_profiles
+from safety_lightning.overlap.weights.compare import (
     MatrixMeasure,
+    WeightUpdates,
     is_large,
     measure_matrix,
-    pack_measure,
     unpack_measure,
 )
-from safety_lightning.overlap.weights.rows import count_zero, make_layer_rows, make_tensor_rows
-from safety_lightning.overlap.weights.updates import WeightUpdates
+from safety_lightning.overlap.weights.rows import count_zero, make_layer_rows, make_matrix_rows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-_COMMAND = "overlap-weights"
 
 
 def compare_weights(
@@ -55,11 +47,11 @@ def compare_weights(
     """Compares updates of weights, writes tables and figures, and prints a table.
 
     Args:
-        reference: See `WeightUpdates`.
-        updates: See `WeightUpdates`.
-        base: See `WeightUpdates`.
-        ceilings: See `WeightUpdates`.
-        out: The folder to make; None makes a fresh one. One that holds the same run goes on.
+        reference: The checkpoint that fine-tuning started from: a folder, a hub name or ``lab:NAME``.
+        updates: Fine-tuned checkpoints by the updates' names.
+        base: The checkpoint from before alignment, which adds the update ``delta``, reference − base; None without.
+        ceilings: Fine-tuned checkpoints of another seed, by names of ``updates``.
+        out: The folder to make; None makes a fresh one. One that holds the same run is resumed.
         profile: What chooses the settings that are not given.
         compare_profiles: Whether rows of both profiles are made.
         device: Where to decompose; None is the GPU where there is one.
@@ -77,7 +69,7 @@ def compare_weights(
         reference=reference,
         updates=dict(updates),
         base=base,
-        ceilings=None if ceilings is None else dict(ceilings),
+        ceilings=dict(ceilings or {}),
         out=out,
         profile=profile,
         compare_profiles=compare_profiles,
@@ -88,95 +80,73 @@ def compare_weights(
 
 
 def run_weights(run: WeightRun, *, console: Console | None = None) -> Path:
-    """Runs `compare_weights` as a run says."""
-    settings = choose_profiles(WeightSettings, run, run)
-    chosen_device = choose_device(run.device)
-    first = next(iter(settings.values()))
-    found = WeightUpdates(run.reference, run.updates, base=run.base, ceilings=run.ceilings, settings=first)
-    described = {name: dataclasses.asdict(one) for name, one in settings.items()}
-    hashes = {name: update.hash_files() for name, update in found.updates.items()}
-    recipe = {"command": _COMMAND, "settings": described, "inputs": hashes}
-    folder = OverlapFolder(run.out, command=_COMMAND, recipe=recipe)
-    found.check()
-    inputs = {"reference": run.reference, "updates": run.updates, "base": run.base, "ceilings": run.ceilings or {}}
-    folder.create({**inputs, "settings": described})
-    sketch = any(one.large_updates == "sketch" for one in settings.values())
-    measures = _measure_all(folder, found, first, sketch=sketch, device=chosen_device)
-    _write_results(folder, found, measures, settings, console)
-    return folder.path
+    """Runs the command; see `compare_weights`."""
+    settings = choose_profiles(WeightSettings, run)
+    device = choose_device(run.device)
+    updates = WeightUpdates(run, next(iter(settings.values())))
+    comparison = Comparison(
+        command="overlap-weights",
+        settings=settings,
+        inputs={"reference": run.reference, "updates": run.updates, "base": run.base, "ceilings": run.ceilings or {}},
+        hashes=updates.hash_files(),
+        check=updates.check,
+        measure=partial(_measure, updates, settings, device),
+    )
+    return run_comparison(comparison, out=run.out, console=console)
 
 
-def _measure_all(
-    folder: OverlapFolder, updates: WeightUpdates, settings: WeightSettings, *, sketch: bool, device: torch.device
-) -> dict[str, MatrixMeasure]:
-    """Measures the matrices that an earlier start of the run has not measured."""
-    parts = {slot.name: f"matrix-{number:05d}" for number, slot in enumerate(updates.slots)}
-    packed = {name: folder.read_part(part) for name, part in parts.items()}
-    waiting = [slot for slot in updates.slots if packed[slot.name] is None]
-    done = len(parts) - len(waiting)
-    with tqdm(total=len(parts), initial=done, desc="Overlap", unit="matrix", delay=1) as progress:
-        for slot, deltas in updates.iterate(waiting):
-            placed = {name: delta.to(device) for name, delta in deltas.items()}
-            measure = measure_matrix(slot.name, placed, updates.all_pairs(), settings, sketch=sketch)
-            packed[slot.name] = pack_measure(measure)
-            folder.write_part(parts[slot.name], packed[slot.name])
-            progress.update()
-    return {name: unpack_measure(one) for name, one in packed.items()}
-
-
-def _write_results(
-    folder: OverlapFolder,
-    updates: WeightUpdates,
-    measures: Mapping[str, MatrixMeasure],
-    settings: Mapping[str, WeightSettings],
-    console: Console | None,
-) -> None:
-    rows = [row for name, one in settings.items() for row in make_tensor_rows(updates, measures, one, profile=name)]
+def _measure(
+    updates: WeightUpdates, settings: Mapping[str, WeightSettings], device: torch.device, parts: PartStore
+) -> Findings:
+    """Measures matrix by matrix, once for all profiles; what they share has the settings of the first."""
+    names = [f"matrix-{number:05d}" for number in range(len(updates.slots))]
+    measure = partial(_measure_matrices, updates, settings, device)
+    packed = measure_parts(parts, names, measure, label="Overlap", unit="matrix")
+    measures = {slot.name: unpack_measure(part) for slot, part in zip(updates.slots, packed, strict=True)}
+    rows = [row for name, one in settings.items() for row in make_matrix_rows(updates, measures, one, profile=name)]
     layers = make_layer_rows(rows, updates.slots, updates.num_layers)
-    angles = [row for measure in measures.values() for row in measure.angles]
-    folder.write_table("overlap", TensorRow, rows)
-    folder.write_table("layers", LayerRow, layers)
-    if angles:
-        folder.write_table("angles", AngleRow, angles)
-    publish_figures(folder.path, _draw_figures(layers, list(settings)))
-    print_report(
-        make_weight_table(layers) if layers else None,
-        notes=_list_notes(updates, measures, rows, settings),
-        settings={name: one.read_departures() for name, one in settings.items()},
-        out=folder.path,
-        console=console,
+    return Findings(
+        tables={"overlap": (OverlapMatrixRow, rows), "layers": (LayerRow, layers)},
+        angles=[row for measure in measures.values() for row in measure.angles],
+        draw=partial(_draw_figures, layers),
+        page=make_weight_table(layers) if layers else None,
+        notes=_list_notes(updates, measures, rows, with_sketch=_has_sketch(settings)),
+        departures={name: one.read_departures() for name, one in settings.items()},
     )
 
 
-def _draw_figures(rows: list[LayerRow], profiles: list[str]) -> dict[str, Figure]:
-    figures = {}
-    if any(row.percentile for row in rows):
-        figures["mso_by_eta"] = draw_layer_curves(rows)
-    for profile in profiles:
-        shown = [row for row in rows if row.profile == profile and row.layer is not None]
-        if shown:
-            stem = "mso_by_layer" if len(profiles) == 1 else f"mso_by_layer_{profile}"
-            figures[stem] = draw_map(shown)
-    return figures
+def _measure_matrices(
+    updates: WeightUpdates, settings: Mapping[str, WeightSettings], device: torch.device, waiting: Sequence[int]
+) -> Iterator[MatrixMeasure]:
+    first, sketch = next(iter(settings.values())), _has_sketch(settings)
+    for slot, deltas in updates.iterate([updates.slots[number] for number in waiting]):
+        placed = {name: delta.to(device) for name, delta in deltas.items()}
+        yield measure_matrix(slot.name, placed, updates.all_pairs(), first, sketch=sketch)
+
+
+def _has_sketch(settings: Mapping[str, WeightSettings]) -> bool:
+    return any(one.large_updates == "sketch" for one in settings.values())
+
+
+def _draw_figures(rows: list[LayerRow]) -> dict[str, Figure]:
+    curves = {"mso_by_eta": draw_layer_curves(rows)} if any(row.percentile for row in rows) else {}
+    return {**curves, **draw_maps(rows)}
 
 
 def _list_notes(
     updates: WeightUpdates,
     measures: Mapping[str, MatrixMeasure],
-    rows: list[TensorRow],
-    settings: Mapping[str, WeightSettings],
+    rows: Sequence[OverlapMatrixRow],
+    *,
+    with_sketch: bool,
 ) -> list[str]:
-    num_slots = len(updates.slots)
     zero = count_zero(updates, measures)
-    num_vectors = sum(slot.is_vector for slot in updates.slots)
-    num_large = sum(is_large(slot.rows) for slot in updates.slots)
     counted = ", ".join(f"{number} of {name}" for name, number in zero.items()) or "none"
-    notes = [f"Of {num_slots} matrices, updates are zero in: {counted}"]
-    if num_vectors:
+    notes = [f"Of {len(updates.slots)} matrices, updates are zero in: {counted}"]
+    if num_vectors := sum(slot.is_vector for slot in updates.slots):
         notes.append(f"1-D tensors among them, a squared cosine each and in no mean: {num_vectors}")
-    if any(row.is_forced for row in rows):
-        share = sum(row.is_forced for row in rows) / len(rows)
-        notes.append(f"{share:.1%} of the rows have forced overlap: their two ranks add up to more than the dimension")
-    if any(one.large_updates == "sketch" for one in settings.values()):
+    notes += note_forced(rows)
+    if with_sketch:
+        num_large = sum(is_large(slot.rows) for slot in updates.slots)
         notes.append(f"Matrices of more than 10,000 rows, which the profile paper projects at random: {num_large}")
     return notes

@@ -1,4 +1,4 @@
-"""Makes the rows of weights out of what was measured: a row a matrix, and means by layer."""
+"""Makes the rows of weights out of what was measured: a row per matrix, and means by layer."""
 
 from __future__ import annotations
 
@@ -7,36 +7,36 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from safety_lightning.checkpoints import MatrixSlot, tied_output
-from safety_lightning.overlap.depth import format_percentiles, mark_layers
-from safety_lightning.overlap.rows import LayerRow, TensorRow, average, drop_nan, list_values, name_pair
+from safety_lightning.overlap.depth import name_marked_layers
+from safety_lightning.overlap.parts import Pair
+from safety_lightning.overlap.rows import LayerRow, OverlapMatrixRow, average, drop_nan, list_values, name_pair
 from safety_lightning.overlap.settings import WeightSettings
-from safety_lightning.overlap.weights.matrices import MatrixMeasure, Pair
-from safety_lightning.overlap.weights.updates import WeightUpdates
+from safety_lightning.overlap.weights.compare import MatrixMeasure, WeightUpdates
 from safety_lightning.subspaces import Overlap
 
 _EMBEDDINGS = ("embed_tokens", "wte", "embed_in")
 
 
-def make_tensor_rows(
+def make_matrix_rows(
     updates: WeightUpdates, measures: Mapping[str, MatrixMeasure], settings: WeightSettings, *, profile: str
-) -> list[TensorRow]:
-    """Makes a row a matrix, pair and share of energy.
+) -> list[OverlapMatrixRow]:
+    """Makes a row per matrix, pair and share of energy.
 
     Paper: with ``tied: each``, the output layer has rows beside those of the embedding whose storage it shares; with
-    ``zero_updates: one``, updates of zero overlap wholly; with ``large_updates: sketch``, matrices of more than
-    10,000 rows are those of a random projection.
+    ``zero_updates: one``, the overlap with an update of zero counts as 1; with ``large_updates: sketch``, matrices of
+    more than 10,000 rows are measured by a random projection.
 
     Args:
         updates: What was compared.
         measures: What was measured, by the matrices' names.
         settings: Which of it counts.
-        profile: What the rows are called by.
+        profile: The name of the profile in the rows.
     """
     rows = [
         row
         for slot in updates.slots
         for pair in updates.pairs
-        for row in _make_matrix_rows(profile, slot, pair, updates, measures[slot.name], settings)
+        for row in _list_rows(profile, slot, pair, updates, measures[slot.name], settings)
     ]
     output = tied_output(updates.reference)
     if settings.tied == "each" and output is not None:
@@ -44,7 +44,7 @@ def make_tensor_rows(
     return rows
 
 
-def make_layer_rows(rows: Iterable[TensorRow], slots: Sequence[MatrixSlot], num_layers: int) -> list[LayerRow]:
+def make_layer_rows(rows: Iterable[OverlapMatrixRow], slots: Sequence[MatrixSlot], num_layers: int) -> list[LayerRow]:
     """Averages the rows of each layer's matrices; 1-D tensors and undefined overlaps are left out.
 
     Args:
@@ -53,8 +53,8 @@ def make_layer_rows(rows: Iterable[TensorRow], slots: Sequence[MatrixSlot], num_
         num_layers: The model's number of decoder layers.
     """
     vectors = {slot.name for slot in slots if slot.is_vector}
-    marked = {layer - 1: format_percentiles(found) for layer, found in mark_layers(num_layers).items()}
-    groups: dict[tuple[str, str, int | None, float], list[TensorRow]] = {}
+    marked = {layer - 1: name for layer, name in name_marked_layers(num_layers).items()}
+    groups: dict[tuple[str, str, int | None, float], list[OverlapMatrixRow]] = {}
     for row in rows:
         if row.tensor not in vectors:
             groups.setdefault((row.profile, row.pair, row.layer, row.eta), []).append(row)
@@ -83,20 +83,20 @@ def count_zero(updates: WeightUpdates, measures: Mapping[str, MatrixMeasure]) ->
     return {update: len(zero[update]) for update in updates.updates if update in zero}
 
 
-def _make_matrix_rows(
+def _list_rows(
     profile: str,
     slot: MatrixSlot,
     pair: Pair,
     updates: WeightUpdates,
     measure: MatrixMeasure,
     settings: WeightSettings,
-) -> list[TensorRow]:
+) -> list[OverlapMatrixRow]:
     found = measure.exact
     if settings.large_updates == "sketch" and measure.sketched is not None:
         found = measure.sketched
     ceilings = [_list_ceilings(found, updates.ceilings.get(name)) for name in pair]
     return [
-        TensorRow(
+        OverlapMatrixRow(
             profile=profile,
             pair=name_pair(*pair),
             tensor=slot.name,
@@ -114,7 +114,7 @@ def _list_ceilings(found: Mapping[Pair, Sequence[Overlap]], pair: Pair | None) -
     return {} if pair is None else {overlap.eta: drop_nan(overlap.mso) for overlap in found[pair]}
 
 
-def _average_rows(rows: Sequence[TensorRow]) -> dict[str, Any]:
+def _average_rows(rows: Sequence[OverlapMatrixRow]) -> dict[str, Any]:
     counted = [row for row in rows if row.mso is not None]
     names = ("mso", "chance", "excess", "ceiling_a", "ceiling_b")
     return {

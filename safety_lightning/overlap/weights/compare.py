@@ -1,10 +1,11 @@
-"""Measures the overlap of updates of weights: named checkpoints, matrix by matrix."""
+"""Compares updates of weights: named checkpoints, measured matrix by matrix."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 from tqdm import tqdm
@@ -19,10 +20,13 @@ from safety_lightning.checkpoints import (
     select_slots,
 )
 from safety_lightning.errors import UserError
-from safety_lightning.overlap.settings import DELTA, WeightSettings
-from safety_lightning.overlap.weights.matrices import Pair
+from safety_lightning.overlap.parts import Pair, unpack_overlaps, unpack_pairs
+from safety_lightning.overlap.rows import AngleRow, make_angle_row, name_pair
+from safety_lightning.overlap.settings import DELTA, WeightInputs, WeightSettings
+from safety_lightning.subspaces import Overlap, compare_all, sketch_modes, span_modes
 
-CEILING = "{} (other seed)"
+LARGE_ROWS = 10_000  # Paper: updates with more rows were decomposed by a random projection
+_CEILING = "{} (other seed)"
 
 
 @dataclass(frozen=True)
@@ -41,35 +45,27 @@ class WeightUpdates:
     """The updates that are compared, with the pairs of them.
 
     Args:
-        reference: The checkpoint that fine-tuning started from: a folder, a hub name or ``lab:NAME``.
-        updates: Fine-tuned checkpoints by the updates' names.
-        base: The checkpoint from before alignment, which adds the update `DELTA`, reference − base; None without.
-        ceilings: Fine-tuned checkpoints of another seed, by names of ``updates``.
+        inputs: The checkpoints; those of another seed are called as the updates they belong to.
         settings: Which tensors take part.
 
     Raises:
         UserError: If there are not two updates, a name is taken or unknown, or checkpoints do not fit each other.
     """
 
-    def __init__(
-        self,
-        reference: str,
-        updates: Mapping[str, str],
-        *,
-        base: str | None = None,
-        ceilings: Mapping[str, str] | None = None,
-        settings: WeightSettings,
-    ) -> None:
-        _check_names(updates, ceilings or {}, has_delta=base is not None)
-        start = _open(reference)
+    def __init__(self, inputs: WeightInputs, settings: WeightSettings) -> None:
+        ceilings = inputs.ceilings or {}
+        _check_names(inputs.updates, ceilings, has_delta=inputs.base is not None)
+        start = _open(inputs.reference)
         self.reference = start
-        self.updates = {name: Update(start, _open_fitting(name, start, found)) for name, found in updates.items()}
-        if base is not None:
-            self.updates[DELTA] = Update(_open_base(base, start, common_rows=settings.common_rows), start)
+        self.updates = {
+            name: Update(start, _open_fitting(name, start, found)) for name, found in inputs.updates.items()
+        }
+        if inputs.base is not None:
+            self.updates[DELTA] = Update(_open_base(inputs.base, start, common_rows=settings.common_rows), start)
         self.pairs: list[Pair] = list(itertools.combinations(self.updates, 2))
-        self.ceilings = {name: (name, CEILING.format(name)) for name in ceilings or {}}
-        for name, found in (ceilings or {}).items():
-            self.updates[CEILING.format(name)] = Update(start, _open_fitting(name, start, found))
+        self.ceilings = {name: (name, _CEILING.format(name)) for name in ceilings}
+        for name, place in ceilings.items():
+            self.updates[_CEILING.format(name)] = Update(start, _open_fitting(name, start, place))
         self.slots = select_slots(start, include=settings.include, exclude=settings.exclude, vectors=settings.vectors)
 
     @property
@@ -77,6 +73,10 @@ class WeightUpdates:
         """The number of decoder layers, by the config or the tensors' names."""
         known = [slot.layer for slot in self.slots if slot.layer is not None]
         return max(int(self.reference.config.get("num_hidden_layers") or 0), *(layer + 1 for layer in known), 1)
+
+    def hash_files(self) -> dict[str, Any]:
+        """Returns the hashes of every update's files."""
+        return {name: update.hash_files() for name, update in self.updates.items()}
 
     def check(self) -> None:
         """Reads every tensor once.
@@ -132,3 +132,69 @@ def _open_base(base: str, reference: CheckpointReader, *, common_rows: bool) -> 
     reader = _open(base)
     check_pair(reader, reference, common_rows=common_rows)
     return reader
+
+
+@dataclass(frozen=True)
+class MatrixMeasure:
+    """What was measured of one matrix.
+
+    Attributes:
+        exact: Overlaps by pair, from exact decompositions.
+        sketched: The same from a random projection, where it was asked for.
+        angles: Rows of principal angles, where they were asked for.
+    """
+
+    exact: Mapping[Pair, Sequence[Overlap]]
+    sketched: Mapping[Pair, Sequence[Overlap]] | None
+    angles: Sequence[AngleRow]
+
+
+def measure_matrix(
+    name: str,
+    deltas: Mapping[str, Tensor],
+    pairs: Iterable[Pair],
+    settings: WeightSettings,
+    *,
+    sketch: bool = False,
+) -> MatrixMeasure:
+    """Measures every pair of updates of one matrix at every share of energy, by one decomposition per update.
+
+    Args:
+        name: The matrix's name.
+        deltas: The updates, float32 or float64, of one shape.
+        pairs: Which to compare.
+        settings: The shares, and which side.
+        sketch: Measure large matrices by a random projection too.
+    """
+    wanted = list(pairs)
+    modes = {one: span_modes(delta, etas=settings.etas, side=settings.side) for one, delta in deltas.items()}
+    exact = compare_all(modes, wanted)
+    angles = [
+        make_angle_row(name_pair(*pair), name, eta, modes[pair[0]], modes[pair[1]])
+        for pair in wanted
+        for eta in settings.angle_etas
+        if exact[pair][0].is_defined
+    ]
+    sketched = None
+    if sketch and is_large(next(iter(deltas.values())).shape[0]):
+        sketches = {
+            one: sketch_modes(delta, etas=settings.etas, side=settings.side, seed=settings.seed)
+            for one, delta in deltas.items()
+        }
+        sketched = compare_all(sketches, wanted)
+    return MatrixMeasure(exact, sketched, angles)
+
+
+def is_large(num_rows: int) -> bool:
+    """Whether the paper's release would not decompose a matrix of so many rows exactly."""
+    return num_rows > LARGE_ROWS
+
+
+def unpack_measure(packed: Mapping[str, Any]) -> MatrixMeasure:
+    """Makes a measure of the part that holds it."""
+    sketched = packed["sketched"]
+    return MatrixMeasure(
+        unpack_pairs(packed["exact"], unpack_overlaps),
+        None if sketched is None else unpack_pairs(sketched, unpack_overlaps),
+        [AngleRow(**row) for row in packed["angles"]],
+    )

@@ -1,4 +1,4 @@
-"""Measures the overlap of sets of activations at one layer, and keeps what was measured as plain JSON."""
+"""Compares sets of activations at one layer."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from safety_lightning.overlap.activations.draws import draw_null, draw_resamples, find_modes
-from safety_lightning.overlap.angles import make_angle_row
-from safety_lightning.overlap.rows import AngleRow, name_pair
+from safety_lightning.overlap.parts import Pair, unpack_overlaps, unpack_pairs
+from safety_lightning.overlap.rows import AngleRow, make_angle_row, name_pair
 from safety_lightning.overlap.settings import ActivationSettings
-from safety_lightning.overlap.weights.matrices import Pair
 from safety_lightning.subspaces import Overlap, compare_all
 
 Draws = Sequence[Sequence[float]]
@@ -23,10 +22,10 @@ class LayerMeasure:
     """What was measured of one pair at one layer.
 
     Attributes:
-        overlaps: An overlap a share of energy, with or without the mean as the settings say.
+        overlaps: An overlap per share of energy, with or without the mean as the settings say.
         uncentred: The same with no mean taken off.
-        null: Overlaps under shuffled labels, a list a draw.
-        resampled: Overlaps of resampled prompts, a list a draw.
+        null: Overlaps under shuffled labels, a list per draw.
+        resampled: Overlaps of resampled prompts, a list per draw.
         angles: Rows of principal angles, where they were asked for.
     """
 
@@ -51,7 +50,7 @@ def measure_layer(
         hidden: Activations by the sets' names, float32 or float64, shape ``(P, D)``.
         pairs: Which to compare.
         settings: How.
-        layer: The layer's number, which rows are called by.
+        layer: The layer's number, which names the rows of angles.
         with_draws: Whether to draw for the null and the intervals.
     """
     etas, centred = settings.etas, settings.centred
@@ -79,32 +78,11 @@ def measure_layer(
     }
 
 
-def pack_layer(measures: Mapping[Pair, LayerMeasure]) -> list[Any]:
-    """Returns the measures of one layer as plain JSON."""
-    return [
-        [
-            *pair,
-            {
-                "overlaps": [vars(one) for one in found.overlaps],
-                "uncentred": [vars(one) for one in found.uncentred],
-                "null": found.null,
-                "resampled": found.resampled,
-                "angles": [vars(row) for row in found.angles],
-            },
-        ]
-        for pair, found in measures.items()
-    ]
-
-
 def unpack_layer(packed: Sequence[Any]) -> dict[Pair, LayerMeasure]:
-    """Makes measures of what `pack_layer` returned."""
-    return {
-        (first, second): LayerMeasure(
-            overlaps=[Overlap(**one) for one in found["overlaps"]],
-            uncentred=[Overlap(**one) for one in found["uncentred"]],
-            null=found["null"],
-            resampled=found["resampled"],
-            angles=[AngleRow(**row) for row in found["angles"]],
-        )
-        for first, second, found in packed
-    }
+    """Makes measures of the part that holds those of one layer."""
+    return unpack_pairs(packed, _unpack_measure)
+
+
+def _unpack_measure(packed: Mapping[str, Any]) -> LayerMeasure:
+    overlaps = {name: unpack_overlaps(packed[name]) for name in ("overlaps", "uncentred")}
+    return LayerMeasure(**{**packed, **overlaps, "angles": [AngleRow(**row) for row in packed["angles"]]})
