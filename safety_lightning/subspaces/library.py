@@ -22,8 +22,8 @@ class DecompositionLibrary:
         folder: Where they lie, a file each; made when the first is added.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
 
     def decompose(self, delta: Tensor, *, side: Side = "left", rank: int | None = None) -> Decomposition:
         """Finds a decomposition, or makes and keeps it.
