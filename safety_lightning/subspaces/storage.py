@@ -77,7 +77,7 @@ def load_subspace(file: str | Path) -> Subspace:
     return Subspace(bases, manifest["recipe"])
 
 
-def _read_manifest(file: Path, metadata: Mapping[str, str] | None) -> dict[str, Any]:
+def _read_manifest(file: str | Path, metadata: Mapping[str, str] | None) -> dict[str, Any]:
     manifest: dict[str, Any] = json.loads((metadata or {}).get("manifest", "{}"))
     if manifest.get("format") != FORMAT:
         raise UserError(f"{file} must be a saved subspace of format {FORMAT}, got {manifest.get('format')}")
