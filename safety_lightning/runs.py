@@ -100,7 +100,7 @@ def describe_environment() -> dict[str, Any]:
 
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu"
     return {
-        "versions": {"python": platform.python_version(), **{name: _find_version(name) for name in _PACKAGES}},
+        "versions": {"python": platform.python_version(), **{name: find_version(name) for name in _PACKAGES}},
         "git_commit": find_git_commit(),
         "device": device,
         "num_threads": torch.get_num_threads(),
@@ -139,7 +139,8 @@ def format_bytes(num_bytes: float) -> str:
     return f"{num_bytes:.1f} TB"
 
 
-def _find_version(package: str) -> str | None:
+def find_version(package: str) -> str | None:
+    """Returns the version of an installed package, None when it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

@@ -17,6 +17,7 @@ from safety_lightning.cli.errors import PROGRAM, SuggestingParser, stop
 from safety_lightning.cli.lists import gather_values
 from safety_lightning.errors import UserError
 from safety_lightning.evaluation.judges import Judge
+from safety_lightning.runs import find_version
 
 _DESCRIPTION = (
     "Fine-tunes aligned language models with their update kept inside or outside a safety subspace, and measures "
@@ -106,6 +107,10 @@ COMMANDS: dict[str, Any] = {
             "Copy the lab's models that come with the package.",
         ),
     },
+    "configs": Command(
+        "cli.configs:list_configs",
+        "List the configs that come with the package.",
+    ),
 }
 _GOES_ON = {"project", "judge"}  # overlap too, where it was told its folder
 
@@ -142,6 +147,7 @@ def main(args: Sequence[str] | None = None) -> None:
             parser_class=CommandParser,
             prog=PROGRAM,
             description=_DESCRIPTION,
+            version=find_version("safety_lightning") or "(not installed)",
             allow_abbrev=False,
         )
         if command is not None:

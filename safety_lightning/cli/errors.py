@@ -6,13 +6,15 @@ import difflib
 import re
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, NoReturn
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ActionConfigFile, ArgumentParser
 
+from safety_lightning.cli.configs import NamedConfigFile
 from safety_lightning.errors import UserError
 
-PROGRAM = "python -m safety_lightning"
+PROGRAM = "safety-lightning" if Path(sys.argv[0]).stem == "safety-lightning" else "python -m safety_lightning"
 _UNKNOWN = re.compile(
     r"unrecognized arguments: (?:--)?(?P<option>[\w.]+)"
     r"|Option '(?P<nested>[\w.]+)' is not accepted"
@@ -27,6 +29,12 @@ class SuggestingParser(ArgumentParser):
 
     class_roots: tuple[type, ...] = ()
     """Base classes whose subclasses can be meant by a short class name."""
+
+    def add_argument(self, *args: Any, **kwargs: Any) -> Any:
+        """Adds an option; one for config files takes names too."""
+        if kwargs.get("action") is ActionConfigFile:
+            kwargs |= {"action": NamedConfigFile, "help": "A config file, or one of the names that `configs` lists."}
+        return super().add_argument(*args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Stops with a message, and the nearest name where one was misspelt; the pages of options are under --help."""

@@ -22,7 +22,7 @@ class DecompositionLibrary:
         folder: Where they lie, a file each; made when the first is added.
     """
 
-    def __init__(self, folder: Path | str) -> None:
+    def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
 
     def decompose(self, delta: Tensor, *, side: Side = "left", rank: int | None = None) -> Decomposition:

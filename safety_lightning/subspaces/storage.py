@@ -42,7 +42,7 @@ class Subspace:
         return sum(0 < basis.rank < basis.wanted_rank for basis in self.bases.values())
 
 
-def save_subspace(subspace: Subspace, file: Path) -> None:
+def save_subspace(subspace: Subspace, file: str | Path) -> None:
     """Writes a subspace atomically: the file is whole or absent.
 
     Args:
@@ -55,11 +55,11 @@ def save_subspace(subspace: Subspace, file: Path) -> None:
     }
     manifest = {"format": FORMAT, "recipe": dict(subspace.recipe), "bases": facts}
     tensors = {name: basis.columns.cpu().contiguous() for name, basis in subspace.bases.items()}
-    with atomic_path(file) as partial:
+    with atomic_path(Path(file)) as partial:
         save_file(tensors, partial, metadata={"manifest": json.dumps(manifest, sort_keys=True)})
 
 
-def load_subspace(file: Path) -> Subspace:
+def load_subspace(file: str | Path) -> Subspace:
     """Reads a subspace that `save_subspace` wrote.
 
     Raises:
@@ -77,7 +77,7 @@ def load_subspace(file: Path) -> Subspace:
     return Subspace(bases, manifest["recipe"])
 
 
-def _read_manifest(file: Path, metadata: Mapping[str, str] | None) -> dict[str, Any]:
+def _read_manifest(file: str | Path, metadata: Mapping[str, str] | None) -> dict[str, Any]:
     manifest: dict[str, Any] = json.loads((metadata or {}).get("manifest", "{}"))
     if manifest.get("format") != FORMAT:
         raise UserError(f"{file} must be a saved subspace of format {FORMAT}, got {manifest.get('format')}")

@@ -35,7 +35,7 @@ def test_overlap_in_batches_is_that_of_all_data(sizes: tuple[int, int], centred:
         metric.update(part)
     for part in second.split(11):
         metric.update(second_BD=part)
-    torch.testing.assert_close(metric.compute(), compute_directly(first, second, centred=centred), atol=1e-9, rtol=0)
+    torch.testing.assert_close(metric.compute(), compute_directly(first, second, centred=centred), atol=1e-7, rtol=0)
 
 
 def test_overlap_is_reset_and_its_states_stay_float64() -> None:
@@ -110,5 +110,5 @@ def _check_shares(found: list[tuple[Tensor, Tensor]]) -> None:
     for seed in range(2):
         energy.update(draw(7, seed=seed), torch.linalg.qr(draw(7, seed=5))[0][:, :2])
     for overlap, kept in found:
-        torch.testing.assert_close(overlap, expected, atol=1e-9, rtol=0)
+        torch.testing.assert_close(overlap, expected, atol=1e-7, rtol=0)
         torch.testing.assert_close(kept, energy.compute())

@@ -1,12 +1,12 @@
-"""Mode Subspace Overlap against slow float64 numpy, its properties, and principal angles against scipy."""
+"""Mode Subspace Overlap against slow float64 numpy, its properties, and principal angles that were built in."""
 
 import math
 import subprocess
 import sys
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
-import scipy.linalg
 import torch
 from torch import Tensor
 
@@ -93,16 +93,16 @@ def test_vocabulary_sized_update_never_meets_its_longer_side_squared() -> None:
 def test_overlap_is_symmetric_and_a_share(number: int) -> None:
     update_a, update_b, side = draw_case(number)
     for one, other in zip(measure(update_a, update_b, side), measure(update_b, update_a, side), strict=True):
-        assert one.mso == pytest.approx(other.mso, abs=1e-12, nan_ok=True)
+        assert one.mso == pytest.approx(other.mso, abs=1e-9, nan_ok=True)
         assert not one.is_defined or 0 <= one.mso <= 1
-        assert not one.is_defined or one.mso >= one.forced_minimum - 1e-12
+        assert not one.is_defined or one.mso >= one.forced_minimum - 1e-9
 
 
 def test_overlap_does_not_depend_on_the_basis_of_either_side() -> None:
     update_a, update_b = draw(30, 50, seed=1).double(), draw(30, 50, seed=2).double()
     outside = draw_rotation(30, seed=3)
     turned = measure(outside @ update_a @ draw_rotation(50, seed=4), outside @ update_b @ draw_rotation(50, seed=5))
-    assert [one.mso for one in turned] == pytest.approx([one.mso for one in measure(update_a, update_b)], abs=1e-10)
+    assert [one.mso for one in turned] == pytest.approx([one.mso for one in measure(update_a, update_b)], abs=1e-8)
 
 
 def test_update_overlaps_itself_wholly_and_its_complement_not_at_all() -> None:
@@ -200,24 +200,31 @@ def test_sketch_is_seeded_and_leaves_the_random_state_alone() -> None:
     assert not torch.equal(sketch_modes(update, seed=2).matrix, first)
 
 
-@pytest.mark.parametrize("ranks", [(3, 3), (2, 6), (6, 2), (1, 1), (9, 8)])
-def test_principal_angles_equal_those_of_scipy(ranks: tuple[int, int]) -> None:
-    bases = [draw_rotation(12, seed=seed)[:, :rank] for seed, rank in enumerate(ranks)]
-    found = compute_principal_angles(*bases).numpy()
-    expected = np.sort(scipy.linalg.subspace_angles(*(basis.numpy() for basis in bases)))
-    np.testing.assert_allclose(found, expected, atol=1e-12)
-    assert np.mean(np.cos(found) ** 2) == pytest.approx(float(compute_overlap(*bases)))
+def build_pair(angles: Sequence[float], *, num_more: int, size: int) -> tuple[Tensor, Tensor]:
+    """Builds bases with given principal angles; the second has further columns orthogonal to the first basis."""
+    frame = draw_rotation(size, seed=0)
+    num = len(angles)
+    turns = torch.tensor(angles, dtype=torch.float64)
+    turned = frame[:, :num] * turns.cos() + frame[:, num : 2 * num] * turns.sin()
+    larger = torch.cat([turned, frame[:, 2 * num : 2 * num + num_more]], dim=1)
+    return frame[:, :num] @ draw_rotation(num, seed=1), larger @ draw_rotation(num + num_more, seed=2)
+
+
+@pytest.mark.parametrize("num_more", [0, 3])
+@pytest.mark.parametrize("angles", [[0.7], [0.1, 0.5, 1.2], [0.0, 0.0, math.pi / 4, math.pi / 2]])
+def test_principal_angles_are_those_built_in(angles: list[float], num_more: int) -> None:
+    smaller, larger = build_pair(angles, num_more=num_more, size=12)
+    for pair in ((smaller, larger), (larger, smaller)):
+        found = compute_principal_angles(*pair).numpy()
+        np.testing.assert_allclose(found, angles, atol=1e-12, rtol=0)
+        assert np.mean(np.cos(found) ** 2) == pytest.approx(float(compute_overlap(*pair)))
 
 
 @pytest.mark.parametrize("angle", [1e-9, 1e-6, 1e-3, math.pi / 2 - 1e-9])
 def test_small_and_right_angles_keep_their_digits(angle: float) -> None:
-    rotation = draw_rotation(10, seed=0)
-    turned = rotation[:, :1] * math.cos(angle) + rotation[:, 3:4] * math.sin(angle)
-    pair = rotation[:, :2], torch.cat([turned, rotation[:, 1:2]], dim=1)
-    found = compute_principal_angles(*pair).numpy()
-    expected = np.sort(scipy.linalg.subspace_angles(*(basis.numpy() for basis in pair)))
-    np.testing.assert_allclose(found, expected, atol=1e-15)
-    assert found[1] == pytest.approx(angle, rel=1e-6)
+    found = compute_principal_angles(*build_pair([0.0, angle], num_more=1, size=10)).numpy()
+    # from cosines alone, angles under 1e-8 could not be told from zero
+    np.testing.assert_allclose(found, [0.0, angle], atol=1e-13, rtol=0)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,29 @@
+"""A training loop of your own: a hook on the optimizer projects the update after each step.
+
+python examples/plain_loop.py
+"""
+
+import torch
+
+from safety_lightning import InstructionData, InstructionSource, SubspaceSpec, attach_projection
+from safety_lightning.checkpoints import load_model
+
+
+def main() -> None:
+    """Trains for ten steps."""
+    model = load_model("lab:aligned", dtype=torch.float32).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    subspace = SubspaceSpec(base="lab:base", reference="lab:aligned", fraction=0.25)
+    projection = attach_projection(optimizer, model, subspace, component="orthogonal")
+    data = InstructionData("lab:aligned", useful=InstructionSource(preset="lab:useful", size=80), batch_size=8)
+    for step, batch in enumerate(data.train_dataloader(), start=1):
+        loss = model(**batch).loss
+        loss.backward()
+        optimizer.step()  # and the projection
+        optimizer.zero_grad()
+        print(f"step {step}: loss {float(loss.detach()):.3f}")
+    projection.remove()  # from here on, nothing is projected
+
+
+if __name__ == "__main__":
+    main()
