@@ -27,7 +27,7 @@ import importlib
 from typing import Any
 
 _PLACES = {
-    "CausalLMModule": "safety_lightning.training.module",
+    "CausalLMModule": "safety_lightning.training",
     "CompareModels": "safety_lightning.evaluation.callbacks.compare_models",
     "EnergyKept": "safety_lightning.overlap.metrics",
     "EvaluateBehaviour": "safety_lightning.evaluation.callbacks.evaluate_behaviour",
@@ -36,13 +36,13 @@ _PLACES = {
     "InstructionData": "safety_lightning.data.datamodule",
     "InstructionSource": "safety_lightning.data.sources",
     "ModeSubspaceOverlap": "safety_lightning.overlap.metrics",
-    "MonitorUpdate": "safety_lightning.training.callbacks",
-    "ProjectUpdate": "safety_lightning.training.callbacks",
-    "ProjectUpdateTrainerCallback": "safety_lightning.training.trainer_callback",
-    "SaveModel": "safety_lightning.training.callbacks",
+    "MonitorUpdate": "safety_lightning.training",
+    "ProjectUpdate": "safety_lightning.training",
+    "ProjectUpdateTrainerCallback": "safety_lightning.training",
+    "SaveModel": "safety_lightning.training",
     "SubspaceSpec": "safety_lightning.projection",
     "VariantLoader": "safety_lightning.sweep",
-    "attach_projection": "safety_lightning.training.attach",
+    "attach_projection": "safety_lightning.training",
     "compare_activations": "safety_lightning.overlap.activations.command",
     "compare_weights": "safety_lightning.overlap.weights.command",
     "evaluate_model": "safety_lightning.evaluation.evaluate",
