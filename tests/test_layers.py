@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "safety_lightning"
 # From the bottom to the top; a module may import its own layer and those above it in this list. The longest prefix
 # of a module's name decides, so that the lab's world lies at the bottom and its building at the top.
 LAYERS = [
-    ["errors", "files", "randomness", "runs", "devices", "processes"],
+    ["errors", "files", "randomness", "runs", "devices", "processes", "lightning_internals"],
     ["profiles", "tables", "figures", "lab.world", "lab.procedures", "lab.vocabulary", "lab.judge", "lab.tokenizer"],
     ["subspaces"],
     ["checkpoints"],

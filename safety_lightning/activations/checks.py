@@ -11,6 +11,7 @@ from safety_lightning.activations.datamodule import PromptData
 from safety_lightning.activations.module import ActivationModule
 from safety_lightning.checkpoints import CheckpointReader, resolve_reference
 from safety_lightning.errors import UserError
+from safety_lightning.lightning_internals import check_sampler
 
 
 def check_trainer(trainer: L.Trainer) -> None:
@@ -20,8 +21,7 @@ def check_trainer(trainer: L.Trainer) -> None:
             "strategy of the Trainer must keep the whole model in each process (ddp), got "
             f"{type(trainer.strategy).__name__}"
         )
-    if trainer.world_size > 1 and trainer._accelerator_connector.use_distributed_sampler:
-        raise UserError("use_distributed_sampler of the Trainer must be false, got true")
+    check_sampler(trainer)
     if trainer.precision != "32-true":
         raise UserError(
             f"precision of the Trainer must be 32-true, got {trainer.precision}: say model.dtype, which rounds weights "

@@ -19,9 +19,9 @@ from safety_lightning.projection.sharding import (
     agree_on,
     gather,
     lay_out_basis,
-    shard_like,
     project_in_place,
     replicate_partial,
+    shard_like,
 )
 from safety_lightning.projection.spec import PreparedSubspace
 from safety_lightning.subspaces import Side

@@ -141,7 +141,7 @@ def test_interrupted_run_says_how_to_go_on(words: list[str], tmp_path: Path) -> 
     finally:
         process.kill()
         process.wait()
-    assert f"--run_dir {tmp_path / 'run'} --ckpt_path last goes on" in log.read_text()
+    assert f"--run_dir {tmp_path / 'run'} --ckpt_path last resumes it" in log.read_text()
     assert "Traceback" not in log.read_text()
 
 
@@ -154,7 +154,7 @@ def test_changed_inputs_stop_a_resume(run_cli: Run, words: list[str], data_file:
     changed.write_text("".join(data_file.read_text().splitlines(keepends=True)[1:]))
     code, printed = run_cli("fit", *words, "--run_dir", run, "--ckpt_path", "last")
     assert code == 2
-    assert "a run goes on with the inputs it began with, but data changed since" in printed
+    assert "a run is resumed with the inputs it began with, but data changed since" in printed
 
 
 def poison(name: str, tensor: torch.Tensor) -> torch.Tensor:
@@ -259,7 +259,7 @@ def test_bad_settings_stop_before_anything_is_written(
 def test_resume_needs_to_know_the_run(run_cli: Run, words: list[str]) -> None:
     code, printed = run_cli("fit", *words, "--ckpt_path", "last")
     assert code == 2
-    assert "--ckpt_path last must come with the --run_dir of the run that goes on" in printed
+    assert "--ckpt_path last must come with the --run_dir of the run to resume" in printed
 
 
 def test_processes_started_together_must_be_told_their_folder(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from safety_lightning.cli.verbs.base import VerbCLI
 from safety_lightning.cli.verbs.launching import find_rank
 from safety_lightning.cli.verbs.training import TrainingCLI
 from safety_lightning.evaluation.callbacks.compare_models import CompareModels
@@ -19,6 +20,7 @@ class FitCLI(TrainingCLI):
     """Fine-tunes."""
 
     verb = "fit"
+    before_fit, after_fit = VerbCLI.prepare_run, VerbCLI.finish_run
 
     def find_checkpoint(self) -> str | None:
         """Returns the checkpoint of the most optimizer steps; None starts anew."""
