@@ -4,7 +4,7 @@ module              the model that is trained, whose gradients are those of the 
 hook                projects after the optimizer's steps; attached to an optimizer, it serves a plain training loop
 callbacks           the same in Lightning: project, monitor, show progress, save
 trainer_callback    the same in the Hugging Face Trainer and TRL's
-storage             writes a live model as a Hugging Face folder
+storage, figures    a live model as a Hugging Face folder, and its update against chance as figures
 
 The names below are imported when they are first used: a plain loop needs no Lightning.
 """

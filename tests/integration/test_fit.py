@@ -63,7 +63,11 @@ def test_run_folder_holds_what_is_promised(run_cli: Run, words: list[str], tmp_p
     )
     assert "update/energy_inside/q_proj" in scalars
     assert [event.step for event in events.Scalars("update/norm")] == [2, 4, 6]
-    assert events.Tags()["images"] == ["update/by_layer"]
+    images = {"update/by_layer", "outcome/by_layer", "outcome/by_module", "outcome/models"}
+    assert set(events.Tags()["images"]) == images
+    for row in rows:
+        (value,) = events.Scalars(f"outcome/{row['model']}/loss")
+        assert (value.step, value.value) == (6, pytest.approx(row["value"], rel=1e-5))
 
     for wanted in (
         "20 matrices, 0 without a delta",

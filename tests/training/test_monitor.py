@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM
 from safety_lightning.checkpoints import CheckpointReader
 from safety_lightning.projection import SubspaceSpec, UpdateProjector, prepare_subspace
 from safety_lightning.training.callbacks import MonitorUpdate, ProjectUpdate
-from safety_lightning.training.callbacks.monitor_update import draw_layers, summarise_measures
+from safety_lightning.training.callbacks.monitor_update import summarise_measures
+from safety_lightning.training.figures import draw_layers, draw_modules
 from tests import reference
 from tests.training.conftest import draw_batches, fit, make_module
 
@@ -62,6 +63,22 @@ def test_figure_has_a_point_for_each_layer_beside_chance(moved: tuple[UpdateProj
     lines = {line.get_label(): line for line in axes.lines}
     assert list(lines["energy inside"].get_xdata()) == [0, 1]
     assert all(0 <= value <= 1 for value in lines["chance"].get_ydata())
+
+
+def test_map_holds_the_energy_above_chance_of_each_kind(
+    moved: tuple[UpdateProjector, torch.nn.Module],
+) -> None:
+    projector, _ = moved
+    measures = projector.measure()
+    figure = draw_modules(measures, title="map")
+    assert figure is not None
+    axes = figure.axes[0]
+    kinds = [label.get_text() for label in axes.get_xticklabels()]
+    (measure,) = [one for one in measures if (one.slot.layer, one.slot.kind) == (1, "up_proj")]
+    expected = measure.inside / measure.total - measure.rank / measure.slot.rows
+    assert axes.images[0].get_array()[1, kinds.index("up_proj")] == pytest.approx(expected)
+    assert "norm" not in " ".join(kinds)  # vectors are left out
+    assert draw_modules([], title="map") is None
 
 
 @pytest.mark.parametrize(("precision", "low", "high"), [("bf16-true", 0.5, 1.0), ("bf16-mixed", 0.0, 0.1)])

@@ -10,10 +10,8 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
-from matplotlib.figure import Figure
 
 from safety_lightning.errors import UserError
-from safety_lightning.figures import make_figure
 from safety_lightning.projection import (
     Component,
     SubspaceSpec,
@@ -25,6 +23,7 @@ from safety_lightning.projection import (
     sum_leak,
 )
 from safety_lightning.training.callbacks.project_update import ProjectUpdate, find_model
+from safety_lightning.training.figures import draw_layers
 from safety_lightning.training.hook import ProjectionHook
 
 
@@ -131,22 +130,6 @@ def summarise_measures(
     for kind, group in by_kind.items():
         scalars |= _summarise(group, component, suffix=f"/{kind}")
     return {name: value for name, value in scalars.items() if not math.isnan(value)}
-
-
-def draw_layers(measures: Sequence[UpdateMeasure]) -> Figure:
-    """Draws energy inside the subspace and chance against the layer."""
-    by_layer: dict[int, list[UpdateMeasure]] = defaultdict(list)
-    for measure in measures:
-        if measure.slot.layer is not None:
-            by_layer[measure.slot.layer].append(measure)
-    layers = sorted(by_layer)
-    figure, axes = make_figure(width=7)
-    for label, sum_share, style in (("energy inside", sum_energy, "o-"), ("chance", sum_chance, "k--")):
-        axes.plot(layers, [sum_share(by_layer[layer], "parallel") for layer in layers], style, label=label)
-    axes.set(xlabel="layer", ylabel="share of the update's energy", ylim=(0, 1.02))
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.legend()
-    return figure
 
 
 def _summarise(
