@@ -29,7 +29,7 @@ from typing import Any
 from safety_lightning import lab as lab  # registers the data presets lab:NAME
 
 _PLACES = {
-    "CausalLMModule": "safety_lightning.training.module",
+    "CausalLMModule": "safety_lightning.training",
     "CompareModels": "safety_lightning.evaluation.callbacks.compare_models",
     "EnergyKept": "safety_lightning.projection.metrics",
     "EvaluateBehaviour": "safety_lightning.evaluation.callbacks.evaluate_behaviour",
@@ -38,13 +38,13 @@ _PLACES = {
     "InstructionData": "safety_lightning.data.datamodule",
     "InstructionSource": "safety_lightning.data.sources",
     "ModeSubspaceOverlap": "safety_lightning.overlap",
-    "MonitorUpdate": "safety_lightning.training.callbacks",
-    "ProjectUpdate": "safety_lightning.training.callbacks",
-    "ProjectUpdateTrainerCallback": "safety_lightning.training.trainer_callback",
-    "SaveModel": "safety_lightning.training.callbacks",
+    "MonitorUpdate": "safety_lightning.training",
+    "ProjectUpdate": "safety_lightning.training",
+    "ProjectUpdateTrainerCallback": "safety_lightning.training",
+    "SaveModel": "safety_lightning.training",
     "SubspaceSpec": "safety_lightning.projection",
     "VariantLoader": "safety_lightning.sweep",
-    "attach_projection": "safety_lightning.training.attach",
+    "attach_projection": "safety_lightning.training",
     "compare_activations": "safety_lightning.overlap",
     "compare_weights": "safety_lightning.overlap",
     "evaluate_model": "safety_lightning.evaluation.evaluate",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +31,28 @@ def make_figure(*, width: float = 6.4, height: float = 4.0, **subplots: Any) -> 
 
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots(**subplots)
+
+
+def draw_layer_map(excess: Mapping[tuple[int, str], float], *, title: str) -> Figure:
+    """Draws a map of layers and kinds of module: energy kept − chance.
+
+    Args:
+        excess: Energy kept − chance by layer and kind, in [-1, 1]; NaN, or absent, where there is none.
+        title: What is mapped.
+    """
+    layers = sorted({layer for layer, _ in excess})
+    kinds = list(dict.fromkeys(kind for _, kind in excess))
+    values = [[excess.get((layer, kind), math.nan) for kind in kinds] for layer in layers]
+    figure, axes = make_figure(width=1.8 + 0.62 * len(kinds), height=1.8 + 0.2 * len(layers))
+    reach = max((abs(value) for value in excess.values() if not math.isnan(value)), default=1.0) or 1.0
+    image = axes.imshow(values, cmap="PuOr", vmin=-reach, vmax=reach, aspect="auto", origin="lower")
+    axes.set_xticks(range(len(kinds)), kinds, rotation=45, ha="right", fontsize=8)
+    step = max(1, len(layers) // 16)
+    axes.set_yticks(range(0, len(layers), step), [str(layer) for layer in layers[::step]], fontsize=8)
+    axes.set_ylabel("layer")
+    axes.set_title(title, fontsize=10)
+    figure.colorbar(image, ax=axes, label="energy kept − chance")
+    return figure
 
 
 def save_figure(figure: Figure, stem: Path) -> None:

@@ -32,9 +32,9 @@ from safety_lightning.activations.storage import (
     save_index,
 )
 from safety_lightning.checkpoints import CheckpointReader, load_config, resolve_reference
-from safety_lightning.data import check_sampler
 from safety_lightning.errors import UserError
 from safety_lightning.files import atomic_path
+from safety_lightning.lightning_internals import check_sampler
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -29,6 +29,14 @@ class SuggestingParser(ArgumentParser):
 
     class_roots: tuple[type, ...] = ()
     """Base classes whose subclasses can be meant by a short class name."""
+    commands: Mapping[str, ArgumentParser] = {}
+    """The parsers of this parser's commands."""
+
+    def add_subcommands(self, *args: Any, **kwargs: Any) -> Any:
+        """Keeps the commands that are added, whose keys can be meant too."""
+        action = super().add_subcommands(*args, **kwargs)
+        self.commands = action.choices
+        return action
 
     def add_argument(self, *args: Any, **kwargs: Any) -> Any:
         """Adds an option; one for config files takes names too."""
@@ -60,20 +68,18 @@ def suggest_nearest(message: str, parser: ArgumentParser) -> str:
     if match is None:
         return ""
     unknown = next(group for group in match.groups() if group)
-    known = set(list_keys(parser)) | set(list_classes(parser))
+    known = list_keys(parser) | set(list_classes(parser))
     close = difflib.get_close_matches(unknown, known, n=1) or _match_last_part(unknown, known)
     return f"\nDid you mean {close[0]}?" if close else ""
 
 
-def list_keys(parser: Any) -> Iterable[str]:
-    """Yields every key of a parser and of its commands."""
-    for action in parser._actions:
-        if isinstance(action.choices, dict):
-            for name, inner in action.choices.items():
-                yield name
-                yield from list_keys(inner)
-        elif action.dest:
-            yield action.dest
+def list_keys(parser: ArgumentParser) -> set[str]:
+    """Returns every key of a parser and of its commands, the groups of keys and the names of the commands."""
+    keys = {"help", "print_config", *parser.get_defaults().keys()}
+    keys |= {key[: match.start()] for key in keys for match in re.finditer(r"\.", key)}
+    for name, inner in getattr(parser, "commands", {}).items():
+        keys |= {name, *list_keys(inner)}
+    return keys
 
 
 def list_classes(parser: Any) -> Iterable[str]:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
         encode_prompt,
         find_stop_ids,
     )
-    from safety_lightning.data.datamodule import InstructionData, check_sampler
+    from safety_lightning.data.datamodule import InstructionData
     from safety_lightning.data.reading import AdvBenchPrompts, read_advbench_prompts, read_examples, read_prompts
     from safety_lightning.data.sources import (
         Example,
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 _PLACES = {
     "batching": "LengthGroupedBatchSampler Padding collate_examples pad_rows pad_sequences",
     "chat": "IGNORED_LABEL EncodedExample Template check_template encode_pairs encode_prompt find_stop_ids",
-    "datamodule": "InstructionData check_sampler",
+    "datamodule": "InstructionData",
     "reading": "AdvBenchPrompts read_advbench_prompts read_examples read_prompts",
     "sources": "Example InstructionSource is_generated is_local_file register_generator resolve_source",
     "tables": "check_column read_table",

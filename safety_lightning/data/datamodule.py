@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from lightning import LightningDataModule, Trainer
+from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Subset
 from transformers import PreTrainedTokenizerBase
 
@@ -19,6 +19,7 @@ from safety_lightning.data.mixing import ShareOf, count_shared_prompts, mix_cont
 from safety_lightning.data.reading import Reading, read_source
 from safety_lightning.data.sources import Example, ExampleKind, InstructionSource
 from safety_lightning.errors import UserError
+from safety_lightning.lightning_internals import check_sampler, settle_finished_epoch
 
 DataKind = Literal["useful", "harmful", "contaminated", "safe"]
 
@@ -242,8 +243,7 @@ class InstructionData(LightningDataModule):
         if self.trainer is None:
             return 0, 1
         place = self.trainer.distributed_sampler_kwargs or {"rank": 0, "num_replicas": 1}
-        if place["num_replicas"] > 1:
-            check_sampler(self.trainer)
+        check_sampler(self.trainer)
         return place["rank"], place["num_replicas"]
 
     def _make_collate(self) -> Any:
@@ -255,23 +255,3 @@ def _count_kinds(examples: list[Example], dataset: EncodedDataset) -> dict[str, 
     """Counts the kinds of the examples that were kept."""
     counts = Counter(examples[position].kind for position in dataset.positions.tolist())
     return {f"num_{kind}": count for kind, count in sorted(counts.items())}
-
-
-def check_sampler(trainer: Trainer) -> None:
-    """Raises UserError if the Trainer would divide the batches over the processes by itself."""
-    if trainer._accelerator_connector.use_distributed_sampler:  # Lightning tells this in no public place
-        raise UserError("use_distributed_sampler of the Trainer must be false, got true")
-
-
-def settle_finished_epoch(trainer: Trainer) -> None:
-    """Lets a run with ``max_steps`` resume from the end of an epoch as one with ``max_epochs`` does.
-
-    Lightning 2.6 takes such a run for one stopped within the epoch: after the first batch of the next epoch it would
-    count that epoch as finished too (Lightning-AI/pytorch-lightning issue 19617). To be called in
-    ``train_dataloader``, which Lightning asks for after it has restored its counts and before it uses them.
-    """
-    loop = trainer.fit_loop
-    progress: Any = loop.epoch_progress.current
-    if loop.restarting and progress.ready == progress.started == progress.processed:
-        loop._restarting = False  # the property's setter would set it again
-        loop.epoch_loop.restarting = False

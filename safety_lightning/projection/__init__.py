@@ -1,30 +1,24 @@
 """Projects the update of live weights, in the order in which data goes.
 
-operators    the maths on one matrix, pure torch: parts, energy, chance, leak
 spec         which subspace is wanted: spanned from two checkpoints, or taken from where it is saved
 projector    binds live parameters to reference and basis, projects them in place, and measures them
-sharding     what the projector needs for weights that are shared out over processes
-rows         the rows of ``projection.csv``
+sharding     the projection of one matrix, whole or shared out over processes; the plain form stands above it
+rows         what was measured: a record per matrix, sums over matrices, the rows of ``projection.csv``
+operators    the maths on one matrix, pure torch, for live weights and whole checkpoints alike
 """
 
-from safety_lightning.projection.operators import (
-    Component,
-    compute_chance,
-    compute_energy_by_rank,
-    compute_energy_kept,
-    compute_leak,
-    project_update,
-    sum_squares,
-)
-from safety_lightning.projection.projector import UpdateMeasure, UpdateProjector, match_parameters
+from safety_lightning.projection.operators import Component, compute_chance, project_update, sum_squares
+from safety_lightning.projection.projector import UpdateProjector, match_parameters
 from safety_lightning.projection.rows import (
     ProjectionRow,
     Tied,
-    compute_stored_leak,
+    UpdateMeasure,
     make_rows,
     sum_chance,
     sum_energy,
+    sum_leak,
 )
+from safety_lightning.projection.sharding import gather, is_sharded
 from safety_lightning.projection.spec import PreparedSubspace, SubspaceSpec, prepare_subspace, save_prepared
 
 __all__ = [
@@ -36,10 +30,8 @@ __all__ = [
     "UpdateMeasure",
     "UpdateProjector",
     "compute_chance",
-    "compute_energy_by_rank",
-    "compute_energy_kept",
-    "compute_leak",
-    "compute_stored_leak",
+    "gather",
+    "is_sharded",
     "make_rows",
     "match_parameters",
     "prepare_subspace",
@@ -47,5 +39,6 @@ __all__ = [
     "save_prepared",
     "sum_chance",
     "sum_energy",
+    "sum_leak",
     "sum_squares",
 ]

@@ -1,4 +1,4 @@
-"""Splits a weight update into its part inside a subspace and the rest, and measures the two.
+"""Splits a weight update into its part inside a subspace and the rest.
 
 Shapes in this file: M = output features, N = input features, K = rank; a basis has M rows for the left side and N
 for the right.
@@ -41,12 +41,12 @@ def project_update(update_MN: Tensor, basis: Tensor, *, component: Component, si
                 [4.]])
     """
     check_projection(update_MN, basis, side=side)
-    coordinates = find_coordinates(update_MN, basis, side=side)
+    coordinates = compute_coordinates(update_MN, basis, side=side)
     inside_MN = expand_coordinates(coordinates, basis, side=side)
     return inside_MN if component == "parallel" else update_MN - inside_MN
 
 
-def find_coordinates(update_MN: Tensor, basis: Tensor, *, side: Side) -> Tensor:
+def compute_coordinates(update_MN: Tensor, basis: Tensor, *, side: Side) -> Tensor:
     """Returns an update's coordinates in a basis: UᵀΔ, shape ``(K, N)``, or ΔV, shape ``(M, K)``."""
     return basis.mT @ update_MN if side == "left" else update_MN @ basis
 
@@ -54,74 +54,6 @@ def find_coordinates(update_MN: Tensor, basis: Tensor, *, side: Side) -> Tensor:
 def expand_coordinates(coordinates: Tensor, basis: Tensor, *, side: Side) -> Tensor:
     """Returns the update that has these coordinates, shape ``(M, N)``; the M x M projector is never formed."""
     return basis @ coordinates if side == "left" else coordinates @ basis.mT
-
-
-def compute_energy_kept(update_MN: Tensor, basis: Tensor, *, component: Component, side: Side = "left") -> Tensor:
-    r"""Returns the share of an update's energy in one component, ‖component‖² / ‖update‖² (paper, eq. 7).
-
-    Args:
-        update_MN: As in `project_update`.
-        basis: As in `project_update`.
-        component: Whose share.
-        side: Which side the basis lies on.
-
-    Returns:
-        A float64 scalar in [0, 1]; NaN for an update of zero.
-
-    Raises:
-        ValueError: As `project_update`.
-
-    Example:
-        >>> basis = torch.tensor([[1.0], [0.0]])
-        >>> compute_energy_kept(torch.tensor([[3.0], [4.0]]), basis, component="parallel")
-        tensor(0.3600, dtype=torch.float64)
-    """
-    check_projection(update_MN, basis, side=side)
-    total = sum_squares(update_MN)
-    part = project_update(update_MN, basis, component=component, side=side)
-    return sum_squares(part) / total
-
-
-def compute_energy_by_rank(update_MN: Tensor, basis: Tensor, *, side: Side = "left") -> Tensor:
-    """Returns the energy inside the first k columns of a basis for every k at once.
-
-    One product gives the coordinates; the energies are a cumulative sum over the norms of their rows.
-
-    Args:
-        update_MN: As in `project_update`.
-        basis: As in `project_update`.
-        side: Which side the basis lies on.
-
-    Returns:
-        Float64, shape ``(K + 1,)``: squared norms (not shares), entry k for the first k columns, entry 0 zero.
-
-    Raises:
-        ValueError: As `project_update`.
-    """
-    check_projection(update_MN, basis, side=side)
-    coordinates = find_coordinates(update_MN, basis, side=side)
-    per_direction = coordinates.double().square().sum(dim=1 if side == "left" else 0)
-    return torch.cat([per_direction.new_zeros(1), per_direction.cumsum(0)])
-
-
-def compute_leak(stored_update_MN: Tensor, basis: Tensor, *, component: Component, side: Side = "left") -> Tensor:
-    """Returns the share of the norm on the wrong side of the subspace after weights were stored.
-
-    Args:
-        stored_update_MN: Stored weights, rounded to their dtype, minus the reference; float32 or wider.
-        basis: As in `project_update`.
-        component: The component that should have been kept.
-        side: Which side the basis lies on.
-
-    Returns:
-        A float64 scalar in [0, 1]; 0 for an update of zero.
-
-    Raises:
-        ValueError: As `project_update`.
-    """
-    wrong: Component = "orthogonal" if component == "parallel" else "parallel"
-    share = compute_energy_kept(stored_update_MN, basis, component=wrong, side=side)
-    return share.nan_to_num(0.0).sqrt()
 
 
 def compute_chance(rank: int, num_rows: int, *, component: Component) -> float:

@@ -13,47 +13,18 @@ from torch import Tensor, nn
 
 from safety_lightning.checkpoints import MatrixSlot
 from safety_lightning.errors import UserError
-from safety_lightning.projection.operators import Component, expand_coordinates, find_coordinates, sum_squares
+from safety_lightning.projection.operators import Component, compute_coordinates, expand_coordinates, sum_squares
+from safety_lightning.projection.rows import UpdateMeasure
 from safety_lightning.projection.sharding import (
     agree_on,
     gather,
-    is_sharded,
     lay_out_basis,
-    lay_out_reference,
+    project_in_place,
     replicate_partial,
+    shard_like,
 )
 from safety_lightning.projection.spec import PreparedSubspace
 from safety_lightning.subspaces import Side
-
-
-@dataclass(frozen=True, kw_only=True)
-class UpdateMeasure:
-    """What the update of one matrix is made of.
-
-    Attributes:
-        slot: The matrix.
-        rank: Rank of its basis; 0 when its delta is zero.
-        inside: Squared norm of the update's part inside the subspace.
-        outside: Squared norm of the rest.
-        num_stuck: How many weights equal those that training started from.
-        num_weights: How many weights there are.
-    """
-
-    slot: MatrixSlot
-    rank: int
-    inside: float
-    outside: float
-    num_stuck: int
-    num_weights: int
-
-    @property
-    def total(self) -> float:
-        """Squared norm of the update."""
-        return self.inside + self.outside
-
-    def part(self, component: Component) -> float:
-        """Squared norm of one component."""
-        return self.inside if component == "parallel" else self.outside
 
 
 @dataclass(frozen=True)
@@ -78,17 +49,11 @@ class UpdateProjector:
     Args:
         prepared: The subspace and its reference.
         component: Which part of the update is kept.
-
-    Attributes:
-        measures_next: Set it to have the next `project` measure the update first, as the optimizer left it.
-        unprojected: What that measurement found; None when there was none.
     """
 
     def __init__(self, prepared: PreparedSubspace, *, component: Component) -> None:
         self.prepared = prepared
         self.component: Component = component
-        self.measures_next = False
-        self.unprojected: list[UpdateMeasure] | None = None
         self._bound: list[_BoundMatrix] = []
 
     @property
@@ -116,45 +81,44 @@ class UpdateProjector:
                 name = slot.tensor
                 whole = self.prepared.reference.read(name).to(parameter.device, torch.float32)
                 _check_shape(name, parameter, whole)
-                reference = lay_out_reference(whole, parameter.data)
+                reference = shard_like(whole, parameter.data)
             basis = self.prepared.subspace.bases[slot.name].columns.to(parameter.device)
             basis = agree_on(lay_out_basis(basis, parameter.data, slot, side=self.side))
             self._bound.append(_BoundMatrix(slot, parameter, slot.view(reference), basis))
         self.prepared.reference.close()
 
     @torch.no_grad()
-    def project(self) -> None:
-        """Replaces the live weights by reference + projected update, in place, computing in float32."""
-        if self.measures_next:
-            self.unprojected, self.measures_next = self.measure(), False
+    def project(self, *, measured: bool = False) -> list[UpdateMeasure] | None:
+        """Replaces the live weights by reference + projected update, in place, computing in float32.
+
+        Args:
+            measured: Measure the update first, as the optimizer left it.
+
+        Returns:
+            What was measured; None where it was not.
+        """
+        measures = self.measure() if measured else None
         for bound in self._bound:
-            self._project_matrix(bound)
+            project_in_place(
+                bound.weights_MN, bound.reference_MN, bound.basis, component=self.component, side=self.side
+            )
+        return measures
 
     @torch.no_grad()
     def measure(self) -> list[UpdateMeasure]:
         """Measures the live update of every matrix; changes nothing."""
         return [self._measure_matrix(bound) for bound in self._bound]
 
-    def _project_matrix(self, bound: _BoundMatrix) -> None:
-        weights_MN = bound.weights_MN
-        update_MN = weights_MN.float() - bound.reference_MN
-        coordinates = replicate_partial(find_coordinates(update_MN, bound.basis, side=self.side))
-        start_MN, sign = (bound.reference_MN, 1) if self.component == "parallel" else (weights_MN.float(), -1)
-        first, second = (bound.basis, coordinates) if self.side == "left" else (coordinates, bound.basis.mT)
-        if is_sharded(weights_MN):
-            weights_MN.copy_(start_MN + sign * (first @ second))
-        else:
-            weights_MN.copy_(torch.addmm(start_MN, first, second, alpha=sign, out=update_MN))
-
     def _measure_matrix(self, bound: _BoundMatrix) -> UpdateMeasure:
         weights_MN = bound.weights_MN
         update_MN = weights_MN.float() - bound.reference_MN
-        coordinates = replicate_partial(find_coordinates(update_MN, bound.basis, side=self.side))
+        coordinates = replicate_partial(compute_coordinates(update_MN, bound.basis, side=self.side))
         start_MN = bound.reference_MN.to(weights_MN.dtype)
         outside_MN = update_MN.sub_(expand_coordinates(coordinates, bound.basis, side=self.side))
         return UpdateMeasure(
             slot=bound.slot,
             rank=bound.basis.shape[1],
+            dimension=bound.basis.shape[0],
             inside=float(gather(sum_squares(coordinates))),
             outside=float(gather(sum_squares(outside_MN))),
             num_stuck=int(gather((weights_MN == start_MN).sum())),

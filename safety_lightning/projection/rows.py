@@ -1,4 +1,4 @@
-"""The rows of `projection.csv`: what projection did to each matrix."""
+"""What the update of live weights is made of: a record per matrix, sums over matrices, the rows of `projection.csv`."""
 
 from __future__ import annotations
 
@@ -8,12 +8,72 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from safety_lightning.checkpoints import tied_output
+from safety_lightning.checkpoints import MatrixSlot, tied_output
 from safety_lightning.projection.operators import Component, compute_chance
-from safety_lightning.projection.projector import UpdateMeasure
 from safety_lightning.projection.spec import PreparedSubspace
 
 Tied = Literal["once", "each"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdateMeasure:
+    """What the update of one matrix is made of.
+
+    Attributes:
+        slot: The matrix.
+        rank: Rank of its basis; 0 when its delta is zero.
+        dimension: Length of the basis's columns: the matrix's rows for the left side, its columns for the right.
+        inside: Squared norm of the update's part inside the subspace.
+        outside: Squared norm of the rest.
+        num_stuck: How many weights equal those that training started from.
+        num_weights: How many weights there are.
+    """
+
+    slot: MatrixSlot
+    rank: int
+    dimension: int
+    inside: float
+    outside: float
+    num_stuck: int
+    num_weights: int
+
+    @property
+    def total(self) -> float:
+        """Squared norm of the update."""
+        return self.inside + self.outside
+
+    def part(self, component: Component) -> float:
+        """Squared norm of one component."""
+        return self.inside if component == "parallel" else self.outside
+
+    def chance(self, component: Component) -> float:
+        """Share of its energy that a random update would have in one component."""
+        return compute_chance(self.rank, self.dimension, component=component)
+
+
+def sum_energy(measures: Iterable[UpdateMeasure], component: Component) -> float:
+    """Returns the energy kept over many matrices: summed before dividing, matrices without a subspace left out."""
+    counted = [measure for measure in measures if measure.rank > 0]
+    return divide(sum(m.part(component) for m in counted), sum(m.total for m in counted))
+
+
+def sum_chance(measures: Iterable[UpdateMeasure], component: Component) -> float:
+    """Returns the chance level that belongs to `sum_energy`: each matrix weighs as much as its update."""
+    counted = [measure for measure in measures if measure.rank > 0]
+    return divide(sum(m.total * m.chance(component) for m in counted), sum(m.total for m in counted))
+
+
+def sum_leak(stored: Iterable[UpdateMeasure], component: Component) -> float:
+    """Returns the share of the norm of stored updates that is on the wrong side; 0 without update."""
+    wrong: Component = "orthogonal" if component == "parallel" else "parallel"
+    known = list(stored)
+    total = sum(m.total for m in known)
+    return math.sqrt(sum(m.part(wrong) for m in known) / total) if total > 0 else 0.0
+
+
+def divide(part: float, total: float) -> float:
+    """Divides, with NaN for 0 / 0."""
+    return part / total if total > 0 else math.nan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +119,7 @@ def make_rows(
     *,
     tied: Tied = "once",
 ) -> list[ProjectionRow]:
-    """Joins measures from before projection with those of the stored result, a row a matrix.
+    """Joins measures from before projection with those of the stored result, a row per matrix.
 
     Paper: with ``tied="each"``, the output layer is listed beside the embedding that it shares its storage with.
     """
@@ -71,40 +131,10 @@ def make_rows(
     return rows
 
 
-def sum_energy(measures: Iterable[UpdateMeasure], component: Component) -> float:
-    """Returns the energy kept over many matrices: summed before dividing, matrices without a subspace left out."""
-    counted = [measure for measure in measures if measure.rank > 0]
-    return divide(sum(m.part(component) for m in counted), sum(m.total for m in counted))
-
-
-def sum_chance(measures: Iterable[UpdateMeasure], component: Component, *, side: str) -> float:
-    """Returns the chance level that belongs to `sum_energy`: each matrix weighs as much as its update."""
-    counted = [measure for measure in measures if measure.rank > 0]
-    weighted = sum(
-        m.total * compute_chance(m.rank, m.slot.rows if side == "left" else m.slot.columns, component=component)
-        for m in counted
-    )
-    return divide(weighted, sum(m.total for m in counted))
-
-
-def divide(part: float, total: float) -> float:
-    """Divides, with NaN for 0 / 0."""
-    return part / total if total > 0 else math.nan
-
-
-def compute_stored_leak(measures: Iterable[UpdateMeasure], component: Component) -> float:
-    """Returns the share of the norm of many updates that is on the wrong side; 0 without update."""
-    wrong: Component = "orthogonal" if component == "parallel" else "parallel"
-    known = list(measures)
-    total = sum(m.total for m in known)
-    return math.sqrt(sum(m.part(wrong) for m in known) / total) if total > 0 else 0.0
-
-
 def _make_row(
     prepared: PreparedSubspace, component: Component, before: UpdateMeasure, stored: UpdateMeasure
 ) -> ProjectionRow:
     slot, spec = before.slot, prepared.spec
-    side_length = slot.rows if spec.side == "left" else slot.columns
     return ProjectionRow(
         name=slot.name,
         kind=slot.kind,
@@ -116,7 +146,7 @@ def _make_row(
         fraction=spec.fraction,
         rank=before.rank,
         energy_kept=divide(before.part(component), before.total),
-        chance=compute_chance(before.rank, side_length, component=component),
+        chance=before.chance(component),
         update_norm=math.sqrt(before.total),
-        leak=compute_stored_leak([stored], component),
+        leak=sum_leak([stored], component),
     )

@@ -1,7 +1,9 @@
-"""Lets one code path serve whole and sharded (DTensor) parameters.
+"""Projects whole and sharded (DTensor) weights by one code path, and lays out what it needs beside them.
 
 A sharded weight is never gathered: the basis is laid out like the weight, and only coordinates, which are small,
-cross between processes.
+cross between processes. `project_gathered` is the plain form, which tests hold it against.
+
+Shapes in this file: M = output features, N = input features.
 """
 
 from __future__ import annotations
@@ -12,11 +14,44 @@ from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tenso
 
 from safety_lightning.checkpoints import MatrixSlot
 from safety_lightning.errors import UserError
+from safety_lightning.projection.operators import Component, compute_coordinates, project_update
 from safety_lightning.subspaces import Side
 
 
-def lay_out_reference(reference: Tensor, parameter: Tensor) -> Tensor:
-    """Shards whole reference weights like their parameter; a whole parameter leaves them whole."""
+def project_gathered(
+    weights_MN: Tensor, reference_MN: Tensor, basis: Tensor, *, component: Component, side: Side
+) -> None:
+    """Replaces weights by reference + projected update, in place, the plain way: every process gathers the matrix.
+
+    Args:
+        weights_MN: Whole or sharded weights of any floating dtype, shape ``(M, N)``.
+        reference_MN: The weights that the update is measured from, float32, laid out like the weights.
+        basis: Orthonormal columns, float32, as `lay_out_basis` lays them out.
+        component: Which part of the update is kept.
+        side: Which side the basis lies on.
+    """
+    start_MN = gather(reference_MN)
+    update_MN = gather(weights_MN).float() - start_MN
+    kept_MN = start_MN + project_update(update_MN, gather(basis), component=component, side=side)
+    weights_MN.copy_(shard_like(kept_MN, weights_MN))
+
+
+def project_in_place(
+    weights_MN: Tensor, reference_MN: Tensor, basis: Tensor, *, component: Component, side: Side
+) -> None:
+    """Does what `project_gathered` does, and gathers coordinates alone; a whole matrix costs one temporary copy."""
+    update_MN = weights_MN.float() - reference_MN
+    coordinates = replicate_partial(compute_coordinates(update_MN, basis, side=side))
+    start_MN, sign = (reference_MN, 1) if component == "parallel" else (weights_MN.float(), -1)
+    first, second = (basis, coordinates) if side == "left" else (coordinates, basis.mT)
+    if is_sharded(weights_MN):
+        weights_MN.copy_(start_MN + sign * (first @ second))
+    else:
+        weights_MN.copy_(torch.addmm(start_MN, first, second, alpha=sign, out=update_MN))
+
+
+def shard_like(reference: Tensor, parameter: Tensor) -> Tensor:
+    """Shards whole weights like their parameter; a whole parameter leaves them whole."""
     if not isinstance(parameter, DTensor):
         return reference
     return distribute_tensor(reference, parameter.device_mesh, parameter.placements)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from safety_lightning.figures import PALETTE, make_figure, save_figure
+from safety_lightning.figures import PALETTE, draw_layer_map, make_figure, save_figure
 from safety_lightning.sweep.rows import EnergyRow, TensorRow
 
 _LABELS = {"top_k": "top k", "random_k": "random k", "random": "random"}
@@ -61,18 +61,9 @@ def draw_layers(rows: Sequence[TensorRow], stem: Path) -> None:
         return
     fraction = min((row.fraction or 0.0 for row in chosen), key=lambda one: abs(one - _MAP_FRACTION))
     chosen = [row for row in chosen if row.fraction == fraction]
-    layers = sorted({row.layer for row in chosen if row.layer is not None})
-    kinds = list(dict.fromkeys(row.kind for row in chosen))
-    values = [[_find_excess(chosen, layer, kind) for kind in kinds] for layer in layers]
-    figure, axes = make_figure(width=1.8 + 0.62 * len(kinds), height=1.8 + 0.2 * len(layers))
-    reach = max((abs(value) for line in values for value in line if not math.isnan(value)), default=1.0) or 1.0
-    image = axes.imshow(values, cmap="PuOr", vmin=-reach, vmax=reach, aspect="auto", origin="lower")
-    axes.set_xticks(range(len(kinds)), kinds, rotation=45, ha="right", fontsize=8)
-    step = max(1, len(layers) // 16)
-    axes.set_yticks(range(0, len(layers), step), [str(layer) for layer in layers[::step]], fontsize=8)
-    axes.set_ylabel("layer")
-    axes.set_title(f"{chosen[0].finetuned}: top k, fraction {fraction:g}", fontsize=10)
-    figure.colorbar(image, ax=axes, label="energy kept − chance")
+    keys = dict.fromkeys((row.layer, row.kind) for row in chosen if row.layer is not None)
+    excess = {(layer, kind): _find_excess(chosen, layer, kind) for layer, kind in keys}
+    figure = draw_layer_map(excess, title=f"{chosen[0].finetuned}: top k, fraction {fraction:g}")
     save_figure(figure, stem)
 
 

@@ -23,7 +23,7 @@ from transformers import PreTrainedModel, get_scheduler
 
 from safety_lightning.checkpoints import load_model
 from safety_lightning.errors import UserError
-from safety_lightning.projection.sharding import gather
+from safety_lightning.projection import gather
 from safety_lightning.training.loss import compute_token_losses, sum_token_losses
 
 Schedule = Literal["cosine", "linear", "constant_with_warmup", "constant"]
@@ -128,7 +128,8 @@ class CausalLMModule(L.LightningModule):
         if not self._averages_micro_batches:
             # Lightning has divided by the micro-batches, and the strategy by the processes: both are undone here.
             factor = self.trainer.accumulate_grad_batches * self.trainer.world_size / totals[1].clamp_min(1)
-            torch._foreach_mul_(list(self._gradients()), float(factor))
+            for gradient in self._gradients():
+                gradient.mul_(float(factor))
         self._log_step(window, totals)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:

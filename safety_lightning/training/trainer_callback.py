@@ -7,9 +7,8 @@ from typing import Any
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from safety_lightning.errors import UserError
 from safety_lightning.projection import Component, SubspaceSpec, UpdateProjector, prepare_subspace
-from safety_lightning.training.callbacks.project_update import When
+from safety_lightning.training.hook import ProjectionHook, When, check_steps
 
 
 class ProjectUpdateTrainerCallback(TrainerCallback):
@@ -36,11 +35,10 @@ class ProjectUpdateTrainerCallback(TrainerCallback):
         when: When = "every_n_steps",
         every_n_steps: int = 1,
     ) -> None:
-        if every_n_steps < 1:
-            raise UserError(f"every_n_steps must be at least 1, got {every_n_steps}")
+        check_steps(every_n_steps)
         self.when: When = when
-        self.every_n_steps = every_n_steps
         self.projector = UpdateProjector(prepare_subspace(subspace), component=component)
+        self._hook = ProjectionHook(self.projector, every_n_steps=every_n_steps)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -51,8 +49,8 @@ class ProjectUpdateTrainerCallback(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Projects after the optimizer's step."""
-        if self.when == "every_n_steps" and state.global_step % self.every_n_steps == 0:
-            self.projector.project()
+        if self.when == "every_n_steps":
+            self._hook.end_step(state.global_step)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -24,9 +24,7 @@ from benchmarks.common import Result, take_turns, time_call
 from safety_lightning.data import EncodedExample, LengthGroupedBatchSampler, collate_examples
 from safety_lightning.projection import SubspaceSpec, UpdateProjector, prepare_subspace
 from safety_lightning.subspaces import decompose_delta, rank_from_fraction
-from safety_lightning.training.attach import hook_projection
-from safety_lightning.training.loss import sum_token_losses
-from safety_lightning.training.module import CausalLMModule
+from safety_lightning.training import CausalLMModule, ProjectionHook, sum_token_losses
 
 FRACTION = 0.25
 SMOLLM2 = {
@@ -189,9 +187,10 @@ def take_step(model: PreTrainedModel, optimizer: torch.optim.Optimizer, num_micr
 
 def take_projected_step(model: PreTrainedModel, optimizer: torch.optim.Optimizer, projector: UpdateProjector) -> None:
     """Takes the same step with the projection hooked to the optimizer."""
-    handle = hook_projection(optimizer, projector, every_n_steps=1, num_steps=[0])
+    hook = ProjectionHook(projector)
+    hook.attach(optimizer)
     take_step(model, optimizer)
-    handle.remove()
+    hook.remove()
 
 
 def make_model(*, seed: int) -> PreTrainedModel:

@@ -172,6 +172,7 @@ def attach(data: InstructionData, rank: int, world_size: int, *, replaces: bool 
     """Attaches what the data module asks a Trainer about."""
     data.trainer = SimpleNamespace(
         distributed_sampler_kwargs={"rank": rank, "num_replicas": world_size},
+        world_size=world_size,
         _accelerator_connector=SimpleNamespace(use_distributed_sampler=replaces),
         fit_loop=SimpleNamespace(restarting=False, epoch_progress=SimpleNamespace(current=None)),
     )

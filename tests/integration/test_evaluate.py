@@ -113,7 +113,7 @@ def test_half_a_run_goes_on_to_the_same_files(run_cli: Run, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (["--model.dtype", "bfloat16"], "a run goes on with the inputs it began with, but engine changed since"),
+        (["--model.dtype", "bfloat16"], "a run is resumed with the inputs it began with, but engine changed since"),
         (["--data.lab.seed", "1"], "but data changed since"),
         (["--model.model", "lab:base"], "but weights changed since"),
     ],
@@ -269,7 +269,7 @@ def test_paper_profile_is_named(run_cli: Run, tmp_path: Path, monkeypatch: pytes
         (["--model.model", "{tmp}/template"], "whose tokenizer has no chat template"),
         (["--model.baseline", "{tmp}"], "must hold scores.jsonl of a finished test"),
         (["--trainer.precision", "bf16-true"], "--trainer.precision must be 32-true (use --model.dtype)"),
-        (["--ckpt_path", "some.ckpt"], "--ckpt_path must be last (which goes on) or left out"),
+        (["--ckpt_path", "some.ckpt"], "--ckpt_path must be last (which resumes the run) or left out"),
         (["--trainer.limit_test_batches", "0.5"], "limit_test_batches must be 1.0"),
         (["--data.jugde", "RuleJudge"], "Did you mean data.judge?"),
     ],

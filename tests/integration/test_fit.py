@@ -63,7 +63,11 @@ def test_run_folder_holds_what_is_promised(run_cli: Run, words: list[str], tmp_p
     )
     assert "update/energy_inside/q_proj" in scalars
     assert [event.step for event in events.Scalars("update/norm")] == [2, 4, 6]
-    assert events.Tags()["images"] == ["update/by_layer"]
+    images = {"update/by_layer", "outcome/by_layer", "outcome/by_module", "outcome/models"}
+    assert set(events.Tags()["images"]) == images
+    for row in rows:
+        (value,) = events.Scalars(f"outcome/{row['model']}/loss")
+        assert (value.step, value.value) == (6, pytest.approx(row["value"], rel=1e-5))
 
     for wanted in (
         "20 matrices, 0 without a delta",
@@ -141,7 +145,7 @@ def test_interrupted_run_says_how_to_go_on(words: list[str], tmp_path: Path) -> 
     finally:
         process.kill()
         process.wait()
-    assert f"--run_dir {tmp_path / 'run'} --ckpt_path last goes on" in log.read_text()
+    assert f"--run_dir {tmp_path / 'run'} --ckpt_path last resumes it" in log.read_text()
     assert "Traceback" not in log.read_text()
 
 
@@ -154,7 +158,7 @@ def test_changed_inputs_stop_a_resume(run_cli: Run, words: list[str], data_file:
     changed.write_text("".join(data_file.read_text().splitlines(keepends=True)[1:]))
     code, printed = run_cli("fit", *words, "--run_dir", run, "--ckpt_path", "last")
     assert code == 2
-    assert "a run goes on with the inputs it began with, but data changed since" in printed
+    assert "a run is resumed with the inputs it began with, but data changed since" in printed
 
 
 def poison(name: str, tensor: torch.Tensor) -> torch.Tensor:
@@ -259,7 +263,7 @@ def test_bad_settings_stop_before_anything_is_written(
 def test_resume_needs_to_know_the_run(run_cli: Run, words: list[str]) -> None:
     code, printed = run_cli("fit", *words, "--ckpt_path", "last")
     assert code == 2
-    assert "--ckpt_path last must come with the --run_dir of the run that goes on" in printed
+    assert "--ckpt_path last must come with the --run_dir of the run to resume" in printed
 
 
 def test_processes_started_together_must_be_told_their_folder(

@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM
 from safety_lightning.checkpoints import CheckpointReader
 from safety_lightning.projection import SubspaceSpec, UpdateProjector, prepare_subspace
 from safety_lightning.training.callbacks import MonitorUpdate, ProjectUpdate
-from safety_lightning.training.callbacks.monitor_update import draw_layers, summarise_measures
+from safety_lightning.training.callbacks.monitor_update import summarise_measures
+from safety_lightning.training.figures import draw_layers, draw_modules
 from tests import reference
 from tests.training.conftest import draw_batches, fit, make_module
 
@@ -33,7 +34,7 @@ def moved(pico_base: Path, pico_aligned: Path) -> tuple[UpdateProjector, torch.n
 
 def test_scalars_equal_an_independent_count(moved: tuple[UpdateProjector, torch.nn.Module], pico_aligned: Path) -> None:
     projector, model = moved
-    scalars = summarise_measures(projector.measure(), projector)
+    scalars = summarise_measures(projector.measure(), projector.component)
     start = CheckpointReader(pico_aligned)
     inside, total, chance, stuck, num_weights = 0.0, 0.0, 0.0, 0, 0
     for slot in projector.prepared.slots:
@@ -58,10 +59,26 @@ def test_scalars_equal_an_independent_count(moved: tuple[UpdateProjector, torch.
 
 def test_figure_has_a_point_for_each_layer_beside_chance(moved: tuple[UpdateProjector, torch.nn.Module]) -> None:
     projector, _ = moved
-    (axes,) = draw_layers(projector.measure(), projector).axes
+    (axes,) = draw_layers(projector.measure()).axes
     lines = {line.get_label(): line for line in axes.lines}
     assert list(lines["energy inside"].get_xdata()) == [0, 1]
     assert all(0 <= value <= 1 for value in lines["chance"].get_ydata())
+
+
+def test_map_holds_the_energy_above_chance_of_each_kind(
+    moved: tuple[UpdateProjector, torch.nn.Module],
+) -> None:
+    projector, _ = moved
+    measures = projector.measure()
+    figure = draw_modules(measures, title="map")
+    assert figure is not None
+    axes = figure.axes[0]
+    kinds = [label.get_text() for label in axes.get_xticklabels()]
+    (measure,) = [one for one in measures if (one.slot.layer, one.slot.kind) == (1, "up_proj")]
+    expected = measure.inside / measure.total - measure.rank / measure.slot.rows
+    assert axes.images[0].get_array()[1, kinds.index("up_proj")] == pytest.approx(expected)
+    assert "norm" not in " ".join(kinds)  # vectors are left out
+    assert draw_modules([], title="map") is None
 
 
 @pytest.mark.parametrize(("precision", "low", "high"), [("bf16-true", 0.5, 1.0), ("bf16-mixed", 0.0, 0.1)])
@@ -72,10 +89,12 @@ def test_stuck_share_tells_of_weights_that_cannot_move(
     module.make_optimizer = lambda params: torch.optim.AdamW(params, lr=1e-6, weight_decay=0.0)
     spec = SubspaceSpec(base=str(pico_base), reference=str(pico_aligned))
     monitor = MonitorUpdate(every_n_steps=1, subspace=spec)
-    fit(module, draw_batches(2), tmp_path, callbacks=[monitor], precision=precision)
-    assert monitor._projector is not None
-    share = summarise_measures(monitor._projector.measure(), monitor._projector)["update/stuck_share"]
-    assert low <= share <= high
+    logger = CSVLogger(tmp_path, name="csv", version="")
+    fit(module, draw_batches(2), tmp_path, callbacks=[monitor], precision=precision, logger=logger)
+    with (tmp_path / "csv" / "metrics.csv").open() as stream:
+        shares = [float(row["update/stuck_share"]) for row in csv.DictReader(stream) if row["update/stuck_share"]]
+    assert len(shares) == 2
+    assert low <= shares[-1] <= high
 
 
 @pytest.mark.parametrize("component", ["parallel", "orthogonal"])
@@ -92,6 +111,24 @@ def test_energy_is_that_before_the_projection_of_the_step(
     for row in rows:
         assert 1e-3 < float(row["update/energy_inside"]) < 1 - 1e-3  # after the projection it is 0 or 1
         assert float(row["update/leak"]) < 1e-4
+
+
+def test_energy_after_a_step_without_projection_is_that_of_the_step(
+    pico_base: Path, pico_aligned: Path, tmp_path: Path
+) -> None:
+    spec = SubspaceSpec(base=str(pico_base), reference=str(pico_aligned))
+    logger = CSVLogger(tmp_path, name="csv", version="")
+    callbacks = [ProjectUpdate(spec, component="orthogonal", every_n_steps=3), MonitorUpdate(every_n_steps=2)]
+    fit(make_module(pico_aligned), draw_batches(8), tmp_path, callbacks=callbacks, logger=logger)
+    with (tmp_path / "csv" / "metrics.csv").open() as stream:
+        rows = {row["step"]: row for row in csv.DictReader(stream) if row["update/leak"]}
+    assert list(rows) == ["2", "4", "6", "8"]
+    for step, row in rows.items():
+        energy, leak = float(row["update/energy_inside"]), float(row["update/leak"])
+        if step == "6":
+            assert leak < 1e-4 < energy  # measured before its projection
+        else:
+            assert energy == pytest.approx(leak**2, rel=1e-6)  # of the one update that there is
 
 
 def test_negative_steps_are_named() -> None:

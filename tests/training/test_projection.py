@@ -10,10 +10,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
 from safety_lightning.checkpoints import CheckpointReader
-from safety_lightning.projection import SubspaceSpec, UpdateProjector, compute_stored_leak, prepare_subspace
-from safety_lightning.training.attach import attach_projection
-from safety_lightning.training.callbacks import ProjectUpdate, SaveModel
-from safety_lightning.training.trainer_callback import ProjectUpdateTrainerCallback
+from safety_lightning.projection import SubspaceSpec, UpdateProjector, prepare_subspace, sum_leak
+from safety_lightning.training import ProjectUpdate, ProjectUpdateTrainerCallback, SaveModel, attach_projection
 from tests.training.conftest import LEARNING_RATE, Batches, draw_batches, fit, make_module, read_weights
 
 
@@ -25,7 +23,7 @@ def spec(pico_base: Path, pico_aligned: Path) -> SubspaceSpec:
 def measure_leak(spec: SubspaceSpec, model: torch.nn.Module, component: str) -> float:
     projector = UpdateProjector(prepare_subspace(spec), component=component)
     projector.bind(model)
-    return compute_stored_leak(projector.measure(), component)
+    return sum_leak(projector.measure(), component)
 
 
 @pytest.mark.parametrize("component", ["parallel", "orthogonal"])
@@ -120,27 +118,33 @@ def test_transformers_trainer_saves_the_projected_model_at_the_end(
     assert measure_leak(spec, AutoModelForCausalLM.from_pretrained(tmp_path / "saved"), "parallel") < 1e-4
 
 
+class RecordLeak(L.Callback):
+    """Records the leak of the live weights after each batch, with the optimizer's steps until then."""
+
+    def __init__(self, spec: SubspaceSpec) -> None:
+        self.spec = spec
+        self.leaks: list[tuple[int, float]] = []
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: object) -> None:
+        self.leaks.append((trainer.global_step, measure_leak(self.spec, pl_module.model, "parallel")))
+
+
 @pytest.mark.parametrize("num_accumulated", [1, 3])
-def test_acts_exactly_once_per_optimizer_step(
-    spec: SubspaceSpec, pico_aligned: Path, tmp_path: Path, num_accumulated: int, monkeypatch: pytest.MonkeyPatch
+def test_acts_after_every_second_optimizer_step(
+    spec: SubspaceSpec, pico_aligned: Path, tmp_path: Path, num_accumulated: int
 ) -> None:
-    steps: list[int] = []
-    callback = ProjectUpdate(subspace=spec, every_n_steps=2)
-    original = UpdateProjector.project
-
-    def count(self: UpdateProjector) -> None:
-        steps.append(callback._num_steps[0])
-        original(self)
-
-    monkeypatch.setattr(UpdateProjector, "project", count)
+    callback, record = ProjectUpdate(subspace=spec, every_n_steps=2), RecordLeak(spec)
     fit(
         make_module(pico_aligned),
         draw_batches(15),
         tmp_path,
-        callbacks=[callback],
+        callbacks=[callback, record],
         accumulate_grad_batches=num_accumulated,
     )
-    assert steps == list(range(2, 15 // num_accumulated + 1, 2))
+    assert len(record.leaks) == 15
+    for step, leak in record.leaks:
+        assert (leak < 1e-4) == (step % 2 == 0), (step, leak)
+    assert callback.state_dict() == {"num_steps": 15 // num_accumulated}
 
 
 @pytest.mark.parametrize(("precision", "bound"), [("32-true", 1e-4), ("bf16-mixed", 1e-4), ("bf16-true", 0.9)])

@@ -1,6 +1,10 @@
-"""The Trainer verbs: LightningCLI with a run folder, checks before anything is written, and a table at the end.
+"""The Trainer verbs under LightningCLI, in the order in which a command goes through them.
 
-A verb is a subclass of `VerbCLI` in a module of its name; only the one that was asked for is imported.
+base                            the run folder, the checks before anything is written, the manifest, how to resume
+training                        what the verbs that train or validate share: model, data and groups of callbacks
+fit, validate, test, predict    a verb each; only the one that was asked for is imported
+dashboard                       what TensorBoard shows of a fit that is done
+faults                          which errors are the user's to mend
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""What the Trainer verbs share: a run folder, checks before anything is written, a manifest, and going on."""
+"""What the Trainer verbs share: a run folder, checks before anything is written, a manifest, and how to resume."""
 
 from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import Any, ClassVar
 
 import lightning as L
@@ -33,20 +34,33 @@ class VerbParser(SuggestingParser, LightningArgumentParser):
         return super().add_class_arguments(*args, sub_configs=False, **kwargs)
 
 
+class TellHowToResume(Callback):
+    """Says how to resume a run that Ctrl-C stopped."""
+
+    def __init__(self, run_folder: Path) -> None:
+        self.run_folder = run_folder
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Prints the options that resume the run."""
+        if isinstance(exception, KeyboardInterrupt):
+            print(f"Stopped. The same command with --run_dir {self.run_folder} --ckpt_path last resumes it.")
+
+
 class VerbCLI(LightningCLI):
     """One Trainer verb.
 
     A verb is a subclass that says which classes it runs (`module_class`, `data_class`) and overrides the steps that
     are its own, which are taken in this order: `add_groups`, `place_outputs`, `check`, `describe_inputs`, `begin`, the
-    Trainer's work, `finish`. Until `check` and `describe_inputs` have returned, nothing is written.
+    Trainer's work, `finish`. Until `check` and `describe_inputs` have returned, nothing is written. LightningCLI calls
+    `prepare_run` and `finish_run` by the names that a verb gives them: ``before_fit`` and ``after_fit``.
     """
 
     verb: ClassVar[str]
     module_class: ClassVar[type[L.LightningModule]]
     data_class: ClassVar[type[L.LightningDataModule]]
     trainer_options: ClassVar[dict[str, Any]] = {}
-    can_go_on: ClassVar[bool] = True
-    """Whether ``--ckpt_path last`` goes on with an earlier run of the folder."""
+    can_resume: ClassVar[bool] = True
+    """Whether ``--ckpt_path last`` resumes an earlier run of the folder."""
 
     @classmethod
     def subcommands(cls) -> dict[str, set[str]]:
@@ -60,24 +74,25 @@ class VerbCLI(LightningCLI):
         """Puts the verb's outputs into `run.path`, in place."""
 
     def find_checkpoint(self) -> str | None:
-        """Returns the checkpoint that a run goes on from; None for verbs whose progress is in their own files."""
+        """Returns the checkpoint that a run is resumed from; None for verbs whose progress is in their own files."""
         return None
 
     def check(self) -> None:
         """Checks everything that can be wrong, writing nothing; raises UserError."""
 
     def describe_inputs(self) -> dict[str, Any]:
-        """Returns the verb's part of the manifest; its ``inputs`` must be the same when the run goes on."""
+        """Returns the verb's part of the manifest; its ``inputs`` must be the same when the run is resumed."""
         return {"inputs": {}}
 
     def begin(self) -> None:
         """Writes what must be in the run folder before the work begins."""
 
     def finish(self) -> None:
-        """Writes and prints what came of it; called in the first process alone."""
+        """Writes and prints what came of it, in the first process alone."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds the run folder, the link of model and data, and the verb's groups."""
+        self.verb_parser = parser
         parser.add_argument("--run_dir", type=str | None, default=None, help="Run folder; a fresh one under logs/.")
         parser.link_arguments("model.model", "data.model")
         self.add_groups(parser)
@@ -85,9 +100,9 @@ class VerbCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Chooses the run folder and puts every output into it."""
         config = self.config[self.verb]
-        resume = self.can_go_on and config.get("ckpt_path") == "last"
+        resume = self.can_resume and config.get("ckpt_path") == "last"
         if resume and config.run_dir is None:
-            raise UserError("--ckpt_path last must come with the --run_dir of the run that goes on, got none")
+            raise UserError("--ckpt_path last must come with the --run_dir of the run to resume, got none")
         self.run = RunFolder(share_run_dir(config.run_dir), command=self.verb, resume=resume)
         os.environ[RUN_DIR_VARIABLE] = str(self.run.path)
         config.run_dir = str(self.run.path)
@@ -102,25 +117,33 @@ class VerbCLI(LightningCLI):
         if trainer_config.get("logger") in (None, True):
             kwargs["logger"] = TensorBoardLogger(str(self.run.path), name="tensorboard", version="")
         kwargs.setdefault("default_root_dir", str(self.run.path))
-        return super().instantiate_trainer(**kwargs)
+        trainer = super().instantiate_trainer(**kwargs)
+        if self.can_resume:
+            trainer.callbacks.append(TellHowToResume(self.run.path))  # type: ignore[attr-defined]
+        return trainer
 
-    def _run_subcommand(self, subcommand: str) -> None:
-        """Checks, makes the run folder and works; says how to go on when it was interrupted."""
+    def prepare_run(self) -> None:
+        """Checks, makes the run folder and begins."""
         self.check()
         self._create_folder()
         self.begin()
-        try:
-            super()._run_subcommand(subcommand)
-        except SystemExit:
-            if self.trainer.interrupted and self.can_go_on:
-                print(f"Stopped. The same command with --run_dir {self.run.path} --ckpt_path last goes on.")
-            raise
+
+    def finish_run(self) -> None:
+        """Finishes, in the first process alone."""
         if self.trainer.is_global_zero:
             self.finish()
 
     def read_config(self) -> dict[str, Any]:
         """Returns the verb's resolved configuration as plain values."""
         return dict(self.config[self.verb].as_dict())
+
+    def check_last(self, config: Any) -> None:
+        """Raises UserError if ``--ckpt_path`` names a checkpoint: the verb's progress is in its own files."""
+        if config.ckpt_path not in (None, "last"):
+            raise UserError(
+                f"--ckpt_path must be last (which resumes the run) or left out, got {config.ckpt_path}; a model is "
+                "given by --model.model"
+            )
 
     def check_folder(self, *, num_bytes: int = 0) -> None:
         """Checks that the run folder can be written, in the first process; see `RunFolder.check`."""
@@ -135,7 +158,7 @@ class VerbCLI(LightningCLI):
         self.run.create()
         number = len(manifest.get("resumed", []))
         name = f"config.resumed-{number}.yaml" if number else "config.yaml"
-        text = self._parser(self.verb).dump(self.config[self.verb], skip_none=False)
+        text = self.verb_parser.dump(self.config[self.verb], skip_none=False)
         write_atomically(self.run.path / name, text)
         self.run.write_manifest(manifest)
 
@@ -166,7 +189,7 @@ def continue_manifest(manifest: dict[str, Any], run: RunFolder) -> None:
     changed = [name for name, value in manifest["inputs"].items() if before["inputs"].get(name) != value]
     if changed:
         raise UserError(
-            f"a run goes on with the inputs it began with, but {' and '.join(changed)} changed since "
+            f"a run is resumed with the inputs it began with, but {' and '.join(changed)} changed since "
             f"{before['started']} ({run.path / 'manifest.json'})"
         )
     manifest["resumed"] = [*before.get("resumed", []), manifest["started"]]

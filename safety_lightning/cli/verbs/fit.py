@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import torch
+from lightning.pytorch.loggers import TensorBoardLogger
 
+from safety_lightning.cli.verbs.base import VerbCLI
+from safety_lightning.cli.verbs.dashboard import log_outcome
 from safety_lightning.cli.verbs.training import TrainingCLI
 from safety_lightning.evaluation.callbacks.compare_models import CompareModels
 from safety_lightning.evaluation.callbacks.evaluate_behaviour import EvaluateBehaviour
+from safety_lightning.evaluation.records.results import read_results
 from safety_lightning.evaluation.report import print_summary
 from safety_lightning.processes import process_rank
 from safety_lightning.profiles import read_settings
@@ -19,6 +23,7 @@ class FitCLI(TrainingCLI):
     """Fine-tunes."""
 
     verb = "fit"
+    before_fit, after_fit = VerbCLI.prepare_run, VerbCLI.finish_run
 
     def find_checkpoint(self) -> str | None:
         """Returns the checkpoint of the most optimizer steps; None starts anew."""
@@ -42,6 +47,13 @@ class FitCLI(TrainingCLI):
                 callback.save()
 
     def finish(self) -> None:
-        """Prints the table of the models."""
+        """Shows in TensorBoard what came of it, and prints the table of the models."""
+        file = self.run.path / "results.jsonl"
+        rows = read_results(file) if file.is_file() else []
+        measures = [measure for one in self.find_projections() for measure in one.measures]
+        for logger in self.trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                step = self.trainer.global_step
+                log_outcome(logger, config=self.read_config(), rows=rows, measures=measures, step=step)
         counts = [counts for one in self.find_projections() if (counts := one.describe())]
         print_summary(self.run.path, settings=read_settings(self.read_config()), subspaces=counts)

@@ -9,7 +9,6 @@ from lightning.pytorch.cli import LightningArgumentParser
 from safety_lightning.activations import ActivationModule, ActivationWriter, PromptData, check_trainer
 from safety_lightning.checkpoints import CheckpointReader, resolve_reference
 from safety_lightning.cli.verbs.base import VerbCLI
-from safety_lightning.errors import UserError
 from safety_lightning.profiles import CAPTURE_SETTINGS, name_profile, read_settings
 
 
@@ -17,6 +16,7 @@ class PredictCLI(VerbCLI):
     """Captures activations; a group of its own: `writer`."""
 
     verb = "predict"
+    before_predict, after_predict = VerbCLI.prepare_run, VerbCLI.finish_run
     module_class = ActivationModule
     data_class = PromptData
     trainer_options: ClassVar[dict[str, Any]] = {
@@ -36,11 +36,7 @@ class PredictCLI(VerbCLI):
         """Puts activations into the run folder; the Trainer keeps none of them."""
         config.writer.folder = config.writer.folder or str(self.run.path / "activations")
         config.return_predictions = False
-        if config.ckpt_path not in (None, "last"):
-            raise UserError(
-                f"--ckpt_path must be last (which goes on) or left out, got {config.ckpt_path}; a model is given by "
-                "--model.model"
-            )
+        self.check_last(config)
 
     def check(self) -> None:
         """Checks Trainer, run folder, prompts and weights."""

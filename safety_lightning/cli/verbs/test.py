@@ -27,6 +27,7 @@ class TestCLI(VerbCLI):
 
     __test__ = False  # no test class, whatever pytest makes of its name
     verb = "test"
+    before_test, after_test = VerbCLI.prepare_run, VerbCLI.finish_run
     module_class = EvaluationModule
     data_class = EvaluationData
     trainer_options: ClassVar[dict[str, Any]] = {
@@ -40,11 +41,7 @@ class TestCLI(VerbCLI):
         """Puts answers, scores and results into the run folder."""
         config.verbose = False  # the table that is printed at the end says more than Lightning's own
         config.model.folder = config.model.folder or str(self.run.path)
-        if config.ckpt_path not in (None, "last"):
-            raise UserError(
-                f"--ckpt_path must be last (which goes on) or left out, got {config.ckpt_path}; a model is given by "
-                "--model.model"
-            )
+        self.check_last(config)
         if config.trainer.precision not in ("32-true", "32", 32):
             raise UserError(f"--trainer.precision must be 32-true (use --model.dtype), got {config.trainer.precision}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from safety_lightning.cli.verbs.base import VerbCLI
 from safety_lightning.cli.verbs.training import TrainingCLI
 from safety_lightning.evaluation.callbacks.compare_models import check_validation
 from safety_lightning.evaluation.loss import summarise_loss
@@ -14,7 +15,8 @@ class ValidateCLI(TrainingCLI):
     """Measures held-out loss."""
 
     verb = "validate"
-    can_go_on = False  # it takes no longer than a validation
+    before_validate, after_validate = VerbCLI.prepare_run, VerbCLI.finish_run
+    can_resume = False  # it takes no longer than a validation
 
     def check(self) -> None:
         """Checks run folder and data."""

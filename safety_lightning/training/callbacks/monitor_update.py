@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from safety_lightning.errors import UserError
 from safety_lightning.projection import (
+    Component,
     SubspaceSpec,
     UpdateMeasure,
     UpdateProjector,
-    compute_stored_leak,
     prepare_subspace,
     sum_chance,
     sum_energy,
+    sum_leak,
 )
 from safety_lightning.training.callbacks.project_update import ProjectUpdate, find_model
+from safety_lightning.training.figures import draw_layers
+from safety_lightning.training.hook import ProjectionHook
 
 
 class MonitorUpdate(L.Callback):
@@ -54,6 +55,7 @@ class MonitorUpdate(L.Callback):
         self.figure_every_n_steps = figure_every_n_steps
         self.subspace = subspace
         self._projector: UpdateProjector | None = None
+        self._hook: ProjectionHook | None = None  # of the projection that is monitored
         self._last_step = 0
 
     def prepare(self, device: torch.device | str = "cpu") -> None:
@@ -67,19 +69,18 @@ class MonitorUpdate(L.Callback):
             self.prepare(trainer.strategy.root_device)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Binds to the live weights, or borrows the projector that is bound to them."""
+        """Binds its own projector, or takes that of `ProjectUpdate` and has it measure before it projects.
+
+        If the step that is being taken will be logged, its update is measured before it is projected.
+        """
         self._last_step = trainer.global_step
         if self._projector is not None:
             self._projector.bind(find_model(pl_module))
             return
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, ProjectUpdate):
-                self._projector = callback.projector
-
-    def on_train_batch_start(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
-        """Asks for the update as the optimizer leaves it, where the step that is coming will be logged."""
-        if self._projector is not None and self._is_due(trainer.global_step + 1):
-            self._projector.measures_next = True
+            if isinstance(callback, ProjectUpdate) and callback.hook is not None:
+                self._hook, self._projector = callback.hook, callback.projector
+                callback.hook.wants_measures = lambda: self._is_due(trainer.global_step + 1)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any, **kwargs: Any) -> None:
         """Measures on the schedule, once per optimizer step whatever the accumulation."""
@@ -90,13 +91,19 @@ class MonitorUpdate(L.Callback):
         if not self._is_due(step):
             return
         measures = self._projector.measure()
-        unprojected, self._projector.unprojected = self._projector.unprojected or measures, None
-        scalars = summarise_measures(measures, self._projector, unprojected=unprojected)
+        unprojected = self._find_unprojected() or measures
+        scalars = summarise_measures(measures, self._projector.component, unprojected=unprojected)
         for logger in trainer.loggers:
             logger.log_metrics(scalars, step=step)
             if self._draws(step) and isinstance(logger, TensorBoardLogger):
-                figure = draw_layers(unprojected, self._projector)
-                logger.experiment.add_figure("update/by_layer", figure, global_step=step)
+                logger.experiment.add_figure("update/by_layer", draw_layers(unprojected), global_step=step)
+
+    def _find_unprojected(self) -> list[UpdateMeasure] | None:
+        """Returns the update as the optimizer left it in the last step; None if that step was not projected."""
+        if self._hook is None or self._hook.measured is None:
+            return None
+        step, measures = self._hook.measured
+        return measures if step == self._hook.num_steps else None
 
     def _is_due(self, step: int) -> bool:
         return self.every_n_steps > 0 and (step % self.every_n_steps == 0 or self._draws(step))
@@ -106,58 +113,33 @@ class MonitorUpdate(L.Callback):
 
 
 def summarise_measures(
-    measures: Sequence[UpdateMeasure],
-    projector: UpdateProjector,
-    *,
-    unprojected: Sequence[UpdateMeasure] | None = None,
+    measures: Sequence[UpdateMeasure], component: Component, *, unprojected: Sequence[UpdateMeasure] | None = None
 ) -> dict[str, float]:
     """Returns the scalars of the monitor, for the whole model and by kind of module.
 
     Args:
         measures: The update as it is.
-        projector: The projector that measured it.
+        component: The component that is kept, from which the leak is counted.
         unprojected: The update as the optimizer left it, whose energies count; None when nothing was projected.
     """
     by_kind: dict[str, list[tuple[UpdateMeasure, UpdateMeasure]]] = defaultdict(list)
     pairs = list(zip(measures, unprojected or measures, strict=True))
     for pair in pairs:
         by_kind[pair[0].slot.kind].append(pair)
-    scalars = _summarise(pairs, projector, suffix="")
+    scalars = _summarise(pairs, component, suffix="")
     for kind, group in by_kind.items():
-        scalars |= _summarise(group, projector, suffix=f"/{kind}")
+        scalars |= _summarise(group, component, suffix=f"/{kind}")
     return {name: value for name, value in scalars.items() if not math.isnan(value)}
 
 
-def draw_layers(measures: Sequence[UpdateMeasure], projector: UpdateProjector) -> Figure:
-    """Draws energy inside the subspace and chance against the layer."""
-    by_layer: dict[int, list[UpdateMeasure]] = defaultdict(list)
-    for measure in measures:
-        if measure.slot.layer is not None:
-            by_layer[measure.slot.layer].append(measure)
-    layers = sorted(by_layer)
-    side = projector.side
-    curves: list[tuple[str, Callable[[list[UpdateMeasure]], float], str]] = [
-        ("energy inside", lambda group: sum_energy(group, "parallel"), "o-"),
-        ("chance", lambda group: sum_chance(group, "parallel", side=side), "k--"),
-    ]
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.add_subplot()
-    for label, summarise, style in curves:
-        axes.plot(layers, [summarise(by_layer[layer]) for layer in layers], style, label=label)
-    axes.set(xlabel="layer", ylabel="share of the update's energy", ylim=(0, 1.02))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend()
-    return figure
-
-
 def _summarise(
-    pairs: Sequence[tuple[UpdateMeasure, UpdateMeasure]], projector: UpdateProjector, *, suffix: str
+    pairs: Sequence[tuple[UpdateMeasure, UpdateMeasure]], component: Component, *, suffix: str
 ) -> dict[str, float]:
     group, unprojected = zip(*pairs, strict=True)
     return {
         f"update/energy_inside{suffix}": sum_energy(unprojected, "parallel"),
-        f"update/chance{suffix}": sum_chance(unprojected, "parallel", side=projector.side),
+        f"update/chance{suffix}": sum_chance(unprojected, "parallel"),
         f"update/norm{suffix}": math.sqrt(sum(measure.total for measure in group)),
-        f"update/leak{suffix}": compute_stored_leak(group, projector.component),
+        f"update/leak{suffix}": sum_leak(group, component),
         f"update/stuck_share{suffix}": sum(m.num_stuck for m in group) / sum(m.num_weights for m in group),
     }

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
 from torch import nn
-from torch.utils.hooks import RemovableHandle
 
 from safety_lightning.checkpoints import StorageDtype
 from safety_lightning.errors import UserError
@@ -18,18 +16,16 @@ from safety_lightning.projection import (
     Component,
     ProjectionRow,
     SubspaceSpec,
+    Tied,
     UpdateMeasure,
     UpdateProjector,
     make_rows,
     prepare_subspace,
     save_prepared,
 )
-from safety_lightning.projection.rows import Tied
 from safety_lightning.tables import write_csv
-from safety_lightning.training.attach import hook_projection
+from safety_lightning.training.hook import ProjectionHook, When, check_steps
 from safety_lightning.training.storage import round_weights
-
-When = Literal["every_n_steps", "end"]
 
 
 class ProjectUpdate(L.Callback):
@@ -50,6 +46,11 @@ class ProjectUpdate(L.Callback):
         tied: Count tied weights ``once`` in the rows, or ``each`` time they are named, as the paper's release.
         folder: Where ``projection.csv`` is written; None writes none.
 
+    Attributes:
+        hook: What projects after the optimizer's steps; None before `prepare`, and without a subspace.
+        rows: The rows of ``projection.csv``, when training has ended.
+        measures: The update as the optimizer left it, where it was measured last, when training has ended.
+
     Raises:
         UserError: If `every_n_steps` is below 1.
     """
@@ -64,8 +65,7 @@ class ProjectUpdate(L.Callback):
         tied: Tied = "once",
         folder: str | None = None,
     ) -> None:
-        if every_n_steps < 1:
-            raise UserError(f"every_n_steps must be at least 1, got {every_n_steps}")
+        check_steps(every_n_steps)
         self.subspace = subspace
         self.component: Component = component
         self.when: When = when
@@ -73,10 +73,14 @@ class ProjectUpdate(L.Callback):
         self.storage_dtype: StorageDtype = storage_dtype
         self.tied: Tied = tied
         self.folder = folder
-        self.projector: UpdateProjector | None = None
+        self.hook: ProjectionHook | None = None
         self.rows: list[ProjectionRow] = []
-        self._handle: RemovableHandle | None = None
-        self._num_steps = [0]
+        self.measures: list[UpdateMeasure] = []
+
+    @property
+    def projector(self) -> UpdateProjector | None:
+        """The projector; None before `prepare`, and without a subspace."""
+        return self.hook.projector if self.hook else None
 
     def prepare(self, device: torch.device | str = "cpu") -> None:
         """Checks the checkpoints and spans the subspace, once; writes nothing.
@@ -84,8 +88,9 @@ class ProjectUpdate(L.Callback):
         Raises:
             UserError: See `prepare_subspace`.
         """
-        if self.subspace is not None and self.projector is None:
-            self.projector = UpdateProjector(prepare_subspace(self.subspace, device=device), component=self.component)
+        if self.subspace is not None and self.hook is None:
+            projector = UpdateProjector(prepare_subspace(self.subspace, device=device), component=self.component)
+            self.hook = ProjectionHook(projector, every_n_steps=self.every_n_steps)
 
     def save(self) -> None:
         """Saves the subspace where its spec says, unless it is there already."""
@@ -118,13 +123,11 @@ class ProjectUpdate(L.Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Binds the projector to the live weights and hooks it to the optimizer."""
-        if self.projector is None:
+        if self.hook is None:
             return
-        self.projector.bind(find_model(pl_module))
+        self.hook.projector.bind(find_model(pl_module))
         if self.when == "every_n_steps":
-            self._handle = hook_projection(
-                trainer.optimizers[0], self.projector, every_n_steps=self.every_n_steps, num_steps=self._num_steps
-            )
+            self.hook.attach(trainer.optimizers[0])
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Finishes: the last projection, rounding to the storage dtype, the rows."""
@@ -136,36 +139,35 @@ class ProjectUpdate(L.Callback):
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Lets go of the optimizer."""
-        if self._handle is not None:
-            self._handle.remove()
-            self._handle = None
+        if self.hook is not None:
+            self.hook.remove()
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the number of optimizer steps seen."""
-        return {"num_steps": self._num_steps[0]}
+        return {"num_steps": self.hook.num_steps if self.hook else 0}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on counting where the checkpoint stopped."""
-        self._num_steps[0] = state_dict["num_steps"]
+        """Resumes the count of the checkpoint."""
+        if self.hook is not None:
+            self.hook.num_steps = state_dict["num_steps"]
 
     def _finish(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self.projector is None or self.rows:
+        if self.hook is None or self.rows:
             return
-        before = self.projector.measure()
+        projector, model = self.hook.projector, find_model(pl_module)
+        before = projector.measure()
+        self.measures = self.hook.measured[1] if self.hook.measured else before
         if self.when == "end":
             for callback in trainer.callbacks:  # type: ignore[attr-defined]
                 if hasattr(callback, "on_before_projection"):
                     callback.on_before_projection(trainer, pl_module)
-            find_model(pl_module).float()  # half-precision weights would round the result before its own dtype does
-            self.projector.project()
-        round_weights(find_model(pl_module), self.storage_dtype, self.projector.prepared.reference)
-        self.rows = self._make_rows(before, self.projector.measure())
+            model.float()  # half-precision weights would round the result before its own dtype does
+            projector.project()
+        round_weights(model, self.storage_dtype, projector.prepared.reference)
+        stored = projector.measure()
+        self.rows = make_rows(projector.prepared, self.component, before, stored, tied=self.tied)
         if self.folder is not None and trainer.is_global_zero:
             write_csv(Path(self.folder) / "projection.csv", ProjectionRow, self.rows)
-
-    def _make_rows(self, before: Sequence[UpdateMeasure], stored: Sequence[UpdateMeasure]) -> list[ProjectionRow]:
-        assert self.projector is not None
-        return make_rows(self.projector.prepared, self.component, before, stored, tied=self.tied)
 
 
 def find_model(pl_module: L.LightningModule) -> nn.Module:

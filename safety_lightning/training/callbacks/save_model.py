@@ -14,7 +14,7 @@ from safety_lightning.checkpoints import (
     resolve_dtype,
     resolve_reference,
 )
-from safety_lightning.projection.sharding import gather, is_sharded
+from safety_lightning.projection import gather, is_sharded
 from safety_lightning.training.module import CausalLMModule
 from safety_lightning.training.storage import save_model
 

@@ -1,0 +1,102 @@
+"""Projection after an optimizer's steps: what every trainer shares, and the way into a plain training loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from safety_lightning.errors import UserError
+from safety_lightning.projection import (
+    Component,
+    SubspaceSpec,
+    UpdateMeasure,
+    UpdateProjector,
+    prepare_subspace,
+)
+
+When = Literal["every_n_steps", "end"]
+
+
+class ProjectionHook:
+    """Projects after every n-th optimizer step.
+
+    Args:
+        projector: The projector, bound before the first step.
+        every_n_steps: n, at least 1.
+
+    Attributes:
+        num_steps: Optimizer steps so far; a trainer may save and restore it.
+        wants_measures: Says before each projection whether the update is to be measured first, as the optimizer left
+            it; None never measures.
+        measured: The last such step and its measures; None before the first.
+    """
+
+    def __init__(self, projector: UpdateProjector, *, every_n_steps: int = 1) -> None:
+        self.projector = projector
+        self.every_n_steps = every_n_steps
+        self.num_steps = 0
+        self.wants_measures: Callable[[], bool] | None = None
+        self.measured: tuple[int, list[UpdateMeasure]] | None = None
+        self._handle: RemovableHandle | None = None
+
+    def attach(self, optimizer: torch.optim.Optimizer) -> None:
+        """Acts after each step that an optimizer takes: under accumulation or gradient scaling, not every batch."""
+        self._handle = optimizer.register_step_post_hook(lambda *_: self.end_step(self.num_steps + 1))
+
+    def end_step(self, step: int) -> None:
+        """Projects if this many optimizer steps are a multiple of n."""
+        self.num_steps = step
+        if step % self.every_n_steps == 0:
+            is_measured = self.wants_measures is not None and self.wants_measures()
+            measures = self.projector.project(measured=is_measured)
+            if measures is not None:
+                self.measured = (step, measures)
+
+    def remove(self) -> None:
+        """Lets go of the optimizer: nothing is projected from now on."""
+        if self._handle is not None:
+            self._handle.remove()
+            self._handle = None
+
+
+def attach_projection(
+    optimizer: torch.optim.Optimizer,
+    model: nn.Module,
+    subspace: SubspaceSpec,
+    *,
+    component: Component = "parallel",
+    every_n_steps: int = 1,
+) -> ProjectionHook:
+    """Keeps a model's update in one component of a subspace from now on, in any training loop.
+
+    Args:
+        optimizer: The optimizer of the model's parameters; the projection acts right after its `step`.
+        model: The model that is trained, on its device already.
+        subspace: Which subspace; its reference must name the checkpoint that the update is measured from.
+        component: ``parallel`` or ``orthogonal``.
+        every_n_steps: Optimizer steps from one projection to the next.
+
+    Returns:
+        The hook: ``remove()`` ends the projection, ``projector`` can also measure.
+
+    Raises:
+        UserError: If the checkpoints and the model do not fit each other, or `every_n_steps` is below 1.
+    """
+    check_steps(every_n_steps)
+    device = next(model.parameters()).device
+    hook = ProjectionHook(
+        UpdateProjector(prepare_subspace(subspace, device=device), component=component), every_n_steps=every_n_steps
+    )
+    hook.projector.bind(model)
+    hook.attach(optimizer)
+    return hook
+
+
+def check_steps(every_n_steps: int) -> None:
+    """Raises UserError unless the optimizer steps from one projection to the next are at least 1."""
+    if every_n_steps < 1:
+        raise UserError(f"every_n_steps must be at least 1, got {every_n_steps}")

@@ -1,0 +1,39 @@
+"""Lightning's private names are where this package expects them; resuming itself is tested in data/test_loader.py."""
+
+import lightning as L
+import pytest
+
+from safety_lightning.lightning_internals import check_sampler, settle_finished_epoch
+
+MOVED = "Lightning {} has changed {}: find what took its place, and mend safety_lightning/lightning_internals.py"
+
+
+def make_trainer(**settings: object) -> L.Trainer:
+    return L.Trainer(
+        **({"accelerator": "cpu", "devices": 1, "logger": False, "enable_checkpointing": False} | settings)
+    )
+
+
+def test_names_are_still_there() -> None:
+    trainer = make_trainer()
+    for holder, name in (("_accelerator_connector", "use_distributed_sampler"), ("fit_loop", "_restarting")):
+        assert hasattr(getattr(trainer, holder, None), name), MOVED.format(L.__version__, f"{holder}.{name}")
+
+
+def test_finished_epoch_is_settled() -> None:
+    trainer = make_trainer(max_steps=4)
+    trainer.fit_loop.restarting = True
+    assert trainer.fit_loop.restarting, MOVED.format(L.__version__, "when a run of max_steps restarts")
+    settle_finished_epoch(trainer)
+    assert not trainer.fit_loop.restarting, MOVED.format(L.__version__, "fit_loop._restarting")
+
+
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_sampler_of_the_trainer_is_refused_where_it_would_divide_data_again(num_processes: int) -> None:
+    check_sampler(make_trainer(devices=num_processes, use_distributed_sampler=False))
+    trainer = make_trainer(devices=num_processes, use_distributed_sampler=True)
+    if num_processes == 1:
+        check_sampler(trainer)
+        return
+    with pytest.raises(ValueError, match="use_distributed_sampler of the Trainer must be false, got true"):
+        check_sampler(trainer)
