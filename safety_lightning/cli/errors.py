@@ -30,9 +30,9 @@ class SuggestingParser(ArgumentParser):
     commands: Mapping[str, ArgumentParser] = {}
     """The parsers of this parser's commands."""
 
-    def add_subcommands(self, **kwargs: Any) -> Any:
+    def add_subcommands(self, *args: Any, **kwargs: Any) -> Any:
         """Keeps the commands that are added, whose keys can be meant too."""
-        action = super().add_subcommands(**kwargs)
+        action = super().add_subcommands(*args, **kwargs)
         self.commands = action.choices
         return action
 

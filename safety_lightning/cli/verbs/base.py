@@ -119,7 +119,7 @@ class VerbCLI(LightningCLI):
         kwargs.setdefault("default_root_dir", str(self.run.path))
         trainer = super().instantiate_trainer(**kwargs)
         if self.can_resume:
-            trainer.callbacks.append(TellHowToResume(self.run.path))
+            trainer.callbacks.append(TellHowToResume(self.run.path))  # type: ignore[attr-defined]
         return trainer
 
     def prepare_run(self) -> None:
