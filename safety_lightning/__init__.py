@@ -1,14 +1,15 @@
 """Fine-tunes aligned language models inside or outside safety subspaces, and measures what came of it.
 
-The flow, a folder a stage:
+The flow, a folder per stage:
 
 checkpoints
     reads models tensor by tensor: the *base* and the *reference* that fine-tuning starts from.
 subspaces
     spans the leading singular vectors of *delta* = reference − base, and compares subspaces.
 projection
-    splits the *update*, finetuned − reference, into its parts *parallel* and *orthogonal* to that subspace: of a model
-    in training, or of whole checkpoints.
+    keeps the *update*, finetuned − reference, of a model in training *parallel* or *orthogonal* to that subspace.
+methods, sweep
+    do so, and more, to finished fine-tunes: a file per method; all of them on whole checkpoints in one pass.
 data, training
     fine-tune, with the update kept in one of the two parts: in Lightning, the Hugging Face Trainer or a plain loop.
 evaluation

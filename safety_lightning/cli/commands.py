@@ -71,7 +71,7 @@ TRAINER_VERBS = {
     "fit": "Fine-tune a causal language model, with projection, monitoring and measurements.",
     "validate": "Measure loss and perplexity on held-out data.",
     "test": "Evaluate a model: utility, harmfulness and over-refusal, with intervals.",
-    "predict": "Capture activations of prompt sets: a vector a prompt and layer.",
+    "predict": "Capture activations of prompt sets: a vector per prompt and layer.",
 }
 COMMANDS: dict[str, Any] = {
     "project": Command(

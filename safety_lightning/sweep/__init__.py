@@ -10,7 +10,7 @@ variant_loader     sets variants into a live model instead
 
 from safety_lightning.sweep.command import MethodChoice, ProjectRun, project
 from safety_lightning.sweep.inputs import SweepInputs, SweepSettings, open_inputs
-from safety_lightning.sweep.rows import EnergyRow, TensorRow
+from safety_lightning.sweep.rows import EnergyRow, SweepMatrixRow
 from safety_lightning.sweep.variant_loader import VariantLoader
 
 __all__ = [
@@ -18,8 +18,8 @@ __all__ = [
     "MethodChoice",
     "ProjectRun",
     "SweepInputs",
+    "SweepMatrixRow",
     "SweepSettings",
-    "TensorRow",
     "VariantLoader",
     "open_inputs",
     "project",

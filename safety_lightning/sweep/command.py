@@ -26,10 +26,10 @@ from safety_lightning.methods.subspace import check_distinct
 from safety_lightning.profiles import read_settings
 from safety_lightning.projection import Component
 from safety_lightning.subspaces import Source
-from safety_lightning.sweep.cost import plan_sweep
+from safety_lightning.sweep.cost import estimate_cost
 from safety_lightning.sweep.folder import SweepFolder
 from safety_lightning.sweep.inputs import SweepSettings, open_inputs
-from safety_lightning.sweep.report import print_energies, print_plan
+from safety_lightning.sweep.report import print_cost, print_energies
 from safety_lightning.sweep.sweep import make_recipe
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -135,10 +135,10 @@ def project(run: ProjectRun) -> None:
     if run.dry_run:
         num_saved = {one.name: sum(s.finetuned == one.name for s in saved) for one in inputs.finetuned}
         recipe = make_recipe(variants, side=run.side, seed=run.seed)
-        plan = plan_sweep(
+        plan = estimate_cost(
             inputs, settings, recipe, variants, num_saved=num_saved, saved_bytes=folder.num_bytes, device=device
         )
-        print_plan(plan, variants)
+        print_cost(plan, variants)
         return
     rows, counts = folder.run(
         device=device, library=run.library, config=_format_config(run), reference=run.reference, base=run.base

@@ -50,7 +50,7 @@ class MatrixCost:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SweepPlan:
+class SweepCost:
     """What a sweep costs.
 
     Attributes:
@@ -73,7 +73,7 @@ class SweepPlan:
         return sum(cost.gram_work + cost.eigen_work + cost.product_work for cost in self.costs)
 
 
-def plan_sweep(
+def estimate_cost(
     inputs: SweepInputs,
     settings: SweepSettings,
     recipe: BasisRecipe,
@@ -82,7 +82,7 @@ def plan_sweep(
     num_saved: dict[str, int],
     saved_bytes: int,
     device: torch.device | None = None,
-) -> SweepPlan:
+) -> SweepCost:
     """Plans a sweep from headers.
 
     Args:
@@ -105,7 +105,7 @@ def plan_sweep(
         seconds = sum(
             cost.gram_work / rates[0] + cost.eigen_work / rates[1] + cost.product_work / rates[2] for cost in costs
         )
-    return SweepPlan(
+    return SweepCost(
         costs=costs,
         read_bytes=sum(file.stat().st_size for file in files),
         disk_bytes=saved_bytes,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from safety_lightning.figures import PALETTE, draw_layer_map, make_figure, save_figure
-from safety_lightning.sweep.rows import EnergyRow, TensorRow
+from safety_lightning.sweep.rows import EnergyRow, SweepMatrixRow
 
 _LABELS = {"top_k": "top k", "random_k": "random k", "random": "random"}
 _MAP_FRACTION = 0.25  # the fraction nearest to this is mapped
@@ -48,7 +48,7 @@ def draw_energy(rows: Sequence[EnergyRow], stem: Path) -> None:
     save_figure(figure, stem)
 
 
-def draw_layers(rows: Sequence[TensorRow], stem: Path) -> None:
+def draw_layers(rows: Sequence[SweepMatrixRow], stem: Path) -> None:
     """Draws a map of layers and module kinds: energy that the leading directions keep, over its chance level.
 
     Args:
@@ -76,7 +76,7 @@ def _draw_panel(panel, rows: Sequence[EnergyRow]) -> None:  # type: ignore[no-un
     panel.plot(*zip(*chances, strict=True), "--", color="black", label="chance", lw=1, zorder=3)
 
 
-def _find_excess(rows: Sequence[TensorRow], layer: int, kind: str) -> float:
+def _find_excess(rows: Sequence[SweepMatrixRow], layer: int, kind: str) -> float:
     """Returns energy kept − chance of the matrices of one kind in one layer, summed before dividing."""
     own = [row for row in rows if (row.layer, row.kind) == (layer, kind)]
     total = sum(row.update_norm**2 for row in own)

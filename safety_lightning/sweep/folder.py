@@ -31,7 +31,7 @@ from safety_lightning.sweep.inputs import SweepInputs, SweepSettings
 from safety_lightning.sweep.rows import (
     EnergyRow,
     PartRow,
-    TensorRow,
+    SweepMatrixRow,
     choose_worst,
     make_energy_row,
     make_tensor_rows,
@@ -180,7 +180,7 @@ class SweepFolder:
         for part in parts:
             by_variant[part.key].append(part)
         rows = [make_energy_row(variant, by_variant[variant.key]) for variant in self.variants]
-        write_parquet(self.out / "tensors.parquet", TensorRow, tensor_rows)
+        write_parquet(self.out / "tensors.parquet", SweepMatrixRow, tensor_rows)
         write_parquet(self.out / "energy.parquet", EnergyRow, rows)
         write_csv(self.out / "energy.csv", EnergyRow, rows)
         draw_energy(rows, self.out / "energy")

@@ -12,11 +12,11 @@ from rich.table import Table
 from safety_lightning.methods import Variant
 from safety_lightning.profiles import name_profile
 from safety_lightning.runs import format_bytes
-from safety_lightning.sweep.cost import MatrixCost, SweepPlan, list_fractions
+from safety_lightning.sweep.cost import MatrixCost, SweepCost, list_fractions
 from safety_lightning.sweep.rows import EnergyRow
 
 
-def print_plan(plan: SweepPlan, variants: Sequence[Variant], console: Console | None = None) -> None:
+def print_cost(plan: SweepCost, variants: Sequence[Variant], console: Console | None = None) -> None:
     """Prints what a sweep would do: a line a shape and kind of matrix, and the sums."""
     console = console or Console()
     fractions = ", ".join(f"{fraction:g}" for fraction in list_fractions(variants))

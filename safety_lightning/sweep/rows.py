@@ -61,7 +61,7 @@ class PartRow(UpdateSums, VariantColumns, MatrixColumns):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TensorRow(VariantColumns, MatrixColumns):
+class SweepMatrixRow(VariantColumns, MatrixColumns):
     """One matrix in one variant; norms are Frobenius norms of float32 weights.
 
     Attributes:
@@ -143,10 +143,10 @@ def choose_worst(parts: Sequence[PartRow], variant: Variant, num_worst: int) -> 
     return [row for row in parts if row.key != variant.key or row.is_changed == (row.name in chosen)]
 
 
-def make_tensor_rows(parts: Iterable[PartRow]) -> list[TensorRow]:
+def make_tensor_rows(parts: Iterable[PartRow]) -> list[SweepMatrixRow]:
     """Turns sums into the shares and cosines that are read."""
     return [
-        TensorRow(
+        SweepMatrixRow(
             **{one.name: getattr(row, one.name) for place in _COLUMNS for one in dataclasses.fields(place)},
             rank=row.rank,
             energy_kept=divide(row.kept, row.total),

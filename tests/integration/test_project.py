@@ -8,7 +8,7 @@ import yaml
 from transformers import GPT2Config, GPT2LMHeadModel, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from safety_lightning.cli import main
-from safety_lightning.sweep.rows import EnergyRow, TensorRow
+from safety_lightning.sweep.rows import EnergyRow, SweepMatrixRow
 from safety_lightning.tables import read_parquet
 from tests.sweep.conftest import add_noise
 
@@ -72,7 +72,7 @@ def test_unusual_layouts_go_through(tmp_path: Path, kind: str) -> None:
     main(["project", *words])
     loaded = type(model).from_pretrained(tmp_path / "out/models/tuned/top_k/parallel/1")
     wanted = type(model).from_pretrained(tuned).state_dict()
-    rows = read_parquet(tmp_path / "out" / "tensors.parquet", TensorRow)
+    rows = read_parquet(tmp_path / "out" / "tensors.parquet", SweepMatrixRow)
     full = {row.name for row in rows if row.rows <= row.columns}  # the whole space: nothing is cut off
     compared = 0
     for name, tensor in loaded.state_dict().items():

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from safety_lightning.methods import EnergyRemoval, Resta, SafeLora, SafeMerge
 from safety_lightning.sweep import MethodChoice
-from safety_lightning.sweep.rows import EnergyRow, TensorRow
+from safety_lightning.sweep.rows import EnergyRow, SweepMatrixRow
 from safety_lightning.tables import read_parquet
 from tests.sweep.test_sweep import as_matrix, read_weights, run
 
@@ -70,7 +70,7 @@ def test_weights_and_energies_follow_the_formula(out: Path, weights: Weights, me
     folder = out / "models/useful" / (f"{method}/orthogonal/0.6" if method == "energy" else method)
     stored = load_file(folder / "model.safetensors")
     kept_total = update_total = 0.0
-    rows = {row.name: row for row in read_parquet(out / "tensors.parquet", TensorRow) if row.source == method}
+    rows = {row.name: row for row in read_parquet(out / "tensors.parquet", SweepMatrixRow) if row.source == method}
     for name, tensor in stored.items():
         reference, delta, update = split(weights, name)
         kept = treat(method, weights, name)
@@ -89,7 +89,7 @@ def test_weights_and_energies_follow_the_formula(out: Path, weights: Weights, me
 
 
 def test_scores_are_cosines_with_c(out: Path, weights: Weights) -> None:
-    rows = [row for row in read_parquet(out / "tensors.parquet", TensorRow) if row.source == "safe_lora"]
+    rows = [row for row in read_parquet(out / "tensors.parquet", SweepMatrixRow) if row.source == "safe_lora"]
     for row in rows:
         _, delta, update = split(weights, row.name)
         assert row.score == pytest.approx(find_cosine(update, delta @ delta.T @ update), abs=1e-5)
@@ -108,7 +108,7 @@ def test_worst_matrices_are_projected_and_no_others(
         safe_lora=SafeLora(num_worst=3),
         save_models=["all"],
     )
-    rows = read_parquet(out / "tensors.parquet", TensorRow)
+    rows = read_parquet(out / "tensors.parquet", SweepMatrixRow)
     assert len(rows) == len(weights["base"])
     matrices = sorted((row for row in rows if row.columns > 1), key=lambda row: row.score)
     assert [row.is_changed for row in matrices] == [True] * 3 + [False] * (len(matrices) - 3)

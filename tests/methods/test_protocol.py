@@ -30,7 +30,7 @@ from safety_lightning.methods import (
 from safety_lightning.methods.delta import MatrixDelta, span_bases
 from safety_lightning.methods.update import UNTREATED, keep_plainly
 from safety_lightning.subspaces import decompose_delta
-from safety_lightning.sweep import EnergyRow, TensorRow
+from safety_lightning.sweep import EnergyRow, SweepMatrixRow
 from safety_lightning.sweep.sweep import make_recipe
 from safety_lightning.tables import read_parquet
 from tests.sweep.test_sweep import run
@@ -200,7 +200,7 @@ def test_method_from_outside_the_package_is_one_class(checkpoints: dict[str, Pat
     for name, weights in stored.items():
         expected = tuned[name] + 0.002 * (reference[name] - base[name]).sign()
         torch.testing.assert_close(weights, expected, atol=1e-6, rtol=0)
-    rows = [row for row in read_parquet(out / "tensors.parquet", TensorRow) if row.source == "signs"]
+    rows = [row for row in read_parquet(out / "tensors.parquet", SweepMatrixRow) if row.source == "signs"]
     assert len(rows) == len(stored)
     assert {row.source for row in read_parquet(out / "energy.parquet", EnergyRow)} == {
         "top_k",
@@ -222,7 +222,7 @@ def test_method_that_acts_on_untrained_matrices_leaves_the_rows_of_others_alone(
     known = {**checkpoints, "adapter": adapter}
     save = ["*/top_k/parallel/0.5", "*/resta"]
     out = run(known, tmp_path / "out", ("adapter",), sources=["top_k"], rivals=["resta"], save_models=save)
-    rows = read_parquet(out / "tensors.parquet", TensorRow)
+    rows = read_parquet(out / "tensors.parquet", SweepMatrixRow)
     trained = {row.name for row in rows if row.source == "top_k"}
     assert len(trained) < len({row.name for row in rows if row.source == "resta"})
     assert (out / "models/adapter/top_k/parallel/0.5/adapter_model.safetensors").is_file()

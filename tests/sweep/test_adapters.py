@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from safety_lightning.checkpoints import CheckpointReader, open_finetuned
 from safety_lightning.methods import Resta
-from safety_lightning.sweep.rows import EnergyRow, TensorRow
+from safety_lightning.sweep.rows import EnergyRow, SweepMatrixRow
 from safety_lightning.tables import read_parquet
 from tests import reference as slow
 from tests.conftest import make_pico_llama
@@ -59,7 +59,7 @@ def test_adapter_is_its_merged_model(checkpoints: dict[str, Path], tmp_path: Pat
     merged = merge(checkpoints["reference"], adapter, tmp_path / "merged")
     known = {**checkpoints, "adapter": adapter, "merged": merged}
     out = run(known, tmp_path / "out", ("adapter", "merged"), fractions=[0.5], save_models=["adapter/*"], side=side)
-    rows = read_parquet(out / "tensors.parquet", TensorRow)
+    rows = read_parquet(out / "tensors.parquet", SweepMatrixRow)
     by_model = {
         model: {(row.name, row.source, row.component): row for row in rows if row.finetuned == model}
         for model in ("adapter", "merged")
@@ -122,8 +122,8 @@ def test_adapter_of_modules_that_store_input_first(tmp_path: Path) -> None:
     known["adapter"] = make_adapter(known["reference"], tmp_path / "adapter", **options)
     known["merged"] = merge(known["reference"], known["adapter"], tmp_path / "merged")
     out = run(known, tmp_path / "out", ("adapter", "merged"), sources=["top_k"], save_models=["*/parallel/0.5"])
-    rows = read_parquet(out / "tensors.parquet", TensorRow)
-    pairs: dict[tuple[Any, ...], dict[str, TensorRow]] = {}
+    rows = read_parquet(out / "tensors.parquet", SweepMatrixRow)
+    pairs: dict[tuple[Any, ...], dict[str, SweepMatrixRow]] = {}
     for row in rows:
         if row.kind == "c_attn":
             assert (row.rows, row.columns) == (48, 16)

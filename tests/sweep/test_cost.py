@@ -10,7 +10,7 @@ import pytest
 from safety_lightning.checkpoints import CheckpointReader, ShardWriter, TensorLayout
 from safety_lightning.methods import list_variants
 from safety_lightning.sweep import MethodChoice, ProjectRun, SweepSettings, open_inputs, project
-from safety_lightning.sweep.cost import plan_sweep
+from safety_lightning.sweep.cost import estimate_cost
 from safety_lightning.sweep.sweep import make_recipe
 from tests.sweep.test_sweep import run
 
@@ -78,7 +78,7 @@ def test_plan_grows_with_the_work(checkpoints: dict[str, Path]) -> None:
         inputs = open_inputs(*pair, folders, methods=methods, settings=settings)
         variants = list_variants(models, methods)
         recipe = make_recipe(variants, side="left", seed=0)
-        found = plan_sweep(
+        found = estimate_cost(
             inputs, settings, recipe, variants, num_saved=dict.fromkeys(models, 0), saved_bytes=0, device=None
         )
         assert len(found.costs) == 21

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from safety_lightning.files import PartStore
 from safety_lightning.subspaces import decompose_delta, library
 from safety_lightning.sweep import sweep as sweep_module
-from safety_lightning.sweep.rows import EnergyRow, TensorRow
+from safety_lightning.sweep.rows import EnergyRow, SweepMatrixRow
 from safety_lightning.tables import read_parquet
 from tests.conftest import copy_checkpoint
 from tests.kills import kill_and_finish
@@ -181,7 +181,7 @@ def test_nan_is_named_or_skipped(checkpoints: dict[str, Path], tmp_path: Path, w
         run(known, tmp_path / "out")
     assert not (tmp_path / "out" / "energy.csv").exists()
     out = run(known, tmp_path / "skipped", skip_bad=True, save_models=["*/top_k/parallel/0.5"])
-    assert name not in {row.name for row in read_parquet(out / "tensors.parquet", TensorRow)}
+    assert name not in {row.name for row in read_parquet(out / "tensors.parquet", SweepMatrixRow)}
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["counts"]["num_bad"] == 1
     assert name in manifest["left_out"]
@@ -276,7 +276,7 @@ def test_nothing_left_is_an_empty_table(checkpoints: dict[str, Path], tmp_path: 
     name = "model.layers.0.mlp.down_proj.weight"
     known = {**checkpoints, "bad": spoil(checkpoints["useful"], tmp_path / "bad", name)}
     out = run(known, tmp_path / "out", ("bad",), skip_bad=True, include=[name])
-    assert read_parquet(out / "tensors.parquet", TensorRow) == []
+    assert read_parquet(out / "tensors.parquet", SweepMatrixRow) == []
 
 
 def drop(source: Path, target: Path, name: str) -> Path:

@@ -19,8 +19,8 @@ from safety_lightning.sweep import (
     EnergyRow,
     MethodChoice,
     ProjectRun,
+    SweepMatrixRow,
     SweepSettings,
-    TensorRow,
     VariantLoader,
     open_inputs,
     project,
@@ -61,7 +61,7 @@ def as_matrix(weights: np.ndarray) -> np.ndarray:
 def test_energies_equal_those_of_float64(checkpoints: dict[str, Path], tmp_path: Path, side: str) -> None:
     out = run(checkpoints, tmp_path / "out", ("useful", "harmful"), side=side)
     weights = {name: read_weights(folder) for name, folder in checkpoints.items()}
-    rows = read_parquet(out / "tensors.parquet", TensorRow)
+    rows = read_parquet(out / "tensors.parquet", SweepMatrixRow)
     assert len(rows) == 2 * 3 * 2 * len(FRACTIONS) * len(weights["base"])
     sums: dict[tuple[Any, ...], list[float]] = {}
     for row in rows:
@@ -204,7 +204,7 @@ def test_tied_weights_count_once_unless_the_paper_is_followed(
     for tied in ("once", "each"):
         out = tmp_path / tied
         run({"base": pico_base, "reference": pico_aligned, "useful": tuned}, out, tied=tied, **options)
-        names[tied] = [row.name for row in read_parquet(out / "tensors.parquet", TensorRow)]
+        names[tied] = [row.name for row in read_parquet(out / "tensors.parquet", SweepMatrixRow)]
         assert "lm_head.weight" not in load_file(out / "models/tuned/top_k/parallel/0.5/model.safetensors")
     assert names["once"].count("lm_head.weight") == 0
     assert names["each"].count("lm_head.weight") == names["each"].count("model.embed_tokens.weight") == 30
@@ -227,7 +227,7 @@ def test_zero_and_deficient_deltas_are_counted(checkpoints: dict[str, Path], tmp
 
     reference = copy_checkpoint(checkpoints["reference"], tmp_path / "reference", change)
     out = run({**checkpoints, "reference": reference}, tmp_path / "out", save_models=["*/0.5"])
-    rows = read_parquet(out / "tensors.parquet", TensorRow)
+    rows = read_parquet(out / "tensors.parquet", SweepMatrixRow)
     assert {row.rank for row in rows if row.name == QUERY} == {0}
     keys = [row for row in rows if row.kind == "k_proj" and row.source != "random"]
     assert {row.rank for row in keys} == {1}

@@ -52,7 +52,7 @@ def compare_paired(
     models counts for neither.
 
     Args:
-        first: One value a prompt, None where there is none.
+        first: One value per prompt, None where there is none.
         second: The other model's values.
         seed: Seed of the bootstrap.
         confidence: In (0, 1).
@@ -84,7 +84,7 @@ def compare_accuracies(
     :math:`b` under the binomial law of :math:`b + c` draws at one half; it is 1 where :math:`b + c = 0`.
 
     Args:
-        first: Whether the first model is right, a prompt each; None where it was not scored.
+        first: Whether the first model is right, per prompt; None where it was not scored.
         second: The same of the second.
         seed: Seed of the bootstrap.
         confidence: In (0, 1).
