@@ -11,7 +11,13 @@ dtypes, writer       the dtype that weights are stored in; safetensors files fil
 
 from safety_lightning.checkpoints.adapters import ADAPTER_CONFIG, ADAPTER_FILE, AdapterReader
 from safety_lightning.checkpoints.dtypes import StorageDtype, choose_dtype, make_rounding, resolve_dtype
-from safety_lightning.checkpoints.finetuned import Finetuned, FinetunedCheckpoint, find_mixed_dtypes, open_finetuned
+from safety_lightning.checkpoints.finetuned import (
+    Finetuned,
+    FinetunedCheckpoint,
+    find_mixed_dtypes,
+    open_finetuned,
+    open_one,
+)
 from safety_lightning.checkpoints.folders import blame
 from safety_lightning.checkpoints.loading import check_model, load_config, load_model
 from safety_lightning.checkpoints.matrices import MatrixSlot, find_slots
@@ -56,6 +62,7 @@ __all__ = [
     "load_tokenizer",
     "make_rounding",
     "open_finetuned",
+    "open_one",
     "read_delta",
     "resolve_dtype",
     "resolve_reference",
