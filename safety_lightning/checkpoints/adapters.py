@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from safety_lightning.checkpoints.folders import find_file, read_json
+from safety_lightning.checkpoints.folders import find_file, read_json, show
 from safety_lightning.checkpoints.matrices import MatrixSlot
 from safety_lightning.checkpoints.reader import FLOATING_DTYPES, CheckpointReader
 from safety_lightning.errors import NonFiniteError, UserError
@@ -211,14 +211,14 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder} must hold {ADAPTER_CONFIG}, it does not")
     config = read_json(file)
     if config.get("peft_type") != "LORA":
-        raise UserError(f"adapter {folder} must be a LoRA, got {config.get('peft_type')}: merge it first")
+        raise UserError(f"adapter {folder} must be a LoRA, got {show(config.get('peft_type'))}: merge it first")
     for key, harmless in _REFUSED.items():
         value = config.get(key, harmless)
         if value != harmless and value:
-            raise UserError(f"adapter {folder} must be a plain LoRA, got {key}: {value}: merge it first")
+            raise UserError(f"adapter {folder} must be a plain LoRA, got {key}: {show(value)}: merge it first")
     for key in ("use_rslora", "fan_in_fan_out"):
         if not isinstance(config.get(key, False), bool):
-            raise UserError(f"{key} of {file} must be true or false, got {str(config[key])[:60]}")
+            raise UserError(f"{key} of {file} must be true or false, got {show(config[key])}")
     _check_scales(file, config)
     return config
 
@@ -231,15 +231,15 @@ def _check_scales(file: Path, config: dict[str, Any]) -> None:
             raise UserError(f"{key} of {file} must be an object from patterns to numbers, it is not")
         for pattern in found:
             if not _is_pattern(pattern):
-                raise UserError(f"{key} of {file} must have plain regular expressions as keys, got {pattern[:60]!r}")
+                raise UserError(f"{key} of {file} must have plain regular expressions as keys, got {show(pattern)}")
     alphas = {"lora_alpha": config.get("lora_alpha", 8), **patterns["alpha_pattern"]}
     for name, alpha in alphas.items():
         if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < abs(alpha) <= _MAX_ALPHA:
-            raise UserError(f"{name} of {file} must be a number other than 0, got {str(alpha)[:60]}")
+            raise UserError(f"{show(name)} of {file} must be a number other than 0, got {show(alpha)}")
     ranks = {"r": config.get("r", 8), **patterns["rank_pattern"]}
     for name, rank in ranks.items():
         if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
-            raise UserError(f"{name} of {file} must be a whole number above 0, got {str(rank)[:60]}")
+            raise UserError(f"{show(name)} of {file} must be a whole number above 0, got {show(rank)}")
 
 
 def _is_pattern(pattern: str) -> bool:

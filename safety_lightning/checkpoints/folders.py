@@ -13,6 +13,7 @@ from safety_lightning.errors import UserError
 
 MAX_JSON_BYTES = 256 * 2**20  # the largest tokenizers take some 40 MB
 _MAX_LINE = 300
+_MAX_SHOWN = 60
 
 
 def find_file(folder: Path, name: str) -> Path | None:
@@ -28,7 +29,7 @@ def find_file(folder: Path, name: str) -> Path | None:
         UserError: If the name holds a path, or the file is a link that leads outside or nowhere.
     """
     if not name or Path(name).name != name or "\\" in name or "\0" in name:
-        raise UserError(f"{folder} must name files that lie in it, got {_shorten(repr(name))}")
+        raise UserError(f"{folder} must name files that lie in it, got {show(name)}")
     file = folder / name
     if file.is_symlink():
         _check_link(folder, file)
@@ -106,7 +107,7 @@ def _make_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         keys = [key for key, _ in pairs]
-        raise ValueError(f"key {next(key for key in keys if keys.count(key) > 1)!r} stands there twice")
+        raise ValueError(f"key {show(next(key for key in keys if keys.count(key) > 1))} stands there twice")
     return found
 
 
@@ -123,6 +124,12 @@ def _parse_float(text: str) -> float:
 
 def _name_kind(found: object) -> str:
     return {list: "a list", str: "a text", bool: "true or false", type(None): "null"}.get(type(found), "a number")
+
+
+def show(value: object) -> str:
+    """Returns a value of a file in one short line, for an error."""
+    text = repr(value)
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
 
 
 def _shorten(text: str) -> str:

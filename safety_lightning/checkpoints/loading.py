@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safety_lightning.checkpoints.folders import blame, find_file, read_json, read_json_of
+from safety_lightning.checkpoints.folders import blame, find_file, read_json, read_json_of, show
 from safety_lightning.checkpoints.matrices import find_layer
 from safety_lightning.checkpoints.reader import CheckpointReader, TensorInfo
 from safety_lightning.checkpoints.references import resolve_reference
@@ -172,7 +172,9 @@ def _check_numbers(file: Path, settings: Mapping[str, Any]) -> None:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if (is_count or is_positive) and not (is_number and value > 0 and (is_positive or value == int(value))):
             wanted = "a whole number above 0" if is_count else "a number above 0"
-            raise UserError(f"{name} of {file} must be {wanted}, got {str(value)[:60]}")
+            raise UserError(f"{name} of {file} must be {wanted}, got {show(value)}")
+        if "drop" in name and not (is_number and 0 <= value < 1):
+            raise UserError(f"{name} of {file} must be in [0, 1), got {show(value)}")
 
 
 def _check_architecture(file: Path, config: PreTrainedConfig) -> None:
@@ -184,8 +186,8 @@ def _check_architecture(file: Path, config: PreTrainedConfig) -> None:
         own = getattr(getattr(known, "config_class", None), "model_type", None)
         if own is not None and own not in (config.model_type, config.get_text_config().model_type):
             raise UserError(
-                f"{file} must describe one kind of model, got model_type {config.model_type} and architecture {name}, "
-                f"which is of {own}"
+                f"{file} must describe one kind of model, got model_type {config.model_type} and architecture "
+                f"{name}, which is of {own}"
             )
 
 
@@ -218,7 +220,7 @@ def _check_tokens(file: Path, settings: Mapping[str, Any], vocabulary: int) -> N
         for token in value if isinstance(value, list) else [value]:
             is_token = isinstance(token, int) and not isinstance(token, bool) and -1 <= token < vocabulary
             if token is not None and not is_token:
-                raise UserError(f"{name} of {file} must be below the vocabulary's {vocabulary}, got {str(token)[:60]}")
+                raise UserError(f"{name} of {file} must be below the vocabulary's {vocabulary}, got {show(token)}")
 
 
 def _check_finite(folder: Path, model: PreTrainedModel) -> None:

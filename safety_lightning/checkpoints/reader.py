@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from safety_lightning.checkpoints.folders import find_file, read_json, read_json_of
+from safety_lightning.checkpoints.folders import find_file, read_json, read_json_of, show
 from safety_lightning.errors import NonFiniteError, UserError
 from safety_lightning.files import hash_file
 
@@ -208,6 +208,8 @@ def _read_header(file: Path) -> Iterator[TensorInfo]:
     try:
         with safe_open(file, framework="pt") as handle:
             for key in handle.keys():  # noqa: SIM118 (a safetensors handle is no mapping)
+                if not key.isprintable():
+                    raise UserError(f"{file} must name tensors in printable characters, got {show(key)}")
                 view = handle.get_slice(key)
                 code = view.get_dtype()
                 yield TensorInfo(
@@ -228,7 +230,7 @@ def _check_index(index: Path, places: dict[str, str], found: Iterable[TensorInfo
     wrong = sorted({name for name, _ in set(places.items()) ^ held})
     if wrong:
         raise UserError(
-            f"{index} and its shards must name the same tensors, {len(wrong)} differ: {', '.join(wrong[:3])}"
+            f"{index} and its shards must name the same tensors, {len(wrong)} differ: {', '.join(map(repr, wrong[:3]))}"
         )
 
 
