@@ -24,7 +24,7 @@ from safety_lightning.activations.capture import (
 from safety_lightning.activations.datamodule import PromptBatch
 from safety_lightning.activations.responses import complete_prompts, list_end_ids
 from safety_lightning.activations.storage import Token
-from safety_lightning.checkpoints import load_model, load_tokenizer
+from safety_lightning.checkpoints import CheckpointReader, load_model, load_tokenizer
 from safety_lightning.data import pad_rows, pad_sequences
 from safety_lightning.devices import keep_freed_memory, release_freed_memory
 from safety_lightning.errors import UserError
@@ -76,6 +76,7 @@ class ActivationModule(L.LightningModule):
         if max_new_tokens < 1:
             raise UserError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
         self.reference = model
+        self.checkpoint: CheckpointReader | None = None  # what is loaded, where a command has hashed it
         self.token: Token = token
         self.token_position: TokenPosition = token_position
         self.response: ResponseSource = response
@@ -94,7 +95,7 @@ class ActivationModule(L.LightningModule):
         if "model" in self._modules:
             return
         dtype: torch.dtype = getattr(torch, self.weights_dtype)
-        self.model = load_model(self.reference, dtype=dtype, attention=self.attention).eval()
+        self.model = load_model(self.checkpoint or self.reference, dtype=dtype, attention=self.attention).eval()
         self.capture = HiddenCapture(self.model)
         if self.generates:
             self._end_ids = list_end_ids(self.model, load_tokenizer(self.reference))

@@ -13,7 +13,7 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import nn
 from transformers import PreTrainedModel
 
-from safety_lightning.checkpoints import load_model
+from safety_lightning.checkpoints import CheckpointReader, load_model
 from safety_lightning.errors import UserError
 from safety_lightning.evaluation.datamodule import EvaluationData
 from safety_lightning.evaluation.engines import Engine, TransformersEngine, VLLMEngine
@@ -81,6 +81,7 @@ class EvaluationModule(L.LightningModule):
     ) -> None:
         super().__init__()
         self.model_name = model
+        self.checkpoint: CheckpointReader | None = None  # what is loaded, where a command has hashed it
         self.engine_name: EngineName = engine
         self.weights_dtype: str = dtype
         self.attention = attention
@@ -102,7 +103,7 @@ class EvaluationModule(L.LightningModule):
         if "model" in self._modules or self.engine_name != "transformers":
             return
         self.model = load_model(
-            self.model_name, dtype=getattr(torch, self.weights_dtype), attention=self.attention
+            self.checkpoint or self.model_name, dtype=getattr(torch, self.weights_dtype), attention=self.attention
         ).eval()
 
     def check_baseline(self, data: EvaluationData) -> None:

@@ -21,7 +21,7 @@ from torch.distributed.fsdp import fully_shard
 from torchmetrics import MeanMetric
 from transformers import PreTrainedModel, get_scheduler
 
-from safety_lightning.checkpoints import load_model
+from safety_lightning.checkpoints import CheckpointReader, load_model
 from safety_lightning.errors import UserError
 from safety_lightning.projection import gather
 from safety_lightning.training.loss import compute_token_losses, sum_token_losses
@@ -65,6 +65,7 @@ class CausalLMModule(L.LightningModule):
         if not 0 <= warmup_share < 1:
             raise UserError(f"warmup_share must be in [0, 1), got {warmup_share}")
         self.reference = model
+        self.checkpoint: CheckpointReader | None = None  # what is loaded, where a command has hashed it
         self.make_optimizer = optimizer
         self.schedule: Schedule = schedule
         self.warmup_share = warmup_share
@@ -80,7 +81,7 @@ class CausalLMModule(L.LightningModule):
         """Loads the model, once; Lightning calls this before it restores a checkpoint."""
         if "model" in self._modules:
             return
-        model = load_model(self.reference, dtype=torch.float32, attention=self.attention)
+        model = load_model(self.checkpoint or self.reference, dtype=torch.float32, attention=self.attention)
         model.config.use_cache = False
         if self.gradient_checkpointing:
             model.activation_checkpointing_enable({"use_reentrant": False})

@@ -191,7 +191,8 @@ def test_changed_settings_stop_a_resume(run_cli: Run, words: list[str], tmp_path
 
 
 def poison(name: str, tensor: torch.Tensor) -> torch.Tensor:
-    return tensor * float("nan") if "layers.1.mlp.up_proj" in name else tensor
+    """Makes weights that are finite and whose product is not."""
+    return tensor * 1e38 if "layers.1.mlp.up_proj" in name or "layers.1.mlp.down_proj" in name else tensor
 
 
 def test_nan_is_one_error_that_names_layer_and_prompt(

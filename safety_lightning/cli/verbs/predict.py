@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from lightning.pytorch.cli import LightningArgumentParser
 
 from safety_lightning.activations import ActivationModule, ActivationWriter, PromptData, check_trainer
-from safety_lightning.checkpoints import CheckpointReader, resolve_reference
+from safety_lightning.checkpoints import check_model
 from safety_lightning.cli.verbs.base import VerbCLI
 from safety_lightning.profiles import CAPTURE_SETTINGS, name_profile, read_settings
 
@@ -42,13 +42,13 @@ class PredictCLI(VerbCLI):
         """Checks Trainer, run folder, prompts and weights."""
         check_trainer(self.trainer)
         self.check_folder()
-        CheckpointReader(resolve_reference(self.model.reference))
+        self.model.checkpoint = check_model(self.model.reference)
         self._find_writer().prepare(self.model, self.datamodule)
         self.check_folder(num_bytes=self._find_writer().estimate_bytes())
 
     def describe_inputs(self) -> dict[str, Any]:
         """Returns hashes of weights, prompts and settings, and counts of prompts."""
-        weights = CheckpointReader(resolve_reference(self.model.reference)).hash_files()
+        weights = self.model.checkpoint.hash_files()
         settings = self._read_settings()
         return {
             "profile": name_profile(settings),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from safety_lightning.checkpoints import CheckpointReader, resolve_reference
+from safety_lightning.checkpoints import check_model
 from safety_lightning.cli.verbs.base import VerbCLI
 from safety_lightning.errors import UserError
 from safety_lightning.evaluation.datamodule import EvaluationData
@@ -48,7 +48,7 @@ class TestCLI(VerbCLI):
     def check(self) -> None:
         """Checks run folder, weights, prompts, the baseline and that the judges can be reached."""
         self.model.check_trainer(self.trainer)
-        CheckpointReader(resolve_reference(self.model.model_name))
+        self.model.checkpoint = check_model(self.model.model_name)
         self.check_folder()
         self.datamodule.prepare()
         self.model.check_baseline(self.datamodule)
@@ -65,7 +65,7 @@ class TestCLI(VerbCLI):
             "profile": name_profile(settings),
             "settings": settings,
             "inputs": {
-                "weights": {"model": CheckpointReader(resolve_reference(self.model.model_name)).hash_files()},
+                "weights": {"model": self.model.checkpoint.hash_files()},
                 "data": self.datamodule.input_hashes(),
                 "engine": {"name": self.model.engine_name, "dtype": self.model.weights_dtype},
             },
