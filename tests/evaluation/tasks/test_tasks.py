@@ -164,7 +164,7 @@ def test_faults_of_a_prompt_file_are_named(tmp_path: Path, content: str, message
 def test_empty_line_of_a_jsonl_file_is_named(tmp_path: Path) -> None:
     file = tmp_path / "prompts.jsonl"
     file.write_text('{"prompt": "a", "response": "b"}\n\n{"prompt": "c", "response": "d"}\n')
-    with pytest.raises(ValueError, match="must hold text, .*line 2, is blank"):
+    with pytest.raises(ValueError, match=r"must hold text, .*line 2, is blank"):
         read_task_examples(str(file), seed=0)
     file.write_text('{"prompt": "a", "response": "b"}\n\n\n')  # empty lines at the end are no fault
     assert len(read_task_examples(str(file), seed=0)) == 1
