@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from safety_lightning.errors import UserError
+from safety_lightning.strict import check_record, parse_json
 
 PARTIAL = ".partial"
 """The ending of files and folders that are not complete."""
@@ -131,7 +132,17 @@ def format_rows(rows: Iterable[Any], *, to_json: Callable[[Any], dict[str, Any]]
         rows: The rows.
         to_json: What makes a JSON object of a row.
     """
-    return "".join(json.dumps(to_json(row), ensure_ascii=False) + "\n" for row in rows)
+    return "".join(_format_line(to_json(row)) + "\n" for row in rows)
+
+
+def _format_line(values: dict[str, Any]) -> str:
+    """Formats one line; half a surrogate pair, which UTF-8 cannot write (a judge may send it), is written as escape."""
+    line = json.dumps(values, ensure_ascii=False)
+    try:
+        line.encode()
+    except UnicodeEncodeError:
+        return json.dumps(values)
+    return line
 
 
 def write_rows(file: Path, rows: Iterable[Any], *, to_json: Callable[[Any], dict[str, Any]] = asdict) -> None:
@@ -149,16 +160,21 @@ def read_rows(file: Path, make_row: Callable[..., Row], *, what: str, is_torn_al
         is_torn_allowed: Whether a last line without its line break, which a kill has torn, is left out.
 
     Raises:
-        UserError: If a line is no such row; the line's number is named.
+        UserError: If the file cannot be read or a line is no such row; the line's number is named.
     """
-    lines = file.read_text(encoding="utf-8").split("\n")  # str.splitlines also breaks at U+2028
+    try:
+        lines = file.read_text(encoding="utf-8").split("\n")  # str.splitlines also breaks at U+2028
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} must be a readable file of JSON lines, each {what}, got an error: {error}") from error
     last = lines.pop()
     if last and not is_torn_allowed:
         lines.append(last)
     rows = []
     for number, line in enumerate(lines, start=1):
         try:
-            rows.append(make_row(**json.loads(line)))
-        except (json.JSONDecodeError, TypeError) as error:
+            row = make_row(**parse_json(line))
+            check_record(row)
+            rows.append(row)
+        except (ValueError, TypeError) as error:
             raise UserError(f"{file}, line {number}, must be {what}, it is not: {error}") from error
     return rows

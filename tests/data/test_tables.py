@@ -69,7 +69,7 @@ def test_names_the_columns_of_a_csv_without_header(tmp_path, first_line):
         ("data.csv", "q,a\n1,2\n1,2,3\n", "data.csv, line 3, must have 2 cells, got 3"),
         ("data.csv", 'q,a\n1,2\n"1,2\n', "data.csv, line 3, must be CSV, got an error"),
         ("data.csv", "q,q\n1,2\n", "must name each column once, got 'q' more than once"),
-        ("data.parquet", "q,a\n", "must be a Parquet file, got an error"),
+        ("data.parquet", "q,a\n", "must be a sound Parquet file, got an error"),
         ("data.txt", "q", r"must end in one of .jsonl, .json, .csv, .parquet, got .*data.txt"),
     ],
 )
