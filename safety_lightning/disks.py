@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,6 +38,22 @@ def explain_full_disk(path: Path, partial: Path | None = None) -> Iterator[None]
         if not is_disk_full(error):
             raise
         raise DiskFullError(_describe(path, partial or path)) from error
+
+
+@contextmanager
+def quieten_full_disk() -> Iterator[None]:
+    """Lets threads die of a full disk without a traceback of their own: TensorBoard's hands the error on."""
+    report = threading.excepthook
+
+    def report_others(fault: threading.ExceptHookArgs) -> None:
+        if fault.exc_value is None or not is_disk_full(fault.exc_value):
+            report(fault)
+
+    threading.excepthook = report_others
+    try:
+        yield
+    finally:
+        threading.excepthook = report
 
 
 def is_disk_full(error: BaseException) -> bool:

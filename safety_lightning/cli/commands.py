@@ -16,7 +16,7 @@ from jsonargparse import auto_cli
 from safety_lightning.cli.errors import PROGRAM, SuggestingParser, stop
 from safety_lightning.cli.lists import gather_values
 from safety_lightning.cli.stops import exit_when_stopped
-from safety_lightning.disks import DiskFullError, is_disk_full
+from safety_lightning.disks import DiskFullError, is_disk_full, quieten_full_disk
 from safety_lightning.errors import UserError
 from safety_lightning.evaluation.judges import Judge
 from safety_lightning.runs import find_version
@@ -130,7 +130,7 @@ def main(args: Sequence[str] | None = None) -> None:
         args: The command and its options; None takes those of the process.
     """
     words = list(sys.argv[1:] if args is None else args)
-    with exit_when_stopped(lambda: _advise(words)):
+    with exit_when_stopped(lambda: _advise(words)), quieten_full_disk():
         try:
             _run(words, args)
         except UserError as error:

@@ -22,8 +22,8 @@ ComparedTask = Literal["loss", "lab"]
 class CompareModels(L.Callback):
     """Measures the reference, the finetuned and the projected model, and writes ``results.jsonl``.
 
-    What a resumed run has measured already, after as many steps and by the same settings, is not measured again. A projection after every step leaves no
-    unprojected model: such a run has no row for it.
+    What a resumed run has measured already, after as many steps and by the same settings, is not measured again. A
+    projection after every step leaves no unprojected model: such a run has no row for it.
 
     Args:
         tasks: ``loss`` on the held-out examples of the data; ``lab`` for utility, harmfulness and over-refusal of

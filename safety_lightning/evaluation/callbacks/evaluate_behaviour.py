@@ -20,8 +20,8 @@ class EvaluateBehaviour(L.Callback):
     """Measures the model every so many optimizer steps, on the first prompts of each task.
 
     Values go to the loggers as ``behaviour/TASK/METRIC`` and to ``results.jsonl`` as rows of ``finetuned`` with the
-    step. What a resumed run has measured already, by the same settings, is not measured again. Training is not changed: answers are greedy,
-    and nothing is drawn from the global generators.
+    step. What a resumed run has measured already, by the same settings, is not measured again. Training is not
+    changed: answers are greedy, and nothing is drawn from the global generators.
 
     Args:
         every_n_steps: Optimizer steps from one measurement to the next; 0 measures nothing.
