@@ -15,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
+from safety_lightning.disks import explain_full_disk
 from safety_lightning.errors import UserError
 from safety_lightning.strict import check_record, parse_json
 
@@ -22,6 +23,7 @@ PARTIAL = ".partial"
 """The ending of files and folders that are not complete."""
 
 _HOST = socket.gethostname()
+_PARTIAL_OF_HOST = f"{glob.escape(_HOST)}.*{PARTIAL}"
 
 Row = TypeVar("Row")
 
@@ -30,7 +32,8 @@ Row = TypeVar("Row")
 def atomic_path(path: Path) -> Iterator[Path]:
     """Gives a temporary path beside ``path`` to write, and renames it to ``path`` when the block has ended well.
 
-    Two processes may write one path: each has a temporary path of its own, and the last to end well stays.
+    Two processes may write one path: each has a temporary path of its own, and the last to end well stays. Modes
+    follow the umask, also of what libraries write for their user alone.
 
     Args:
         path: The file or folder to make; one of that name is replaced. Its parent is made.
@@ -38,20 +41,34 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Yields:
         The temporary path, which ends in ``.partial``. It is removed if the block fails; what processes of this
         machine left that were killed is removed first.
+
+    Raises:
+        DiskFullError: If the disk has no room for it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(path)
     partial = path.with_name(f"{path.name}.{_HOST}.{os.getpid()}{PARTIAL}")
     try:
-        yield partial
-        if partial.is_dir():
-            remove(path)
-        else:
-            with partial.open("rb") as stream:
-                os.fsync(stream.fileno())
-        os.replace(partial, path)
+        with explain_full_disk(path, partial):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _remove_dead(path.parent.glob(f"{glob.escape(path.name)}.{_PARTIAL_OF_HOST}"))
+            yield partial
+            _settle(partial)
+            if partial.is_dir():
+                remove(path)
+            os.replace(partial, path)
     finally:
         remove(partial)
+
+
+def _settle(partial: Path) -> None:
+    """Gives files the modes that the umask asks for, and has a single one on disk."""
+    umask = os.umask(0o077)
+    os.umask(umask)
+    for file in partial.rglob("*") if partial.is_dir() else [partial]:
+        if file.is_file() and not file.is_symlink():
+            file.chmod(0o666 & ~umask)
+    if partial.is_file():
+        with partial.open("rb") as stream:
+            os.fsync(stream.fileno())
 
 
 def remove(path: Path) -> None:
@@ -62,8 +79,13 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _remove_leftovers(path: Path) -> None:
-    for leftover in path.parent.glob(f"{glob.escape(path.name)}.{_HOST}.*{PARTIAL}"):
+def remove_leftovers(folder: Path) -> None:
+    """Removes what processes of this machine that were killed left unfinished anywhere in a folder."""
+    _remove_dead(list(folder.rglob(f"*.{_PARTIAL_OF_HOST}")))
+
+
+def _remove_dead(leftovers: Iterable[Path]) -> None:
+    for leftover in leftovers:
         owner = leftover.name.removesuffix(PARTIAL).rpartition(".")[2]
         if owner.isdigit() and not _is_alive(int(owner)):
             remove(leftover)

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "safety_lightning"
 # From the bottom to the top; a module may import its own layer and those above it in this list. The longest prefix
 # of a module's name decides.
 LAYERS = [
-    ["errors", "lazy", "strict", "files", "randomness", "runs", "devices", "processes", "lightning_internals"],
+    ["errors", "disks", "lazy", "strict", "files", "randomness", "runs", "devices", "processes", "lightning_internals"],
     ["profiles", "tables", "figures"],
     ["subspaces"],
     ["checkpoints"],
@@ -27,7 +27,7 @@ LAYERS = [
     ["evaluation", "activations"],
     ["overlap"],
     ["cli.configs", "cli.lists"],
-    ["cli.errors"],
+    ["cli.errors", "cli.stops"],
     ["cli.verbs"],
     ["cli"],
     ["__main__", ""],

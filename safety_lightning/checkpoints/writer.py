@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from safety_lightning.checkpoints.reader import FLOATING_DTYPES, INDEX_FILE, SINGLE_FILE
+from safety_lightning.disks import explain_full_disk
 from safety_lightning.errors import UserError
 from safety_lightning.files import write_atomically
 
@@ -128,7 +129,7 @@ class ShardWriter:
         shard = self._shard_of[name]
         numbers = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
         start = shard.offsets[name] + (index or 0) * len(numbers)
-        with (self.folder / shard.file).open("r+b") as stream:
+        with explain_full_disk(self.folder / shard.file), (self.folder / shard.file).open("r+b") as stream:
             stream.seek(start)
             stream.write(numbers.data)
 

@@ -9,9 +9,9 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from safety_lightning.disks import format_bytes
 from safety_lightning.methods import Variant
 from safety_lightning.profiles import name_profile
-from safety_lightning.runs import format_bytes
 from safety_lightning.sweep.cost import MatrixCost, SweepCost, list_fractions
 from safety_lightning.sweep.rows import EnergyRow
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 from typing import Any, ClassVar
 
 import lightning as L
@@ -14,6 +13,8 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from safety_lightning.cli.errors import PROGRAM, SuggestingParser
+from safety_lightning.cli.verbs.resuming import MAY_CHANGE, check_resumed
+from safety_lightning.cli.verbs.stopping import MindSignals
 from safety_lightning.errors import UserError
 from safety_lightning.files import write_atomically
 from safety_lightning.processes import RUN_DIR_VARIABLE, process_rank, share_run_dir
@@ -34,18 +35,6 @@ class VerbParser(SuggestingParser, LightningArgumentParser):
         return super().add_class_arguments(*args, sub_configs=False, **kwargs)
 
 
-class TellHowToResume(Callback):
-    """Says how to resume a run that Ctrl-C stopped."""
-
-    def __init__(self, run_folder: Path) -> None:
-        self.run_folder = run_folder
-
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Prints the options that resume the run."""
-        if isinstance(exception, KeyboardInterrupt):
-            print(f"Stopped. The same command with --run_dir {self.run_folder} --ckpt_path last resumes it.")
-
-
 class VerbCLI(LightningCLI):
     """One Trainer verb.
 
@@ -55,12 +44,22 @@ class VerbCLI(LightningCLI):
     `prepare_run` and `finish_run` by the names that a verb gives them: ``before_fit`` and ``after_fit``.
     """
 
+    run: RunFolder
     verb: ClassVar[str]
     module_class: ClassVar[type[L.LightningModule]]
     data_class: ClassVar[type[L.LightningDataModule]]
     trainer_options: ClassVar[dict[str, Any]] = {}
     can_resume: ClassVar[bool] = True
     """Whether ``--ckpt_path last`` resumes an earlier run of the folder."""
+    may_change: ClassVar[tuple[str, ...]] = ()
+    """Settings, and groups of them, that a resumed run may have other than its beginning, beside `MAY_CHANGE`."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        try:
+            super().__init__(*args, **kwargs)
+        finally:
+            if hasattr(self, "run"):  # the parser had no error
+                self.run.release()
 
     @classmethod
     def subcommands(cls) -> dict[str, set[str]]:
@@ -72,6 +71,11 @@ class VerbCLI(LightningCLI):
 
     def place_outputs(self, config: Any) -> None:
         """Puts the verb's outputs into `run.path`, in place."""
+
+    @property
+    def checkpoint_folder(self) -> str | None:
+        """Where checkpoints are written; None for verbs that write none."""
+        return None
 
     def find_checkpoint(self) -> str | None:
         """Returns the checkpoint that a run is resumed from; None for verbs whose progress is in their own files."""
@@ -108,6 +112,7 @@ class VerbCLI(LightningCLI):
         config.run_dir = str(self.run.path)
         self.place_outputs(config)
         if resume:
+            self._hold_resumed()
             config.ckpt_path = self.find_checkpoint()
             config.weights_only = True
 
@@ -118,8 +123,7 @@ class VerbCLI(LightningCLI):
             kwargs["logger"] = TensorBoardLogger(str(self.run.path), name="tensorboard", version="")
         kwargs.setdefault("default_root_dir", str(self.run.path))
         trainer = super().instantiate_trainer(**kwargs)
-        if self.can_resume:
-            trainer.callbacks.append(TellHowToResume(self.run.path))  # type: ignore[attr-defined]
+        trainer.callbacks.append(MindSignals(self.checkpoint_folder))  # type: ignore[attr-defined]
         return trainer
 
     def prepare_run(self) -> None:
@@ -150,16 +154,28 @@ class VerbCLI(LightningCLI):
         if process_rank() == 0:
             self.run.check(num_bytes=num_bytes)
 
+    def _hold_resumed(self) -> None:
+        """Holds the folder of the run from before its progress is read; says so if there is no run in it yet."""
+        if process_rank() != 0:
+            return
+        if self.run.is_free():
+            print(f"Run folder {self.run.path} holds no run yet: one is started in it.", file=sys.stderr)
+        else:
+            self.run.check()
+            self.run.acquire()
+
     def _create_folder(self) -> None:
         if process_rank() != 0:
             return
         manifest = self._describe_run()
+        config = self.verb_parser.dump(self.config[self.verb], skip_none=False)
+        if self.run.resume:
+            check_resumed(manifest, config, self.run, may_change=(*MAY_CHANGE, *self.may_change))
         continue_manifest(manifest, self.run)
         self.run.create()
         number = len(manifest.get("resumed", []))
         name = f"config.resumed-{number}.yaml" if number else "config.yaml"
-        text = self.verb_parser.dump(self.config[self.verb], skip_none=False)
-        write_atomically(self.run.path / name, text)
+        write_atomically(self.run.path / name, config)
         self.run.write_manifest(manifest)
 
     def _describe_run(self) -> dict[str, Any]:
@@ -167,6 +183,7 @@ class VerbCLI(LightningCLI):
         settings = read_settings(config)
         return {
             "command": [PROGRAM, *sys.argv[1:]],
+            "verb": self.verb,
             **describe_environment(),
             "seed": config["seed_everything"],
             "precision": self.trainer.precision,
@@ -178,19 +195,8 @@ class VerbCLI(LightningCLI):
 
 
 def continue_manifest(manifest: dict[str, Any], run: RunFolder) -> None:
-    """Makes the manifest of a resumed run out of that of its beginning, in place.
-
-    Raises:
-        UserError: If the inputs are not those that the run began with.
-    """
+    """Makes the manifest of a resumed run out of that of its beginning, in place."""
     before = run.read_manifest() if run.resume else {}
-    if not before:
-        return
-    changed = [name for name, value in manifest["inputs"].items() if before["inputs"].get(name) != value]
-    if changed:
-        raise UserError(
-            f"a run is resumed with the inputs it began with, but {' and '.join(changed)} changed since "
-            f"{before['started']} ({run.path / 'manifest.json'})"
-        )
-    manifest["resumed"] = [*before.get("resumed", []), manifest["started"]]
-    manifest["started"] = before["started"]
+    if before:
+        manifest["resumed"] = [*before.get("resumed", []), manifest["started"]]
+        manifest["started"] = before["started"]

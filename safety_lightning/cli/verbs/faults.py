@@ -7,6 +7,7 @@ import os
 import traceback
 import warnings
 
+from safety_lightning.disks import DiskFullError, is_disk_full
 from safety_lightning.errors import UserError
 
 
@@ -34,6 +35,8 @@ def find_user_error(error: Exception) -> UserError:
         if isinstance(link, UserError):
             return link
         link = link.__cause__ or link.__context__
+    if is_disk_full(error):
+        return DiskFullError(f"the disk is full: {error}")
     if isinstance(error, ValueError) and _find_module(error).startswith("jsonargparse"):
         return UserError(str(error))
     raise error

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+from typing import Any, ClassVar
+
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 
 from safety_lightning.cli.verbs.base import VerbCLI
+from safety_lightning.cli.verbs.checkpoints import AtomicCheckpointIO, find_newest, remove_stopped
 from safety_lightning.cli.verbs.dashboard import log_outcome
 from safety_lightning.cli.verbs.training import TrainingCLI
 from safety_lightning.evaluation.callbacks.compare_models import CompareModels
@@ -23,12 +30,41 @@ class FitCLI(TrainingCLI):
     """Fine-tunes."""
 
     verb = "fit"
+    may_change: ClassVar[tuple[str, ...]] = (  # how long it trains, what it logs, when checkpoints are written
+        "trainer.max_steps",
+        "trainer.max_epochs",
+        "monitor.every_n_steps",
+        "monitor.figure_every_n_steps",
+        *(f"checkpoint.{name}" for name in ("filename", "auto_insert_metric_name", "verbose", "every_n_train_steps")),
+        *(f"checkpoint.{name}" for name in ("every_n_epochs", "train_time_interval", "save_top_k", "save_last")),
+        *(f"checkpoint.{name}" for name in ("save_on_exception", "save_on_train_epoch_end", "monitor", "mode")),
+    )
     before_fit, after_fit = VerbCLI.prepare_run, VerbCLI.finish_run
 
+    @property
+    def checkpoint_folder(self) -> str:
+        """Where checkpoints are written."""
+        return str(self.config[self.verb].checkpoint.dirpath)
+
     def find_checkpoint(self) -> str | None:
-        """Returns the checkpoint of the most optimizer steps; None starts anew."""
-        last = self.run.find_last_checkpoint()
-        return str(last) if last else None
+        """Returns the whole checkpoint of the most optimizer steps, naming those passed over; None starts anew."""
+        newest, passed = find_newest([Path(self.checkpoint_folder), self.run.path])
+        if process_rank() == 0:
+            for one in passed:
+                print(f"Checkpoint {one.path} is passed over: {one.fault}.", file=sys.stderr)
+            if newest is None and not self.run.is_free():
+                print(f"Run folder {self.run.path} has no checkpoint yet: it starts from step 0.", file=sys.stderr)
+            elif newest is not None:
+                print(f"Resuming from {newest}.", file=sys.stderr)
+        return str(newest) if newest else None
+
+    def instantiate_trainer(self, **kwargs: Any) -> Any:
+        """Writes checkpoints whole or not at all, under strategies that have them written by a plugin."""
+        trainer = super().instantiate_trainer(**kwargs)
+        is_shared = isinstance(trainer.strategy, (DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy))
+        if not is_shared and type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+        return trainer
 
     def check(self) -> None:
         """Checks run folder, data and checkpoints, and spans the subspace."""
@@ -48,6 +84,7 @@ class FitCLI(TrainingCLI):
 
     def finish(self) -> None:
         """Shows in TensorBoard what came of it, and prints the table of the models."""
+        remove_stopped(Path(self.checkpoint_folder), strategy=self.trainer.strategy)
         file = self.run.path / "results.jsonl"
         rows = read_results(file) if file.is_file() else []
         measures = [measure for one in self.find_projections() for measure in one.measures]

@@ -9,6 +9,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from safety_lightning.activations import ActivationModule, ActivationWriter, PromptData, check_trainer
 from safety_lightning.checkpoints import check_model
 from safety_lightning.cli.verbs.base import VerbCLI
+from safety_lightning.cli.verbs.resuming import PROCESSES
 from safety_lightning.profiles import CAPTURE_SETTINGS, name_profile, read_settings
 
 
@@ -16,6 +17,7 @@ class PredictCLI(VerbCLI):
     """Captures activations; a group of its own: `writer`."""
 
     verb = "predict"
+    may_change: ClassVar[tuple[str, ...]] = PROCESSES
     before_predict, after_predict = VerbCLI.prepare_run, VerbCLI.finish_run
     module_class = ActivationModule
     data_class = PromptData

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from safety_lightning.checkpoints import check_model
 from safety_lightning.cli.verbs.base import VerbCLI
+from safety_lightning.cli.verbs.resuming import PROCESSES
 from safety_lightning.errors import UserError
 from safety_lightning.evaluation.datamodule import EvaluationData
 from safety_lightning.evaluation.judges import lab_judge, local_judge, openai_judge, rule_judge
@@ -27,6 +28,15 @@ class TestCLI(VerbCLI):
 
     __test__ = False  # no test class, whatever pytest makes of its name
     verb = "test"
+    may_change: ClassVar[tuple[str, ...]] = (  # how many processes work, what it is compared with, who waits how long
+        *PROCESSES,
+        "model.baseline",
+        "model.judgement_cache",
+        "model.num_samples",
+        "model.show_harmful",
+        "data.max_unjudged_share",
+        *(f"data.{one}.init_args.{group}" for one in ("judge", "second_judge") for group in ("delivery", "budget")),
+    )
     before_test, after_test = VerbCLI.prepare_run, VerbCLI.finish_run
     module_class = EvaluationModule
     data_class = EvaluationData

@@ -91,8 +91,8 @@ def judge_file(
 ) -> JudgedFile:
     """Judges the answers of a file, and measures how far the judges agree where there are several.
 
-    Nothing is written to ``out`` before all is judged; scores that are known go into the cache at once, so that the
-    same call after a kill asks for none of them again.
+    No file is written to ``out`` before all is judged; scores that are known go into the cache at once, so that the
+    same call after a kill asks for none of them again, and writes what is missing.
 
     Args:
         generations: JSON lines with ``id``, ``task``, ``prompt`` and ``answer``.
@@ -111,29 +111,49 @@ def judge_file(
 
     check_unjudged_share(max_unjudged_share)
     answers = read_answers(generations, task=task)
+    settings: dict[str, Any] = {"max_unjudged_share": max_unjudged_share, "seed": seed}
+    recipe = {
+        **settings,
+        "inputs": {str(generations): hash_file(generations.expanduser())},
+        "task": answers[0].task,
+        "judges": [{**_identify(judge), "settings": dict(judge.settings)} for judge in judges],
+    }
+    run = _find_folder(out, json.loads(json.dumps(recipe)))
+    with run.releasing():
+        run.create()
+        judged = _judge(answers, judges, cache)
+        found = zip(judges, judged, strict=True)
+        summary = {
+            "generations": str(generations),
+            "task": answers[0].task,
+            "judges": [_summarise(judge, judgements, task=answers[0].task, **settings) for judge, judgements in found],
+            "agreement": _measure_agreement(judged),
+        }
+        manifest = {**describe_environment(), **recipe}
+        run.write_manifest({**manifest, "is_finished": False})
+        _write_judgements(run.path / "judgements.jsonl", answers, judges, judged)
+        write_atomically(run.path / "summary.json", json.dumps(summary, indent=2) + "\n")
+        run.write_manifest({**manifest, "is_finished": True})
+    return JudgedFile(folder=run.path, summary=summary)
+
+
+def _find_folder(out: Path | None, recipe: Mapping[str, Any]) -> RunFolder:
+    """Returns the folder, to be completed if a kill came between the files of this very job."""
     run = RunFolder(out, command="judge")
+    manifest = run.read_manifest()
+    is_same = all(manifest.get(name) == value for name, value in recipe.items())
+    run.resume = is_same and not manifest.get("is_finished", True)
     run.check()
+    return run
+
+
+def _judge(answers: Sequence[StoredAnswer], judges: Sequence[Judge], cache: Path | None) -> list[list[Judgement]]:
     requests = [JudgeRequest(prompt=one.prompt, answer=one.answer) for one in answers]
     with JudgementCache(cache or find_cache_file()) as kept:
         for judge in judges:
             if not is_known(judge, requests, kept):
                 judge.check()
-        judged = [judge_answers(judge, requests, cache=kept) for judge in judges]
-    settings: dict[str, Any] = {"max_unjudged_share": max_unjudged_share, "seed": seed}
-    found = zip(judges, judged, strict=True)
-    summary = {
-        "generations": str(generations),
-        "task": answers[0].task,
-        "judges": [_summarise(judge, judgements, task=answers[0].task, **settings) for judge, judgements in found],
-        "agreement": _measure_agreement(judged),
-    }
-    run.create()
-    _write_judgements(run.path / "judgements.jsonl", answers, judges, judged)
-    write_atomically(run.path / "summary.json", json.dumps(summary, indent=2) + "\n")
-    run.write_manifest(
-        {**describe_environment(), **settings, "inputs": {str(generations): hash_file(generations.expanduser())}}
-    )
-    return JudgedFile(folder=run.path, summary=summary)
+        return [judge_answers(judge, requests, cache=kept) for judge in judges]
 
 
 def read_answers(file: Path, *, task: str | None = None) -> list[StoredAnswer]:
@@ -240,9 +260,7 @@ def _summarise(
         max_unjudged_share=max_unjudged_share,
     )
     return {
-        "judge": judge.name,
-        "model": judge.model,
-        "rubric_hash": judge.rubric_hash,
+        **_identify(judge),
         "settings": dict(judge.settings),
         "usage": dict(judge.describe_usage()),
         "mean": mean.value,
@@ -259,6 +277,10 @@ def _summarise(
     }
 
 
+def _identify(judge: Judge) -> dict[str, Any]:
+    return {"judge": judge.name, "model": judge.model, "rubric_hash": judge.rubric_hash}
+
+
 def _measure_agreement(judged: Sequence[Sequence[Judgement]]) -> list[dict[str, Any]]:
     from safety_lightning.evaluation.statistics import measure_agreement
 
@@ -273,7 +295,6 @@ def _write_judgements(
 ) -> None:
     rows = []
     for judge, judgements in zip(judges, judged, strict=True):
-        whose = {"judge": judge.name, "model": judge.model, "rubric_hash": judge.rubric_hash}
         for answer, judgement in zip(answers, judgements, strict=True):
-            rows.append({"id": answer.id, "task": answer.task, **whose, **asdict(judgement)})
+            rows.append({"id": answer.id, "task": answer.task, **_identify(judge), **asdict(judgement)})
     write_rows(file, rows, to_json=dict)

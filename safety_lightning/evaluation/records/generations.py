@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from safety_lightning.disks import explain_full_disk
 from safety_lightning.errors import UserError
 from safety_lightning.evaluation.cases import CasePlan
 from safety_lightning.evaluation.engines import Engine, Finish
@@ -90,7 +91,7 @@ class GenerationLog:
 
     def append(self, generations: Sequence[Generation]) -> None:
         """Adds answers; they are on disk when it returns."""
-        with self._own.open("a", encoding="utf-8") as stream:
+        with explain_full_disk(self._own), self._own.open("a", encoding="utf-8") as stream:
             stream.write(format_rows(generations))
             stream.flush()
             os.fsync(stream.fileno())
