@@ -19,6 +19,7 @@ from safety_lightning.checkpoints import (
     resolve_reference,
     select_slots,
 )
+from safety_lightning.devices import in_full_precision
 from safety_lightning.errors import UserError
 from safety_lightning.overlap.parts import Pair, unpack_overlaps, unpack_pairs
 from safety_lightning.overlap.rows import AngleRow, make_angle_row, name_pair
@@ -149,6 +150,7 @@ class MatrixMeasure:
     angles: Sequence[AngleRow]
 
 
+@in_full_precision()
 def measure_matrix(
     name: str,
     deltas: Mapping[str, Tensor],
