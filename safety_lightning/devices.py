@@ -1,8 +1,10 @@
-"""Chooses the device to work on, and has memory reused there."""
+"""Chooses the device to work on, has products made there in full float32, and memory reused."""
 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from safety_lightning.errors import UserError
@@ -30,6 +32,30 @@ def choose_device(device: str | None = None) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device must be one that torch finds, such as cpu or cuda:0, got {device}") from error
     return chosen
+
+
+@contextmanager
+def in_full_precision() -> Iterator[None]:
+    """Makes float32 products in float32 for the time of a block or a function, whatever the user chose for training.
+
+    TF32, its bfloat16 relative on the CPU and autocast keep 8 to 11 bits of each factor, so that a projection would
+    leave a thousandth of the update on the wrong side. The user's choice is in force again afterwards.
+    """
+    import torch
+
+    backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+    chosen = [backend.fp32_precision for backend in backends]
+    device_types = {"cpu", "cuda" if torch.cuda.is_available() else "cpu"}
+    with ExitStack() as stack:
+        for device_type in device_types:
+            stack.enter_context(torch.autocast(device_type, enabled=False))
+        try:
+            for backend in backends:
+                backend.fp32_precision = "ieee"
+            yield
+        finally:
+            for backend, precision in zip(backends, chosen, strict=True):
+                backend.fp32_precision = precision
 
 
 def keep_freed_memory() -> None:

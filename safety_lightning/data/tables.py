@@ -23,6 +23,7 @@ NumberedRow = tuple[int, dict[str, Any] | None]
 """A row with its number; None for a line that holds nothing."""
 
 TOXIC_ABOVE = 5.5  # of human and machine toxicity, each from 1 to 5: the threshold of ToxiGen's authors
+_NAME = re.compile(r"[\w.:#/-]{1,40}")
 _BYTES_LITERAL = re.compile(r"b(['\"]).*\1", re.DOTALL)
 
 
@@ -141,11 +142,23 @@ def check_column(table: Table, column: str) -> None:
     """Raises UserError, naming the columns found and the nearest, if the table lacks a column."""
     if column in table.columns:
         return
-    close = difflib.get_close_matches(column, table.columns, n=1)
+    is_csv = table.name.lower().endswith(".csv")
+    shown = _show_names(table.columns) if is_csv else ", ".join(map(repr, table.columns))
+    close = difflib.get_close_matches(column, table.columns, n=1) if repr(table.columns[0]) in shown else []
     hint = f"; did you mean {close[0]}?" if close else ""
-    if table.name.endswith(".csv"):
+    if is_csv:
         hint += " (a CSV file without a header line needs its names in `columns`)"
-    raise UserError(f"{table.name} must have a column {column!r}, got {', '.join(map(repr, table.columns))}{hint}")
+    raise UserError(f"{table.name} must have a column {column!r}, got {shown}{hint}")
+
+
+def _show_names(names: Sequence[str]) -> str:
+    """Lists the cells of a CSV file's first line, unless they read like text: a file without a header begins with data.
+
+    Such data may be harmful text, which is shown nowhere unless it is asked for.
+    """
+    if all(map(_NAME.fullmatch, names)):
+        return ", ".join(map(repr, names))
+    return f"a first line of {len(names)} cells that read like text and are not shown"
 
 
 def _read_jsonl(path: Path, _: Sequence[str]) -> list[NumberedRow]:
@@ -226,7 +239,7 @@ def _read_csv(path: Path, columns: Sequence[str]) -> list[NumberedRow]:
 def _check_header(names: list[str], path: Path) -> list[str]:
     twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
     if twice:
-        raise UserError(f"{path} must name each column once, got {', '.join(map(repr, twice))} more than once")
+        raise UserError(f"{path} must name each column once, got {_show_names(twice)} more than once")
     return names
 
 

@@ -12,6 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from safety_lightning.devices import in_full_precision
+
 Side = Literal["left", "right"]
 Method = Literal["gram", "refined", "zero"]
 
@@ -46,6 +48,7 @@ class Decomposition:
         return len(self.singular_values)
 
 
+@in_full_precision()
 def decompose_delta(
     delta: Tensor, *, side: Side = "left", rank: int | None = None, energy: float = 1.0
 ) -> Decomposition:

@@ -59,9 +59,11 @@ def print_energies(
         console.print(_make_split_table(f"{finetuned}: energy kept (and chance) by {unit}", own))
     if others := [row for row in rows if row.component is None]:
         console.print(_make_method_table(others))
-    leaks = [row.leak for row in rows if row.leak is not None]
+    names = {variant.key: variant.name for variant in variants}
+    leaks = sorted((row.leak, names[row.key]) for row in rows if row.leak is not None)
     if leaks:
-        _say(console, f"Leak         {min(leaks):.1e} to {max(leaks):.1e} of the norm on the wrong side after storing")
+        low, high = (f"{leak:.1e} ({name})" for leak, name in (leaks[0], leaks[-1]))
+        _say(console, f"Leak         {low} to {high} of the norm on the wrong side after storing")
     _say(
         console,
         f"Matrices     {counts['num_matrices']}, {counts['num_zero_delta']} without a delta (left out of the sums), "

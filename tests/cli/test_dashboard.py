@@ -42,19 +42,19 @@ def log(folder: Path, *, rows: list[ResultRow], measures: list[UpdateMeasure]) -
         "projection": {"subspace": {"fraction": 0.5, "file": str(folder / "subspace.safetensors")}},
     }
     logger = TensorBoardLogger(str(folder), name="tensorboard", version="")
-    log_outcome(logger, config=config, rows=rows, measures=measures, step=9)
+    log_outcome(logger, config=config, rows=rows, measures=measures, subject="update", step=9)
     return EventAccumulator(str(folder / "tensorboard"), size_guidance={"images": 0, "tensors": 0}).Reload()
 
 
 def test_figures_table_and_metrics_are_logged(tmp_path: Path) -> None:
     events = log(tmp_path, rows=ROWS, measures=MEASURES)
-    assert set(events.Tags()["images"]) == {"outcome/by_layer", "outcome/by_module", "outcome/models"}
+    assert set(events.Tags()["images"]) == {"outcome/update/by_layer", "outcome/update/by_module", "outcome/models"}
     values = {tag: events.Scalars(tag)[0].value for tag in events.Tags()["scalars"]}
     assert values == {
         "outcome/num_steps": 9,
         **{f"outcome/{model}/lab/utility": value for model, value in MODELS.items()},
-        "outcome/energy_inside": 0.75,
-        "outcome/chance": 0.25,
+        "outcome/update/energy_inside": 0.75,
+        "outcome/update/chance": 0.25,
     }
     (text,) = events.Tensors("outcome/models/text_summary")
     lines = text.tensor_proto.string_val[0].decode().splitlines()

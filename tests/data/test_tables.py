@@ -100,3 +100,14 @@ def test_names_the_columns_found_and_the_nearest(tmp_path):
         check_column(table, "aa")
     with pytest.raises(ValueError, match="a CSV file without a header line needs its names in `columns`"):
         check_column(read_table(write_file(tmp_path, ".csv")), "prompt")
+
+
+@pytest.mark.parametrize(
+    "first", ["Make a poison,Sure: here is how", "Make a poison,Make a poison", "goals to reach,x"]
+)
+def test_text_of_a_csv_file_without_a_header_is_not_shown(tmp_path, first):
+    file = tmp_path / "prompts.csv"
+    file.write_text(f"{first}\nb,c\n")
+    with pytest.raises(ValueError, match="cells that read like text and are not shown") as caught:
+        check_column(read_table(file), "goal")
+    assert not any(cell in str(caught.value) for cell in first.split(",") if len(cell) > 1)

@@ -63,7 +63,7 @@ def test_run_folder_holds_what_is_promised(run_cli: Run, words: list[str], tmp_p
     )
     assert "update/energy_inside/q_proj" in scalars
     assert [event.step for event in events.Scalars("update/norm")] == [2, 4, 6]
-    images = {"update/by_layer", "outcome/by_layer", "outcome/by_module", "outcome/models"}
+    images = {"update/by_layer", "outcome/update/by_layer", "outcome/update/by_module", "outcome/models"}
     assert set(events.Tags()["images"]) == images
     for row in rows:
         (value,) = events.Scalars(f"outcome/{row['model']}/loss")

@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
@@ -74,7 +73,7 @@ class FitCLI(TrainingCLI):
             if isinstance(callback, (CompareModels, EvaluateBehaviour)):
                 callback.check(self.datamodule)
             elif isinstance(callback, (ProjectUpdate, MonitorUpdate)):
-                callback.prepare("cuda" if torch.cuda.is_available() else "cpu")
+                callback.prepare(self.trainer.strategy.root_device)
 
     def begin(self) -> None:
         """Saves bases at once, so that processes that are started now need not find them again."""
@@ -87,10 +86,16 @@ class FitCLI(TrainingCLI):
         remove_stopped(Path(self.checkpoint_folder), strategy=self.trainer.strategy)
         file = self.run.path / "results.jsonl"
         rows = read_results(file) if file.is_file() else []
-        measures = [measure for one in self.find_projections() for measure in one.measures]
+        projection = self.find_projections()[0]
         for logger in self.trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                step = self.trainer.global_step
-                log_outcome(logger, config=self.read_config(), rows=rows, measures=measures, step=step)
+                log_outcome(
+                    logger,
+                    config=self.read_config(),
+                    rows=rows,
+                    measures=projection.measures,
+                    subject=projection.subject,
+                    step=self.trainer.global_step,
+                )
         counts = [counts for one in self.find_projections() if (counts := one.describe())]
         print_summary(self.run.path, settings=read_settings(self.read_config()), subspaces=counts)

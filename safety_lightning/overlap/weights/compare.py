@@ -20,6 +20,7 @@ from safety_lightning.checkpoints import (
     select_slots,
     subtract_base,
 )
+from safety_lightning.devices import in_full_precision
 from safety_lightning.errors import UserError
 from safety_lightning.overlap.parts import Pair, unpack_overlaps, unpack_pairs
 from safety_lightning.overlap.rows import AngleRow, make_angle_row, name_pair
@@ -139,6 +140,7 @@ class MatrixMeasure:
     angles: Sequence[AngleRow]
 
 
+@in_full_precision()
 def measure_matrix(
     name: str,
     deltas: Mapping[str, Tensor],
