@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from safety_lightning.errors import UserError
-from safety_lightning.files import PARTIAL, write_atomically
+from safety_lightning.files import PARTIAL, expand, find_parent, write_atomically
 
 _PACKAGES = ["safety_lightning", "torch", "lightning", "transformers", "datasets", "safetensors", "torchmetrics"]
 
@@ -30,7 +30,7 @@ class RunFolder:
     """
 
     def __init__(self, path: Path | str | None, *, command: str, resume: bool = False) -> None:
-        self.path = Path(path).expanduser() if path is not None else _name_fresh_folder(command)
+        self.path = _name_fresh_folder(command) if path is None else expand(path, what="run folder")
         self.resume = resume
 
     def is_free(self) -> bool:
@@ -49,6 +49,7 @@ class RunFolder:
             UserError: If the folder exists and does not go on, does not exist and should, cannot be written, or
                 the disk is too full.
         """
+        parent = find_parent(self.path, what="run folder")
         if self.resume and not self.path.is_dir():
             raise UserError(f"run folder {self.path} must exist to go on from its last checkpoint, it does not")
         if not self.resume and not self.is_free():
@@ -56,7 +57,6 @@ class RunFolder:
                 f"run folder {self.path} must not exist yet: it is never overwritten. Choose another --run_dir, or go "
                 "on with its run by --ckpt_path last"
             )
-        parent = next(folder for folder in [self.path, *self.path.absolute().parents] if folder.is_dir())
         if not os.access(parent, os.W_OK | os.X_OK):
             raise UserError(f"run folder {self.path} must be writable, there is no permission to write in {parent}")
         free = shutil.disk_usage(parent).free

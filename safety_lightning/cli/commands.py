@@ -13,7 +13,9 @@ from typing import Any
 
 from jsonargparse import auto_cli
 
+from safety_lightning.cli.configs import check_configs
 from safety_lightning.cli.errors import PROGRAM, SuggestingParser, stop
+from safety_lightning.cli.kinds import guard_parsing
 from safety_lightning.cli.lists import gather_values
 from safety_lightning.errors import UserError
 from safety_lightning.evaluation.judges import Judge
@@ -119,6 +121,7 @@ class CommandParser(SuggestingParser):
     """The commands' parser, whose errors name the nearest judge too."""
 
     class_roots = (Judge,)
+    factory_kinds = (Judge,)
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -128,16 +131,25 @@ def main(args: Sequence[str] | None = None) -> None:
         args: The command and its options; None takes those of the process.
     """
     words = list(sys.argv[1:] if args is None else args)
-    if words and words[0] in TRAINER_VERBS:
-        from safety_lightning.cli.verbs import run_verb
+    try:
+        check_configs(words)
+        if words and words[0] in TRAINER_VERBS:
+            from safety_lightning.cli.verbs import run_verb
 
-        run_verb(words[0], args=None if args is None else words)
-        return
+            run_verb(words[0], args=None if args is None else words)
+        else:
+            _run_command(words)
+    except UserError as error:
+        stop(error)
+
+
+def _run_command(words: Sequence[str]) -> None:
     misplaced = [word for word in words if word in TRAINER_VERBS]
     if misplaced and words[0].startswith("-"):
-        _stop_misplaced(misplaced[0])
+        raise UserError(f"options come after the command: {PROGRAM} {misplaced[0]} --config FILE ...")
     commands = {verb: _make_stub(title) for verb, title in TRAINER_VERBS.items()} | _load_asked(COMMANDS, words)
     command = _find_command(COMMANDS, words)
+    guard_parsing()
     try:
         parsed = auto_cli(
             commands,
@@ -152,8 +164,6 @@ def main(args: Sequence[str] | None = None) -> None:
         )
         if command is not None:
             command.finish(parsed)
-    except UserError as error:
-        stop(error)
     except KeyboardInterrupt:
         goes_on = words[0] in _GOES_ON or (words[0] == "overlap" and "--out" in words)
         told = " What is finished is kept: the same command goes on." if goes_on else ""
@@ -188,7 +198,3 @@ def _make_stub(title: str) -> Callable[[], None]:
 
     stub.__doc__ = title
     return stub
-
-
-def _stop_misplaced(verb: str) -> None:
-    stop(UserError(f"options come after the command: {PROGRAM} {verb} --config FILE ..."))

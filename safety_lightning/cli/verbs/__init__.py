@@ -9,6 +9,7 @@ import importlib
 from collections.abc import Sequence
 
 from safety_lightning.cli.errors import PROGRAM, stop
+from safety_lightning.cli.kinds import guard_parsing
 from safety_lightning.cli.verbs.base import VerbCLI, VerbParser
 from safety_lightning.cli.verbs.faults import find_user_error, quieten_libraries
 
@@ -24,6 +25,7 @@ def run_verb(verb: str, *, args: Sequence[str] | None = None) -> None:
     """
     quieten_libraries()
     cli_class: type[VerbCLI] = getattr(importlib.import_module(f"{__name__}.{verb}"), _CLASSES[verb])
+    guard_parsing()  # after Lightning's import, which has jsonargparse read configs from any address
     try:
         cli_class(
             cli_class.module_class,

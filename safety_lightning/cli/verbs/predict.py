@@ -17,6 +17,7 @@ class PredictCLI(VerbCLI):
     """Captures activations; a group of its own: `writer`."""
 
     verb = "predict"
+    outputs = ("writer.folder",)
     module_class = ActivationModule
     data_class = PromptData
     trainer_options: ClassVar[dict[str, Any]] = {

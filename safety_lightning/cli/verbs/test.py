@@ -27,6 +27,7 @@ class TestCLI(VerbCLI):
 
     __test__ = False  # no test class, whatever pytest makes of its name
     verb = "test"
+    outputs = ("model.folder",)
     module_class = EvaluationModule
     data_class = EvaluationData
     trainer_options: ClassVar[dict[str, Any]] = {
