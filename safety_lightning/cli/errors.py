@@ -30,6 +30,10 @@ _CALLABLE = re.compile(
     r"Type (?:typing|collections\.abc)\.Callable\S*(?: \S+\])? expects a function or a callable class: "
 )
 _DENIED = re.compile(r"Importing '([\w.]+)' is not allowed, .* to allow it")
+_OTHER_KIND = re.compile(
+    r"^(?:Import path (?:\S+ )?does not (?:correspond to a subclass of|implement protocol)|"
+    r"Expected '[\w.]+' to be a (?:subclass of|function that returns)) (.+?)\.?$"
+)
 _MOST_CHARACTERS = 80
 
 
@@ -111,7 +115,7 @@ def shorten(message: str) -> str:
     faults: list[str] = []
     for line in filter(None, lines):
         if found := _KEY.match(line):
-            keys.append(found["key"])
+            keys += [found["key"]] if found["key"] != "config" else []
             line = found["rest"]
         if found := _GIVEN.search(line):
             values.append(found["value"])
@@ -122,7 +126,7 @@ def shorten(message: str) -> str:
             faults.append(clean_types(line))
     hint = "".join(f"\n{one}" for one in hints[:1])
     if not faults or not (keys or values):
-        return "\n".join(clean_types(line) for line in filter(None, lines)) + hint
+        return "\n".join(faults or [clean_types(line) for line in filter(None, lines)]) + hint
     inner = [one for one in classes if not any(one in fault for fault in faults)]
     where = ", ".join([*keys[:1], *inner[-1:], *[key for key in keys[-1:] if key != keys[0]]])
     return _compose(where, faults, values[0] if values else None) + hint
@@ -146,6 +150,7 @@ def clean_types(line: str) -> str:
         >>> clean_types("Expected a <class 'NoneType'> or typing.Literal['a', 'b']")
         "Expected a null or one of 'a', 'b'"
     """
+    line = _OTHER_KIND.sub(r"Expected a \1", line)
     line = re.sub(r"^Not of type (\w+): (?!does not conform).*", r"Expected a \1", line)
     line = _DENIED.sub(r"\1 may not be named in a config (docs/security.md)", line)
     line = _PATH.sub(r"there is no class \1 (a class of one's own is named by its path, package.Class)", line)
@@ -158,4 +163,5 @@ def clean_types(line: str) -> str:
 def cut(value: str) -> str:
     """Returns a value as it is shown in an error: on one line, its beginning if it is long."""
     value = " ".join(value.replace("Namespace(", "(").split())
+    value = re.sub(r"^\(class_path='([\w.]+)'\)$", r"\1", value)
     return value if len(value) <= _MOST_CHARACTERS else f"{value[:_MOST_CHARACTERS]}..."
