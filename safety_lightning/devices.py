@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from safety_lightning.errors import UserError
 
@@ -43,7 +43,7 @@ def in_full_precision() -> Iterator[None]:
     """
     import torch
 
-    backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+    backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]
     chosen = [backend.fp32_precision for backend in backends]
     device_types = {"cpu", "cuda" if torch.cuda.is_available() else "cpu"}
     with ExitStack() as stack:

@@ -71,6 +71,42 @@ def _settle(partial: Path) -> None:
             os.fsync(stream.fileno())
 
 
+def find_parent(path: Path, *, what: str) -> Path:
+    """Returns the nearest folder that exists of an output and the folders above it; writes nothing.
+
+    Args:
+        path: The file or folder that will be made.
+        what: What errors call it, such as ``run folder``.
+
+    Raises:
+        UserError: If it cannot be made: there is a file, a broken link or a loop of links on its way, or its name is
+            none.
+    """
+    try:
+        for one in [path, *path.absolute().parents]:
+            if one.is_dir():
+                return one
+            if one.is_symlink() and not one.exists():
+                raise UserError(f"{what} {path} must be a place to write to, {one} is a link that leads nowhere")
+            if one != path and one.exists():
+                raise UserError(f"{what} {path} must lie in a folder, {one} is a file")
+    except OSError as error:  # a name that is too long, or a folder that may not be looked into
+        raise UserError(f"{what} {str(path)[:200]} must be a place to write to: {error.strerror}") from error
+    raise UserError(f"{what} {str(path)!r} must be a path, it is not")  # such as one with a NUL
+
+
+def expand(path: Path | str, *, what: str) -> Path:
+    """Returns a path with its ``~`` written out.
+
+    Raises:
+        UserError: If there is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{what} {path} must be a path: {error}") from error
+
+
 def remove(path: Path) -> None:
     """Removes a file or a folder with all that it holds; does nothing where there is none."""
     if path.is_dir() and not path.is_symlink():

@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from safety_lightning.disks import format_bytes
 from safety_lightning.errors import UserError
-from safety_lightning.files import PARTIAL, remove_leftovers, write_atomically
+from safety_lightning.files import PARTIAL, expand, find_parent, remove_leftovers, write_atomically
 
 LOCK = ".lock"
 """The file in a run folder that the process at work holds; a killed process leaves it behind, held by nobody."""
@@ -38,7 +38,7 @@ class RunFolder:
     """
 
     def __init__(self, path: Path | str | None, *, command: str, resume: bool = False) -> None:
-        self.path = Path(path).expanduser() if path is not None else _name_fresh_folder(command)
+        self.path = _name_fresh_folder(command) if path is None else expand(path, what="run folder")
         self.resume = resume
         self._lock: FileLock | None = None
 
@@ -96,6 +96,7 @@ class RunFolder:
         Raises:
             UserError: If the folder exists and does not go on, cannot be written, or the disk is too full.
         """
+        parent = find_parent(self.path, what="run folder")
         if not self.resume and not self.is_free():
             raise UserError(
                 f"run folder {self.path} must not exist yet: it is never overwritten. Choose another --run_dir, or go "
@@ -103,7 +104,6 @@ class RunFolder:
             )
         if self.resume and not self.is_free() and not self._has_begun():
             raise UserError(f"run folder {self.path} must hold a run to resume, it holds no manifest.json")
-        parent = next(folder for folder in [self.path, *self.path.absolute().parents] if folder.is_dir())
         if not os.access(parent, os.W_OK | os.X_OK):
             raise UserError(f"run folder {self.path} must be writable, there is no permission to write in {parent}")
         free = shutil.disk_usage(parent).free

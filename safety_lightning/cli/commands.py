@@ -13,7 +13,9 @@ from typing import Any
 
 from jsonargparse import auto_cli
 
+from safety_lightning.cli.configs import check_configs
 from safety_lightning.cli.errors import PROGRAM, SuggestingParser, stop
+from safety_lightning.cli.kinds import guard_parsing
 from safety_lightning.cli.lists import gather_values
 from safety_lightning.cli.stops import exit_when_stopped
 from safety_lightning.disks import DiskFullError, is_disk_full, quieten_full_disk
@@ -121,6 +123,7 @@ class CommandParser(SuggestingParser):
     """The commands' parser, whose errors name the nearest judge too."""
 
     class_roots = (Judge,)
+    factory_kinds = (Judge,)
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -132,6 +135,7 @@ def main(args: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if args is None else args)
     with exit_when_stopped(lambda: _advise(words)), quieten_full_disk():
         try:
+            check_configs(words)
             _run(words, args)
         except UserError as error:
             stop(error)
@@ -141,17 +145,22 @@ def main(args: Sequence[str] | None = None) -> None:
             stop(DiskFullError(f"the disk is full: {error}. What is finished is kept: the same command resumes"))
 
 
-def _run(words: list[str], args: Sequence[str] | None) -> None:
+def _run(words: Sequence[str], args: Sequence[str] | None) -> None:
     if words and words[0] in TRAINER_VERBS:
         from safety_lightning.cli.verbs import run_verb
 
         run_verb(words[0], args=None if args is None else words)
-        return
+    else:
+        _run_command(words)
+
+
+def _run_command(words: Sequence[str]) -> None:
     misplaced = [word for word in words if word in TRAINER_VERBS]
     if misplaced and words[0].startswith("-"):
-        _stop_misplaced(misplaced[0])
+        raise UserError(f"options come after the command: {PROGRAM} {misplaced[0]} --config FILE ...")
     commands = {verb: _make_stub(title) for verb, title in TRAINER_VERBS.items()} | _load_asked(COMMANDS, words)
     command = _find_command(COMMANDS, words)
+    guard_parsing()
     parsed = auto_cli(
         commands,
         args=gather_values(words, commands),
@@ -200,7 +209,3 @@ def _make_stub(title: str) -> Callable[[], None]:
 
     stub.__doc__ = title
     return stub
-
-
-def _stop_misplaced(verb: str) -> None:
-    stop(UserError(f"options come after the command: {PROGRAM} {verb} --config FILE ..."))

@@ -40,7 +40,7 @@ def print_summary(
         subspaces: Counts of the matrices of each subspace, as `ProjectUpdate.describe` gives them.
         console: Where to print; None is standard output.
     """
-    console = console or Console()
+    console = console or Console(markup=False)
     file = run_folder / "results.jsonl"
     rows = read_results(file) if file.is_file() else []
     if rows:
@@ -96,7 +96,7 @@ def make_metric_table(rows: Sequence[ResultRow]) -> Table:
             row.task.replace("_", "-"),
             row.metric.replace("_per_", "/").replace("_", "-"),
             f"{row.value:.3f}",
-            rf"\[{row.low:.3g}, {row.high:.3g}]",
+            f"[{row.low:.3g}, {row.high:.3g}]",
             "\n".join([f"{row.num_scored}/{row.num_total}", *_list_unjudged(row)]),
         )
     return table
@@ -129,7 +129,7 @@ def _name_metric(row: ResultRow, rows: Sequence[ResultRow]) -> str:
 
 def _format_cell(row: ResultRow) -> str:
     unscored = "" if row.num_scored == row.num_total else f"\n{row.num_scored} of {row.num_total}"
-    return f"{row.value:.3f}\n" + rf"\[{row.low:.3g}, {row.high:.3g}]" + unscored
+    return f"{row.value:.3f}\n" + f"[{row.low:.3g}, {row.high:.3g}]" + unscored
 
 
 def print_comparisons(run_folder: Path, *, console: Console | None = None) -> None:
@@ -145,11 +145,11 @@ def print_comparisons(run_folder: Path, *, console: Console | None = None) -> No
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         p_value = "" if row.p_value is None else f"{row.p_value:.3g}"
-        interval = rf"\[{row.low:.3g}, {row.high:.3g}]"
+        interval = f"[{row.low:.3g}, {row.high:.3g}]"
         pairs = f"{row.num_pairs} of {row.num_total}"
         names = [name.replace("_", "-") for name in (row.task, row.metric)]
         table.add_row(*names, f"{row.difference:+.3f}", interval, pairs, p_value)
-    (console or Console()).print(table)
+    (console or Console(markup=False)).print(table)
 
 
 def format_samples(

@@ -47,7 +47,7 @@ def print_report(
         out: The folder.
         console: Where to print; None is standard output.
     """
-    console = console or Console()
+    console = console or Console(markup=False)
     if table is not None:
         console.print(table)
     for note in notes:

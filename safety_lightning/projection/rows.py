@@ -134,7 +134,7 @@ def make_rows(
 
     Paper: with ``tied="each"``, the output layer is listed beside the embedding that it shares its storage with.
     """
-    wishes = wanted or [None] * len(before)
+    wishes: Sequence[UpdateMeasure | None] = wanted or [None] * len(before)
     rows = [_make_row(prepared, component, *each) for each in zip(before, stored, wishes, strict=True)]
     output = tied_output(prepared.reference)
     if tied == "each" and output is not None:

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from safety_lightning.errors import UserError
-from safety_lightning.files import atomic_path
+from safety_lightning.files import atomic_path, find_parent
 from safety_lightning.subspaces.decomposition import Decomposition, Side, decompose_delta
 from safety_lightning.subspaces.hashing import hash_content
 
@@ -22,10 +22,14 @@ class DecompositionLibrary:
 
     Args:
         folder: Where they lie, a file each; made when the first is added.
+
+    Raises:
+        UserError: If the folder cannot be made.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
+        find_parent(self.folder, what="library")
 
     def decompose(self, delta: Tensor, *, side: Side = "left", rank: int | None = None) -> Decomposition:
         """Finds a decomposition, or makes and keeps it.

@@ -18,7 +18,7 @@ from safety_lightning.sweep.rows import EnergyRow
 
 def print_cost(plan: SweepCost, variants: Sequence[Variant], console: Console | None = None) -> None:
     """Prints what a sweep would do: a line a shape and kind of matrix, and the sums."""
-    console = console or Console()
+    console = console or Console(markup=False)
     fractions = ", ".join(f"{fraction:g}" for fraction in list_fractions(variants))
     title = f"matrices by kind and shape, ranks at most at fractions {fractions}"
     table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
@@ -51,7 +51,7 @@ def print_energies(
     console: Console | None = None,
 ) -> None:
     """Prints the energies of every variant beside their chance levels, what was left out, and where things lie."""
-    console = console or Console()
+    console = console or Console(markup=False)
     described = {variant.key: variant.method.describe() for variant in variants}
     splits = [row for row in rows if row.component is not None]
     for finetuned, unit in dict.fromkeys((row.finetuned, described[row.key].fraction_name) for row in splits):

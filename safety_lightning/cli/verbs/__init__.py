@@ -16,6 +16,7 @@ import os
 from collections.abc import Sequence
 
 from safety_lightning.cli.errors import PROGRAM, stop
+from safety_lightning.cli.kinds import guard_parsing
 from safety_lightning.cli.stops import exit_when_stopped
 from safety_lightning.cli.verbs.base import VerbCLI, VerbParser
 from safety_lightning.cli.verbs.faults import find_user_error, quieten_libraries
@@ -34,6 +35,7 @@ def run_verb(verb: str, *, args: Sequence[str] | None = None) -> None:
     """
     quieten_libraries()
     cli_class: type[VerbCLI] = getattr(importlib.import_module(f"{__name__}.{verb}"), _CLASSES[verb])
+    guard_parsing()  # after Lightning's import, which has jsonargparse read configs from any address
     with exit_when_stopped(lambda: _advise(cli_class)):
         try:
             cli_class(

@@ -8,24 +8,37 @@ from typing import Any, ClassVar
 
 import lightning as L
 import torch
+from jsonargparse.typing import restricted_number_type
+from lightning.fabric.plugins import CheckpointIO, ClusterEnvironment
+from lightning.pytorch.accelerators import Accelerator
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.plugins import LayerSync, Precision
+from lightning.pytorch.profilers import Profiler
+from lightning.pytorch.strategies import Strategy
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from safety_lightning.cli.errors import PROGRAM, SuggestingParser
+from safety_lightning.cli.verbs.faults import describe
 from safety_lightning.cli.verbs.resuming import MAY_CHANGE, check_resumed
 from safety_lightning.cli.verbs.stopping import MindSignals
 from safety_lightning.errors import UserError
-from safety_lightning.files import write_atomically
+from safety_lightning.evaluation.judges import Judge
+from safety_lightning.files import expand, find_parent, write_atomically
 from safety_lightning.processes import RUN_DIR_VARIABLE, process_rank, share_run_dir
 from safety_lightning.profiles import name_profile, read_settings
 from safety_lightning.runs import RunFolder, describe_environment
+
+Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])
+PLUGINS = (Precision, ClusterEnvironment, CheckpointIO, LayerSync)
 
 
 class VerbParser(SuggestingParser, LightningArgumentParser):
     """LightningCLI's parser, whose errors name the nearest key or class."""
 
     class_roots = (torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler, Callback, Logger)
+    factory_kinds = (Callback, Logger, Judge, Strategy, Accelerator, Profiler, *PLUGINS)
 
     def add_class_arguments(self, *args: Any, sub_configs: bool = False, **kwargs: Any) -> Any:
         """Adds a class's parameters, none of which is replaced by the content of a file of that name.
@@ -49,6 +62,8 @@ class VerbCLI(LightningCLI):
     module_class: ClassVar[type[L.LightningModule]]
     data_class: ClassVar[type[L.LightningDataModule]]
     trainer_options: ClassVar[dict[str, Any]] = {}
+    outputs: ClassVar[tuple[str, ...]] = ()
+    """Keys of the files and folders that it writes, beside the run folder where the user wants them elsewhere."""
     can_resume: ClassVar[bool] = True
     """Whether ``--ckpt_path last`` resumes an earlier run of the folder."""
     may_change: ClassVar[tuple[str, ...]] = ()
@@ -94,12 +109,20 @@ class VerbCLI(LightningCLI):
     def finish(self) -> None:
         """Writes and prints what came of it, in the first process alone."""
 
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds the seed, within the bounds of numpy's generators."""
+        seed_help = "Seed of all random draws; true draws one, false seeds nothing."
+        parser.add_argument("--seed_everything", type=bool | Seed, default=self.seed_everything_default, help=seed_help)
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds the run folder, the link of model and data, and the verb's groups."""
         self.verb_parser = parser
         parser.add_argument("--run_dir", type=str | None, default=None, help="Run folder; a fresh one under logs/.")
         parser.link_arguments("model.model", "data.model")
         self.add_groups(parser)
+
+    def _parse_ckpt_path(self) -> None:
+        """Takes no settings from a checkpoint: LightningCLI lets a file's ``hyper_parameters`` replace the config's."""
 
     def before_instantiate_classes(self) -> None:
         """Chooses the run folder and puts every output into it."""
@@ -111,10 +134,10 @@ class VerbCLI(LightningCLI):
         os.environ[RUN_DIR_VARIABLE] = str(self.run.path)
         config.run_dir = str(self.run.path)
         self.place_outputs(config)
+        config.weights_only = True  # or the pickle of a checkpoint from an address would be opened
         if resume:
             self._hold_resumed()
             config.ckpt_path = self.find_checkpoint()
-            config.weights_only = True
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """Logs to TensorBoard in the run folder unless told otherwise."""
@@ -122,7 +145,10 @@ class VerbCLI(LightningCLI):
         if trainer_config.get("logger") in (None, True):
             kwargs["logger"] = TensorBoardLogger(str(self.run.path), name="tensorboard", version="")
         kwargs.setdefault("default_root_dir", str(self.run.path))
-        trainer = super().instantiate_trainer(**kwargs)
+        try:
+            trainer = super().instantiate_trainer(**kwargs)
+        except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
+            raise UserError(f"trainer: {describe(error)}") from error
         trainer.callbacks.append(MindSignals(self.checkpoint_folder))  # type: ignore[attr-defined]
         return trainer
 
@@ -150,9 +176,14 @@ class VerbCLI(LightningCLI):
             )
 
     def check_folder(self, *, num_bytes: int = 0) -> None:
-        """Checks that the run folder can be written, in the first process; see `RunFolder.check`."""
-        if process_rank() == 0:
-            self.run.check(num_bytes=num_bytes)
+        """Checks that the run folder and all outputs can be written, in the first process; see `RunFolder.check`."""
+        if process_rank() != 0:
+            return
+        self.run.check(num_bytes=num_bytes)
+        config = self.config[self.verb]
+        for key in self.outputs:
+            if path := config.get(key):
+                find_parent(expand(path, what=key), what=key)
 
     def _hold_resumed(self) -> None:
         """Holds the folder of the run from before its progress is read; says so if there is no run in it yet."""

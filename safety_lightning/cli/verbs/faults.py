@@ -7,6 +7,9 @@ import os
 import traceback
 import warnings
 
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from safety_lightning.cli.errors import shorten
 from safety_lightning.disks import DiskFullError, is_disk_full
 from safety_lightning.errors import UserError
 
@@ -25,7 +28,7 @@ def find_user_error(error: Exception) -> UserError:
     """Returns the error that is the user's to mend: one in the chain, for libraries wrap what is raised in our code.
 
     An error that the parser itself raises while it makes the classes of a config is the user's too: where a value may
-    be of several types, it lists the errors of all of them in its message.
+    be of several types, it lists the errors of all of them in its message. So is what Lightning refuses.
 
     Raises:
         Exception: The error itself, when it is neither: then it is a fault, and its traceback is shown.
@@ -38,8 +41,15 @@ def find_user_error(error: Exception) -> UserError:
     if is_disk_full(error):
         return DiskFullError(f"the disk is full: {error}")
     if isinstance(error, ValueError) and _find_module(error).startswith("jsonargparse"):
-        return UserError(str(error))
+        return UserError(shorten(str(error)))
+    if isinstance(error, MisconfigurationException):  # Lightning's own word for what its user can mend
+        return UserError(describe(error))
     raise error
+
+
+def describe(error: Exception) -> str:
+    """Returns the message of an error on one line."""
+    return " ".join(str(error).split())
 
 
 def _find_module(error: BaseException) -> str:

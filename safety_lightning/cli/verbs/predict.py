@@ -17,6 +17,7 @@ class PredictCLI(VerbCLI):
     """Captures activations; a group of its own: `writer`."""
 
     verb = "predict"
+    outputs = ("writer.folder",)
     may_change: ClassVar[tuple[str, ...]] = PROCESSES
     before_predict, after_predict = VerbCLI.prepare_run, VerbCLI.finish_run
     module_class = ActivationModule

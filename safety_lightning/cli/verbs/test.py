@@ -28,6 +28,7 @@ class TestCLI(VerbCLI):
 
     __test__ = False  # no test class, whatever pytest makes of its name
     verb = "test"
+    outputs = ("model.folder",)
     may_change: ClassVar[tuple[str, ...]] = (  # how many processes work, what it is compared with, who waits how long
         *PROCESSES,
         "model.baseline",

@@ -21,6 +21,12 @@ class TrainingCLI(VerbCLI):
 
     module_class = CausalLMModule
     data_class = InstructionData
+    outputs = (
+        *(f"{group}.folder" for group in ("projection", "compare", "behaviour", "save")),
+        "checkpoint.dirpath",
+        "projection.subspace.file",
+        "projection.subspace.library",
+    )
     trainer_options: ClassVar[dict[str, Any]] = {"use_distributed_sampler": False, "precision": "bf16-mixed"}
 
     def add_groups(self, parser: LightningArgumentParser) -> None:
@@ -55,7 +61,8 @@ class TrainingCLI(VerbCLI):
         """Shows optimizer steps unless told otherwise."""
         trainer_config = self.config_init[self.verb]["trainer"]
         if trainer_config.get("enable_progress_bar") is not False:
-            trainer_config["callbacks"] = [*(trainer_config.get("callbacks") or []), StepProgressBar()]
+            given = trainer_config.get("callbacks") or []
+            trainer_config["callbacks"] = [*(given if isinstance(given, list) else [given]), StepProgressBar()]
         return super().instantiate_trainer(**kwargs)
 
     def describe_inputs(self) -> dict[str, Any]:

@@ -207,7 +207,7 @@ def make_table(summary: Mapping[str, Any]) -> Table:
 
 
 def _format_interval(value: float, low: float, high: float) -> str:
-    return f"{value:.3f}\n" + rf"\[{low:.3g}, {high:.3g}]"
+    return f"{value:.3f}\n" + f"[{low:.3g}, {high:.3g}]"
 
 
 def print_judged(judged: JudgedFile, *, console: Console | None = None) -> None:
@@ -219,7 +219,7 @@ def print_judged(judged: JudgedFile, *, console: Console | None = None) -> None:
     """
     from rich.console import Console
 
-    console = console or Console()
+    console = console or Console(markup=False)
     console.print(make_table(judged.summary))
     lines = [_describe_agreement(agreement) for agreement in judged.summary["agreement"]]
     for row in judged.summary["judges"]:

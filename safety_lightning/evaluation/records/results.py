@@ -67,7 +67,7 @@ class ResultFile:
     ) -> None:
         """Adds a model's measurements, all of them or none; those of an earlier time are replaced."""
         others = [row for row in self._read() if (row.model, row.step) != (model, step)]
-        told = {"model": model, "step": step, "engine": engine, "dtype": dtype, "key": key}
+        told: dict[str, Any] = {"model": model, "step": step, "engine": engine, "dtype": dtype, "key": key}
         new = [ResultRow(**told, **asdict(one)) for one in measurements]
         self.rows = [*others, *new]
         write_rows(self.file, self.rows, to_json=_order_fields)

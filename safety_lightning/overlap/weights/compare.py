@@ -85,7 +85,8 @@ class WeightUpdates:
             changed |= {name for name, delta in deltas.items() if name not in changed and delta.any()}
         for name in [*self._finetuned, *self.updates]:
             if name not in changed:
-                other = self._finetuned.get(name, self.base)
+                other = self._finetuned.get(name) or self.base
+                assert other is not None
                 raise UserError(
                     f"update {name} must not be zero, {other.folder} and {self.reference.folder} are identical in all "
                     f"{len(self.slots)} selected matrices"
