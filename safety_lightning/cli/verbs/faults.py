@@ -6,9 +6,11 @@ import logging
 import os
 import traceback
 import warnings
+from pathlib import Path
 
-from safety_lightning.disks import DiskFullError, is_disk_full
+from safety_lightning.disks import DiskFullError, describe_full_disk, is_disk_full
 from safety_lightning.errors import UserError
+from safety_lightning.processes import RUN_DIR_VARIABLE
 
 
 def quieten_libraries() -> None:
@@ -36,7 +38,7 @@ def find_user_error(error: Exception) -> UserError:
             return link
         link = link.__cause__ or link.__context__
     if is_disk_full(error):
-        return DiskFullError(f"the disk is full: {error}")
+        return DiskFullError(describe_full_disk(Path(os.environ.get(RUN_DIR_VARIABLE, "logs"))))
     if isinstance(error, ValueError) and _find_module(error).startswith("jsonargparse"):
         return UserError(str(error))
     raise error
