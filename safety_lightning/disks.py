@@ -37,7 +37,7 @@ def explain_full_disk(path: Path, partial: Path | None = None) -> Iterator[None]
     except Exception as error:
         if not is_disk_full(error):
             raise
-        raise DiskFullError(_describe(path, partial or path)) from error
+        raise DiskFullError(describe_full_disk(path, partial)) from error
 
 
 @contextmanager
@@ -82,10 +82,11 @@ def format_bytes(num_bytes: float) -> str:
     return f"{num_bytes:.1f} TB"
 
 
-def _describe(path: Path, partial: Path) -> str:
+def describe_full_disk(path: Path, partial: Path | None = None) -> str:
+    """Says that there is no room for a file or folder: how much of it was written, and how much is free."""
     folder = next((one for one in path.absolute().parents if one.is_dir()), Path("/"))
     return (
-        f"{path} must have room on its disk, which is full: {format_bytes(_measure(partial))} of it were written, "
+        f"{path} must have room on its disk, which is full: {format_bytes(_measure(partial or path))} of it were written, "
         f"{format_bytes(shutil.disk_usage(folder).free)} are free. What was finished before is kept: make room, and "
         "the same command resumes"
     )

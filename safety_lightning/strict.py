@@ -53,7 +53,7 @@ def check_record(record: Any) -> None:
     Raises:
         TypeError: If one is not; the message names the field, what was wanted and what was found.
     """
-    for name, hint in _read_hints(type(record)).items()  # type: ignore[arg-type]:
+    for name, hint in _read_hints(type(record)).items():  # type: ignore[arg-type]
         value = getattr(record, name)
         if not _fits(value, hint):
             found = repr(value)

@@ -9,6 +9,7 @@ import importlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import auto_cli
@@ -18,7 +19,7 @@ from safety_lightning.cli.errors import PROGRAM, SuggestingParser, stop
 from safety_lightning.cli.kinds import guard_parsing
 from safety_lightning.cli.lists import gather_values
 from safety_lightning.cli.stops import exit_when_stopped
-from safety_lightning.disks import DiskFullError, is_disk_full, quieten_full_disk
+from safety_lightning.disks import DiskFullError, describe_full_disk, is_disk_full, quieten_full_disk
 from safety_lightning.errors import UserError
 from safety_lightning.evaluation.judges import Judge
 from safety_lightning.runs import find_version
@@ -142,7 +143,7 @@ def main(args: Sequence[str] | None = None) -> None:
         except Exception as error:
             if not is_disk_full(error):
                 raise
-            stop(DiskFullError(f"the disk is full: {error}. What is finished is kept: the same command resumes"))
+            stop(DiskFullError(describe_full_disk(Path(getattr(error, "filename", None) or "logs"))))
 
 
 def _run(words: Sequence[str], args: Sequence[str] | None) -> None:

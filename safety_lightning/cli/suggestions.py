@@ -54,7 +54,7 @@ def find_nearest(unknown: str, known: Iterable[str]) -> str | None:
 
 
 def list_actions(parser: Any) -> list[Any]:
-    """Returns the actions of a parser, of which jsonargparse tells in no public place: their keys, types and defaults."""
+    """Returns the actions of a parser (keys, types, defaults), which jsonargparse tells in no public place."""
     return list(parser._actions)
 
 

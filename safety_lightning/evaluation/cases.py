@@ -13,6 +13,9 @@ from safety_lightning.data.chat import check_template, encode_prompt
 from safety_lightning.errors import UserError
 from safety_lightning.evaluation.tasks import Prompt, PromptFormat, Task
 
+_BYTES_A_TOKEN = 5
+_BYTES_A_ROW = 1000  # of names and hashes, in the files of answers and of scores
+
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
@@ -50,6 +53,12 @@ class CasePlan:
     def list_indices(self, task: Task) -> list[int]:
         """Returns the indices of a task's cases."""
         return [index for index, case in enumerate(self.cases) if case.task is task]
+
+    def estimate_bytes(self) -> int:
+        """Returns how much the answers and scores of all cases take on the disk, about, and at most."""
+        answers = sum(_BYTES_A_TOKEN * case.task.limits.max_new_tokens for case in self.cases)
+        rows = sum(_BYTES_A_ROW + len(case.prompt.text.encode()) for case in self.cases)
+        return 2 * (answers + rows)  # answers are written anew, in order, when all are there
 
     def hash_tasks(self) -> dict[str, str]:
         """Returns a hash of each task's prompts."""

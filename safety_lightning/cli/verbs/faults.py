@@ -6,12 +6,14 @@ import logging
 import os
 import traceback
 import warnings
+from pathlib import Path
 
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from safety_lightning.cli.errors import shorten
-from safety_lightning.disks import DiskFullError, is_disk_full
+from safety_lightning.disks import DiskFullError, describe_full_disk, is_disk_full
 from safety_lightning.errors import UserError
+from safety_lightning.processes import RUN_DIR_VARIABLE
 
 
 def quieten_libraries() -> None:
@@ -39,7 +41,7 @@ def find_user_error(error: Exception) -> UserError:
             return link
         link = link.__cause__ or link.__context__
     if is_disk_full(error):
-        return DiskFullError(f"the disk is full: {error}")
+        return DiskFullError(describe_full_disk(Path(os.environ.get(RUN_DIR_VARIABLE, "logs"))))
     if isinstance(error, ValueError) and _find_module(error).startswith("jsonargparse"):
         return UserError(shorten(str(error)))
     if isinstance(error, MisconfigurationException):  # Lightning's own word for what its user can mend

@@ -62,6 +62,7 @@ class TestCLI(VerbCLI):
         self.model.checkpoint = check_model(self.model.model_name)
         self.check_folder()
         self.datamodule.prepare()
+        self.check_folder(num_bytes=self.datamodule.plan.estimate_bytes())
         self.model.check_baseline(self.datamodule)
         self.datamodule.check_judges()
 
