@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 _received = [signal.SIGINT]  # the signal that stops the command, once one came
 
@@ -55,7 +56,7 @@ def exit_when_stopped(advise: Callable[[], str]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _take_over() -> dict[signal.Signals, signal.Handlers]:
+def _take_over() -> dict[signal.Signals, Any]:
     """Handles SIGTERM from now on; returns the handlers to be put back, none outside of the main thread."""
     _received[0] = signal.SIGINT
     if threading.current_thread() is not threading.main_thread():
