@@ -85,10 +85,10 @@ def format_bytes(num_bytes: float) -> str:
 def describe_full_disk(path: Path, partial: Path | None = None) -> str:
     """Says that there is no room for a file or folder: how much of it was written, and how much is free."""
     folder = next((one for one in path.absolute().parents if one.is_dir()), Path("/"))
+    written, free = format_bytes(_measure(partial or path)), format_bytes(shutil.disk_usage(folder).free)
     return (
-        f"{path} must have room on its disk, which is full: {format_bytes(_measure(partial or path))} of it were written, "
-        f"{format_bytes(shutil.disk_usage(folder).free)} are free. What was finished before is kept: make room, and "
-        "the same command resumes"
+        f"{path} must have room on its disk, which is full: {written} of it were written, {free} are free. "
+        "What was finished before is kept: make room, and the same command resumes"
     )
 
 

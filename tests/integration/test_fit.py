@@ -141,7 +141,7 @@ def test_interrupted_run_says_how_to_go_on(words: list[str], tmp_path: Path) -> 
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     try:
-        assert process.wait(60) == 1
+        assert process.wait(60) == 130
     finally:
         process.kill()
         process.wait()
