@@ -23,7 +23,13 @@ _CONFIG = "config.json"
 _GENERATION_CONFIG = "generation_config.json"
 _UNWRAP = {r"_orig_mod\.": "", r"^module\.": ""}
 _HARMLESS = re.compile(r"\.attn\.(masked_)?bias$|\.rotary_emb\.inv_freq$")  # masks and angles that were once stored
-_COUNTS = ("hidden_size", "intermediate_size", "vocab_size", "num_hidden_layers", "num_attention_heads")
+_COUNTS: tuple[str, ...] = (
+    "hidden_size",
+    "intermediate_size",
+    "vocab_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+)
 _COUNTS += ("num_key_value_heads", "head_dim", "max_position_embeddings", "n_embd", "n_layer", "n_head", "n_positions")
 _POSITIVE = ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_eps", "rope_theta", "initializer_range")
 _TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -82,11 +88,10 @@ def load_model(
     """
     from transformers import AutoModelForCausalLM
 
-    is_open = isinstance(reference, CheckpointReader)
-    folder = reference.folder if is_open else resolve_reference(reference)
+    folder = reference.folder if isinstance(reference, CheckpointReader) else resolve_reference(reference)
     reader, config = _check_weights(folder)
     with blame(f"model {folder} must be one that transformers loads with attention {attention}"), _quiet():
-        model, found = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             config=config,
             dtype=dtype,
@@ -96,11 +101,11 @@ def load_model(
             key_mapping=_UNWRAP if reader.is_wrapped else None,
             output_loading_info=True,
         )
-    _check_found(folder, found)
-    (reference if is_open else reader).check_unchanged()
+    model: PreTrainedModel = loaded[0]
+    _check_found(folder, loaded[1])
+    (reference if isinstance(reference, CheckpointReader) else reader).check_unchanged()
     _check_finite(folder, model)
-    loaded: PreTrainedModel = model
-    return loaded
+    return model
 
 
 def _check_weights(folder: Path) -> tuple[CheckpointReader, PreTrainedConfig]:

@@ -85,6 +85,7 @@ class WeightUpdates:
         for name in [*self._finetuned, *self.updates]:
             if name not in changed:
                 other = self._finetuned.get(name, self.base)
+                assert other is not None
                 raise UserError(
                     f"update {name} must not be zero, {other.folder} and {self.reference.folder} are identical in all "
                     f"{len(self.slots)} selected matrices"
