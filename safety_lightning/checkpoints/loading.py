@@ -84,8 +84,7 @@ def load_model(
     """
     from transformers import AutoModelForCausalLM
 
-    opened = reference if isinstance(reference, CheckpointReader) else None
-    folder = resolve_reference(reference) if not isinstance(reference, CheckpointReader) else reference.folder
+    folder = reference.folder if isinstance(reference, CheckpointReader) else resolve_reference(reference)
     reader, config = _check_weights(folder)
     with blame(f"model {folder} must be one that transformers loads with attention {attention}"), _quiet():
         loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -100,7 +99,7 @@ def load_model(
         )
     model: PreTrainedModel = loaded[0]
     _check_found(folder, loaded[1])
-    (opened or reader).check_unchanged()
+    (reference if isinstance(reference, CheckpointReader) else reader).check_unchanged()
     _check_finite(folder, model)
     return model
 
