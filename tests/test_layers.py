@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "safety_lightning"
 # of a module's name decides.
 LAYERS = [
     ["errors", "lazy", "strict", "files", "randomness", "runs", "devices", "processes"],
-    ["profiles", "tables", "figures"],
+    ["profiles", "tables", "figures", "printing"],
     ["subspaces"],
     ["checkpoints"],
     ["projection"],
@@ -26,7 +26,7 @@ LAYERS = [
     ["training"],
     ["evaluation", "activations"],
     ["overlap"],
-    ["cli.configs", "cli.lists"],
+    ["cli.configs", "cli.lists", "cli.judges"],
     ["cli.errors"],
     ["cli.verbs"],
     ["cli"],

@@ -35,12 +35,29 @@ def resolve_reference(reference: str | Path) -> Path:
         return _resolve_lab(text)
     folder = Path(text).expanduser()
     if folder.is_dir():
-        return folder
+        return find_model(folder)
     if folder.exists():
         raise UserError(f"a model must be a folder, a hub name or lab:NAME, got the file {text}")
     if text.startswith((".", "/", "~")) or text.count("/") != 1:
         raise UserError(f"model folder {text} does not exist (nor is it a hub name ORG/NAME or lab:NAME)")
     return _download(text)
+
+
+def find_model(folder: Path) -> Path:
+    """Returns a model's folder: the given one, or ``model`` in the run folder of a `fit`.
+
+    Raises:
+        UserError: If it is a run folder without a model, or that of a `project`, whose models are named.
+    """
+    if not (folder / "manifest.json").is_file() or (folder / "config.json").is_file():
+        return folder
+    found = sorted(file.parent for file in folder.glob("models/**/*config.json"))  # adapters too
+    if (folder / "model").is_dir():
+        return folder / "model"
+    if found:
+        listed = " or ".join(str(one) for one in found[:3]) + (", ..." if len(found) > 3 else "")
+        raise UserError(f"a model must be a folder of weights, {folder} is a run folder of {len(found)}: name {listed}")
+    raise UserError(f"a model must be a folder of weights, {folder} is a run folder that holds no model/")
 
 
 def split_revision(reference: str) -> tuple[str, str | None]:

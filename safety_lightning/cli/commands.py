@@ -14,6 +14,7 @@ from typing import Any
 from jsonargparse import auto_cli
 
 from safety_lightning.cli.errors import PROGRAM, SuggestingParser, stop
+from safety_lightning.cli.judges import separate_judges
 from safety_lightning.cli.lists import gather_values
 from safety_lightning.errors import UserError
 from safety_lightning.evaluation.judges import Judge
@@ -138,6 +139,7 @@ def main(args: Sequence[str] | None = None) -> None:
         _stop_misplaced(misplaced[0])
     commands = {verb: _make_stub(title) for verb, title in TRAINER_VERBS.items()} | _load_asked(COMMANDS, words)
     command = _find_command(COMMANDS, words)
+    separate_judges()
     try:
         parsed = auto_cli(
             commands,

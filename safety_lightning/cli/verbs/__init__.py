@@ -9,6 +9,7 @@ import importlib
 from collections.abc import Sequence
 
 from safety_lightning.cli.errors import PROGRAM, stop
+from safety_lightning.cli.judges import separate_judges
 from safety_lightning.cli.verbs.base import VerbCLI, VerbParser
 from safety_lightning.cli.verbs.faults import find_user_error, quieten_libraries
 
@@ -23,6 +24,7 @@ def run_verb(verb: str, *, args: Sequence[str] | None = None) -> None:
         args: The verb and its options; None takes those of the process.
     """
     quieten_libraries()
+    separate_judges()
     cli_class: type[VerbCLI] = getattr(importlib.import_module(f"{__name__}.{verb}"), _CLASSES[verb])
     try:
         cli_class(
