@@ -59,6 +59,9 @@ def open_console(console: Console | None = None) -> Console:
 
 def show_table(console: Console, table: Table) -> None:
     """Prints a table; one that is wider than the terminal is not cut."""
+    needed = sum((column.min_width or 0) + 2 for column in table.columns)
+    if needed > console.width:
+        table.width = needed
     console.print(table, crop=False)
 
 

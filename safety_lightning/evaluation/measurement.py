@@ -226,7 +226,7 @@ def _summarise_scores(
         lowest=average([*scores, *[LOWEST_SCORE] * num_unjudged]),
         highest=average([*scores, *[HIGHEST_SCORE] * num_unjudged]),
     )
-    if spec.judge is not None and spec.judge.gives_expectations:
+    if getattr(spec.judge, "gives_expectations", False):
         return [mean]  # of which hardly one is 5
     low, high = wilson_interval(num_fives, num_judged)
     return [mean, make(metric=f"{spec.name}_share_of_fives", value=num_fives / num_judged, low=low, high=high)]

@@ -14,6 +14,7 @@ from safety_lightning.evaluation.judges.protocol import Judge, Judgement, JudgeR
 from safety_lightning.evaluation.judges.run import JudgementCache, find_cache_file, is_known, judge_answers
 from safety_lightning.files import hash_file, write_atomically, write_rows
 from safety_lightning.runs import RunFolder, describe_environment
+from safety_lightning.strict import parse_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -151,7 +152,8 @@ def read_answers(file: Path, *, task: str | None = None) -> list[StoredAnswer]:
         lines = file.expanduser().read_text(encoding="utf-8").split("\n")  # splitlines would split inside of texts
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"generations must be a readable file of JSON lines, got {file}: {error}") from error
-    answers = [_read_line(file, number, line) for number, line in enumerate(lines, start=1) if line]
+    last = lines.pop()
+    answers = [_read_line(file, number, line) for number, line in enumerate([*lines, *([last] * bool(last))], start=1)]
     tasks = list(dict.fromkeys(answer.task for answer in answers))
     if task is None and len(tasks) > 1:
         raise UserError(f"{file} holds answers of {len(tasks)} tasks, choose one: --task {' | '.join(tasks)}")
@@ -223,13 +225,13 @@ def _describe_agreement(agreement: Mapping[str, Any]) -> str:
 
 def _read_line(file: Path, number: int, line: str) -> StoredAnswer:
     try:
-        row = json.loads(line)
+        row = parse_json(line)
         values = {name: row[name] for name in _FIELDS}
-    except (json.JSONDecodeError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"{file}, line {number}, must be an answer with {', '.join(_FIELDS)}: {error!r}") from error
-    for name in ("prompt", "answer"):
-        if not isinstance(values[name], str):
-            raise UserError(f"{file}, line {number}: {name} must be text, got {values[name]!r}")
+    for name, value in values.items():
+        if not isinstance(value, str) and not (name == "id" and type(value) is int):
+            raise UserError(f"{file}, line {number}: {name} must be text, got {value!r}")
     return StoredAnswer(**{name: str(value) for name, value in values.items()})
 
 
