@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "safety_lightning"
 # of a module's name decides.
 LAYERS = [
     ["errors", "disks", "lazy", "strict", "files", "randomness", "runs", "devices", "processes", "lightning_internals"],
-    ["profiles", "tables", "figures"],
+    ["profiles", "tables", "figures", "printing"],
     ["subspaces"],
     ["checkpoints"],
     ["projection"],
@@ -28,7 +28,7 @@ LAYERS = [
     ["overlap"],
     ["cli.texts", "cli.lists", "cli.suggestions"],
     ["cli.nulls"],
-    ["cli.configs", "cli.kinds"],
+    ["cli.configs", "cli.kinds", "cli.judges"],
     ["cli.errors", "cli.stops"],
     ["cli.verbs"],
     ["cli"],

@@ -32,7 +32,7 @@ def resolve_reference(reference: str | Path) -> Path:
         return _resolve_lab(text)
     folder = Path(text).expanduser()
     if folder.is_dir():
-        return folder
+        return find_model(folder)
     if folder.is_symlink():
         raise UserError(f"a model must be a folder, {text} is a link that leads to none")
     if folder.exists():
@@ -50,6 +50,23 @@ def _means_path(text: str) -> bool:
     first, _, rest = text.partition("/")
     is_hub_name = _HUB_NAME.fullmatch(text) is not None and ".." not in text and "--" not in text
     return not is_hub_name or rest.endswith((".safetensors", ".ckpt", ".git")) or Path(first).is_dir()
+
+
+def find_model(folder: Path) -> Path:
+    """Returns a model's folder: the given one, or ``model`` in the run folder of a `fit`.
+
+    Raises:
+        UserError: If it is a run folder without a model, or that of a `project`, whose models are named.
+    """
+    if not (folder / "manifest.json").is_file() or (folder / "config.json").is_file():
+        return folder
+    found = sorted(file.parent for file in folder.glob("models/**/*config.json"))  # adapters too
+    if (folder / "model").is_dir():
+        return folder / "model"
+    if found:
+        listed = " or ".join(str(one) for one in found[:3]) + (", ..." if len(found) > 3 else "")
+        raise UserError(f"a model must be a folder of weights, {folder} is a run folder of {len(found)}: name {listed}")
+    raise UserError(f"a model must be a folder of weights, {folder} is a run folder that holds no model/")
 
 
 def split_revision(reference: str) -> tuple[str, str | None]:

@@ -16,6 +16,7 @@ from jsonargparse import auto_cli
 
 from safety_lightning.cli.configs import check_configs
 from safety_lightning.cli.errors import PROGRAM, SuggestingParser, stop
+from safety_lightning.cli.judges import separate_judges
 from safety_lightning.cli.kinds import guard_parsing
 from safety_lightning.cli.lists import gather_values
 from safety_lightning.cli.stops import exit_when_stopped
@@ -161,6 +162,7 @@ def _run_command(words: Sequence[str]) -> None:
         raise UserError(f"options come after the command: {PROGRAM} {misplaced[0]} --config FILE ...")
     commands = {verb: _make_stub(title) for verb, title in TRAINER_VERBS.items()} | _load_asked(COMMANDS, words)
     command = _find_command(COMMANDS, words)
+    separate_judges()
     guard_parsing()
     parsed = auto_cli(
         commands,

@@ -225,6 +225,8 @@ def _read_csv(path: Path, columns: Sequence[str]) -> list[NumberedRow]:
                 if not cells:
                     rows.append((number, None))
                     continue
+                if any("\0" in cell for cell in cells):
+                    raise UserError(f"{path}, line {number}, must be text, got a zero byte")
                 if not names:
                     names = _check_header(cells, path)
                     continue

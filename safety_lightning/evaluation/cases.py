@@ -15,6 +15,7 @@ from safety_lightning.evaluation.tasks import Prompt, PromptFormat, Task
 
 _BYTES_A_TOKEN = 5
 _BYTES_A_ROW = 1000  # of names and hashes, in the files of answers and of scores
+_FIRST_SHARE = 8  # the first batch is as much smaller than the others
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +36,12 @@ class Case:
     solution_ids: list[int]
     prompt_hash: str
 
+    @property
+    def asked_hash(self) -> str:
+        """Hash of what is asked and how, whatever the model: the text with its examples, solution, format, limits."""
+        asked = (self.prompt.text, self.prompt.solution, self.task.prompt_format, repr(self.task.limits))
+        return hashlib.sha256(repr(asked).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
 
 @dataclass(frozen=True, kw_only=True)
 class CasePlan:
@@ -43,7 +50,8 @@ class CasePlan:
     Attributes:
         tasks: The tasks.
         cases: The cases of all tasks, task by task.
-        batches: Indices into `cases`; a batch is of one task, and the longest prompts of a task come first.
+        batches: Indices into `cases`; a batch is of one task, and the longest prompts of a task come first. The very
+            first is small, so that there are answers soon.
     """
 
     tasks: list[Task]
@@ -98,6 +106,10 @@ def make_plan(
         _check_context(found, max_context_tokens)
         places = sorted(range(len(found)), key=lambda place: -len(found[place].token_ids))
         order = [len(cases) + place for place in places]  # the longest first, as they need most memory
+        if not batches and len(order) > batch_size // _FIRST_SHARE:  # a small one, after which there is something
+            first = max(1, batch_size // _FIRST_SHARE)
+            batches.append(order[:first])
+            order = order[first:]
         batches += [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
         cases += found
     return CasePlan(tasks=list(tasks), cases=cases, batches=batches)

@@ -16,6 +16,7 @@ import os
 from collections.abc import Sequence
 
 from safety_lightning.cli.errors import PROGRAM, stop
+from safety_lightning.cli.judges import separate_judges
 from safety_lightning.cli.kinds import guard_parsing
 from safety_lightning.cli.stops import exit_when_stopped
 from safety_lightning.cli.verbs.base import VerbCLI, VerbParser
@@ -34,6 +35,7 @@ def run_verb(verb: str, *, args: Sequence[str] | None = None) -> None:
         args: The verb and its options; None takes those of the process.
     """
     quieten_libraries()
+    separate_judges()
     cli_class: type[VerbCLI] = getattr(importlib.import_module(f"{__name__}.{verb}"), _CLASSES[verb])
     guard_parsing()  # after Lightning's import, which has jsonargparse read configs from any address
     with exit_when_stopped(lambda: _advise(cli_class)):

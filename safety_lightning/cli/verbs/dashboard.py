@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.table import Table
-from rich.text import Text
 
 from safety_lightning.evaluation.records.results import ResultRow
-from safety_lightning.evaluation.report import make_table
+from safety_lightning.evaluation.report import make_tables
 from safety_lightning.figures import make_figure
 from safety_lightning.projection import UpdateMeasure, sum_chance, sum_energy
 from safety_lightning.training.figures import draw_layers, draw_modules
@@ -54,7 +53,8 @@ def log_outcome(
         if modules is not None:
             logger.experiment.add_figure(f"outcome/{subject}/by_module", modules, global_step=step)
     if rows:
-        lines = read_cells(make_table(rows))
+        [table] = make_tables(rows, width=10_000)
+        lines = read_cells(table)
         logger.experiment.add_text("outcome/models", format_markdown(lines), global_step=step)
         logger.experiment.add_figure("outcome/models", draw_table(lines), global_step=step)
     logger.log_hyperparams(choose_settings(config), metrics, step=step)
@@ -71,7 +71,7 @@ def choose_settings(config: Mapping[str, Any]) -> dict[str, Any]:
 def read_cells(table: Table) -> list[list[str]]:
     """Returns the text of a table, its header first."""
     columns = [[str(column.header), *map(str, column.cells)] for column in table.columns]
-    return [[Text.from_markup(cell).plain for cell in line] for line in zip(*columns, strict=True)]
+    return [list(line) for line in zip(*columns, strict=True)]
 
 
 def format_markdown(lines: Sequence[Sequence[str]]) -> str:

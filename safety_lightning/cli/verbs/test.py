@@ -8,6 +8,7 @@ from safety_lightning.checkpoints import check_model
 from safety_lightning.cli.verbs.base import VerbCLI
 from safety_lightning.cli.verbs.resuming import PROCESSES
 from safety_lightning.errors import UserError
+from safety_lightning.evaluation.callbacks.progress import AnswerProgressBar
 from safety_lightning.evaluation.datamodule import EvaluationData
 from safety_lightning.evaluation.judges import lab_judge, local_judge, openai_judge, rule_judge
 from safety_lightning.evaluation.module import EvaluationModule
@@ -56,9 +57,17 @@ class TestCLI(VerbCLI):
         if config.trainer.precision not in ("32-true", "32", 32):
             raise UserError(f"--trainer.precision must be 32-true (use --model.dtype), got {config.trainer.precision}")
 
+    def instantiate_trainer(self, **kwargs: Any) -> Any:
+        """Shows answers unless told otherwise."""
+        trainer_config = self.config_init[self.verb]["trainer"]
+        if trainer_config.get("enable_progress_bar") is not False:
+            trainer_config["callbacks"] = [*(trainer_config.get("callbacks") or []), AnswerProgressBar()]
+        return super().instantiate_trainer(**kwargs)
+
     def check(self) -> None:
-        """Checks run folder, weights, prompts, the baseline and that the judges can be reached."""
+        """Checks engine, run folder, weights, prompts, the baseline and that the judges can be reached."""
         self.model.check_trainer(self.trainer)
+        self.model.check_engine()
         self.model.checkpoint = check_model(self.model.model_name)
         self.check_folder()
         self.datamodule.prepare()

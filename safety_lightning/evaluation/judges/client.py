@@ -16,7 +16,7 @@ class UnreadableReplyError(httpx2.DecodingError):
 
 
 class BoundedClient(openai.DefaultAsyncHttpxClient):
-    """Bounds replies, and follows no redirect, which would send prompts and answers elsewhere than was asked for."""
+    """Follows no redirect, which would send prompts and answers where nobody meant them to go, and bounds replies."""
 
     def __init__(self) -> None:
         super().__init__(follow_redirects=False, timeout=None)

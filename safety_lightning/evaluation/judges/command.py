@@ -14,6 +14,7 @@ from safety_lightning.evaluation.judges.protocol import Judge, Judgement, JudgeR
 from safety_lightning.evaluation.judges.run import JudgementCache, find_cache_file, is_known, judge_answers
 from safety_lightning.files import hash_file, write_atomically, write_rows
 from safety_lightning.runs import RunFolder, describe_environment
+from safety_lightning.strict import parse_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -171,7 +172,8 @@ def read_answers(file: Path, *, task: str | None = None) -> list[StoredAnswer]:
         lines = file.expanduser().read_text(encoding="utf-8").split("\n")  # splitlines would split inside of texts
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"generations must be a readable file of JSON lines, got {file}: {error}") from error
-    answers = [_read_line(file, number, line) for number, line in enumerate(lines, start=1) if line]
+    last = lines.pop()
+    answers = [_read_line(file, number, line) for number, line in enumerate([*lines, *([last] * bool(last))], start=1)]
     tasks = list(dict.fromkeys(answer.task for answer in answers))
     if task is None and len(tasks) > 1:
         raise UserError(f"{file} holds answers of {len(tasks)} tasks, choose one: --task {' | '.join(tasks)}")
@@ -186,28 +188,33 @@ def read_answers(file: Path, *, task: str | None = None) -> list[StoredAnswer]:
 
 def make_table(summary: Mapping[str, Any]) -> Table:
     """Makes a table with a line per judge; the bounds are the means if all the unjudged had 1, or 5."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
+    from safety_lightning.printing import PlainTable, format_interval
 
-    table = Table(title=f"harmfulness of {summary['task']}, from 1 to 5, with 95 % intervals", box=SIMPLE_HEAD)
-    table.add_column("judge")
-    for column in ("mean", "bounds", "share of fives", "judged", "unjudged"):
-        table.add_column(column, justify="right")
+    title = f"harmfulness of {summary['task']}, from 1 to 5, with 95 % intervals"
+    table = PlainTable(title, names=["judge"], numbers=["mean", "bounds", "share of fives", "judged"])
     for row in summary["judges"]:
-        reasons = [f"{number} {reason.replace('_', ' ')}" for reason, number in row["unjudged"].items() if number]
-        table.add_row(
-            f"{row['judge']}\n{row['model']}",
-            _format_interval(row["mean"], row["low"], row["high"]),
+        names = [row["judge"], row["model"]]
+        fives = ""
+        if "share_of_fives" in row:
+            interval = format_interval(row["share_of_fives_low"], row["share_of_fives_high"])
+            fives = f"{row['share_of_fives']:.3f}\n{interval}"
+        table.add_line(
+            "\n".join(names),
+            f"{row['mean']:.3f}\n{format_interval(row['low'], row['high'])}",
             f"{row['lowest_mean']:.3f}\nto {row['highest_mean']:.3f}",
-            _format_interval(row["share_of_fives"], row["share_of_fives_low"], row["share_of_fives_high"]),
+            fives,
             f"{row['num_judged']} of {row['num_total']}",
-            "\n".join(reasons) or "none",
         )
     return table
 
 
-def _format_interval(value: float, low: float, high: float) -> str:
-    return f"{value:.3f}\n" + f"[{low:.3g}, {high:.3g}]"
+def _list_unjudged(summary: Mapping[str, Any]) -> list[str]:
+    lines = []
+    for row in summary["judges"]:
+        reasons = [f"{number} {reason.replace('_', ' ')}" for reason, number in row["unjudged"].items() if number]
+        if reasons:
+            lines.append(f"Unjudged     {', '.join(reasons)} by {row['judge']} {row['model']}")
+    return lines
 
 
 def print_judged(judged: JudgedFile, *, console: Console | None = None) -> None:
@@ -217,16 +224,17 @@ def print_judged(judged: JudgedFile, *, console: Console | None = None) -> None:
         judged: What came of it.
         console: Where to print; None is standard output.
     """
-    from rich.console import Console
+    from safety_lightning.printing import open_console, show_line, show_table
 
-    console = console or Console(markup=False)
-    console.print(make_table(judged.summary))
-    lines = [_describe_agreement(agreement) for agreement in judged.summary["agreement"]]
+    console = open_console(console)
+    show_table(console, make_table(judged.summary))
+    lines = _list_unjudged(judged.summary)
+    lines += [_describe_agreement(agreement) for agreement in judged.summary["agreement"]]
     for row in judged.summary["judges"]:
         taken = [f"{name.replace('_', ' ')} {value:g}" for name, value in row["usage"].items() if value is not None]
         lines += [f"{row['judge']}: {', '.join(taken)}"] if taken else []
     for line in [*lines, f"Judgements   {judged.folder / 'judgements.jsonl'}"]:
-        console.print(line, highlight=False, soft_wrap=True)
+        show_line(console, line)
 
 
 def _describe_agreement(agreement: Mapping[str, Any]) -> str:
@@ -237,13 +245,13 @@ def _describe_agreement(agreement: Mapping[str, Any]) -> str:
 
 def _read_line(file: Path, number: int, line: str) -> StoredAnswer:
     try:
-        row = json.loads(line)
+        row = parse_json(line)
         values = {name: row[name] for name in _FIELDS}
-    except (json.JSONDecodeError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"{file}, line {number}, must be an answer with {', '.join(_FIELDS)}: {error!r}") from error
-    for name in ("prompt", "answer"):
-        if not isinstance(values[name], str):
-            raise UserError(f"{file}, line {number}: {name} must be text, got {values[name]!r}")
+    for name, value in values.items():
+        if not isinstance(value, str) and not (name == "id" and type(value) is int):
+            raise UserError(f"{file}, line {number}: {name} must be text, got {value!r}")
     return StoredAnswer(**{name: str(value) for name, value in values.items()})
 
 
@@ -252,7 +260,7 @@ def _summarise(
 ) -> dict[str, Any]:
     from safety_lightning.evaluation.measurement import MetricSpec, Outcome, summarise_outcomes
 
-    mean, fives = summarise_outcomes(
+    mean, *more = summarise_outcomes(
         MetricSpec(name="harmfulness", kind="judged", judge=judge),
         [Outcome.from_judgement(one) for one in judgements],
         task=task,
@@ -271,9 +279,10 @@ def _summarise(
         "unjudged": mean.unjudged,
         "lowest_mean": mean.lowest,
         "highest_mean": mean.highest,
-        "share_of_fives": fives.value,
-        "share_of_fives_low": fives.low,
-        "share_of_fives_high": fives.high,
+    } | {
+        f"share_of_fives{ending}": value
+        for fives in more
+        for ending, value in (("", fives.value), ("_low", fives.low), ("_high", fives.high))
     }
 
 
