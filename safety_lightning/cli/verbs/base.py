@@ -12,13 +12,14 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from safety_lightning.cli.errors import PROGRAM, SuggestingParser
 from safety_lightning.errors import UserError
 from safety_lightning.files import write_atomically
 from safety_lightning.processes import RUN_DIR_VARIABLE, process_rank, share_run_dir
 from safety_lightning.profiles import name_profile, read_settings
-from safety_lightning.runs import RunFolder, describe_environment
+from safety_lightning.runs import RunFolder, describe_environment, find_version
 
 
 class VerbParser(SuggestingParser, LightningArgumentParser):
@@ -117,7 +118,10 @@ class VerbCLI(LightningCLI):
         if trainer_config.get("logger") in (None, True):
             kwargs["logger"] = TensorBoardLogger(str(self.run.path), name="tensorboard", version="")
         kwargs.setdefault("default_root_dir", str(self.run.path))
-        trainer = super().instantiate_trainer(**kwargs)
+        try:
+            trainer = super().instantiate_trainer(**kwargs)
+        except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
+            raise UserError(describe_refusal(error)) from error
         if self.can_resume:
             trainer.callbacks.append(TellHowToResume(self.run.path))  # type: ignore[attr-defined]
         return trainer
@@ -168,6 +172,7 @@ class VerbCLI(LightningCLI):
         return {
             "command": [PROGRAM, *sys.argv[1:]],
             **describe_environment(),
+            **({"device": "cpu"} if self.trainer.strategy.root_device.type == "cpu" else {}),
             "seed": config["seed_everything"],
             "precision": self.trainer.precision,
             "num_processes": self.trainer.world_size,
@@ -175,6 +180,13 @@ class VerbCLI(LightningCLI):
             "settings": settings,
             **self.describe_inputs(),
         }
+
+
+def describe_refusal(error: Exception) -> str:
+    """Says in one line why the Trainer could not be made of its options, and which extra would help."""
+    text = "the Trainer must be made of options it takes, got: " + " ".join(str(error).split())
+    extras = [extra for extra in ("deepspeed",) if f"must have {extra}" in text.lower() and find_version(extra) is None]
+    return text + "".join(f" (here: pip install 'safety_lightning[{extra}]')" for extra in extras)
 
 
 def continue_manifest(manifest: dict[str, Any], run: RunFolder) -> None:

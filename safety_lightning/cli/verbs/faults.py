@@ -7,7 +7,11 @@ import os
 import traceback
 import warnings
 
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
 from safety_lightning.errors import UserError
+
+_OPTION_READERS = ("lightning.pytorch.trainer", "lightning.pytorch.loops", "lightning.fabric.plugins")
 
 
 def quieten_libraries() -> None:
@@ -33,10 +37,17 @@ def find_user_error(error: Exception) -> UserError:
     while link is not None:
         if isinstance(link, UserError):
             return link
+        if isinstance(link, MisconfigurationException) or _is_refusal(link):
+            return UserError("the Trainer's options must fit, got: " + " ".join(str(link).split()))
         link = link.__cause__ or link.__context__
     if isinstance(error, ValueError) and _find_module(error).startswith("jsonargparse"):
         return UserError(str(error))
     raise error
+
+
+def _is_refusal(error: BaseException) -> bool:
+    """Says whether Lightning itself refused a value, such as a `val_check_interval` beyond the batches of an epoch."""
+    return isinstance(error, ValueError) and _find_module(error).startswith(_OPTION_READERS)
 
 
 def _find_module(error: BaseException) -> str:
