@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,8 @@ _LARGEST_ADAPTED_BYTES = 2**25  # up to where glibc raises its threshold by itse
 def choose_device(device: str | None = None) -> torch.device:
     """Returns a device by its name; ``auto`` or None is the GPU where there is one.
 
+    Of processes that were started together each gets a GPU of its own for ``cuda``, as far as there are enough.
+
     Raises:
         UserError: If there is no such device.
     """
@@ -27,11 +30,19 @@ def choose_device(device: str | None = None) -> torch.device:
 
     name = device if device not in (None, "auto") else ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        chosen = torch.device(name or "cpu")
+        chosen = torch.device(_find_own_gpu() if name == "cuda" else name or "cpu")
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device must be one that torch finds, such as cpu or cuda:0, got {device}") from error
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)  # what waits for "the" GPU waits for this one
     return chosen
+
+
+def _find_own_gpu() -> str:
+    import torch
+
+    return f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % max(torch.cuda.device_count(), 1)}"
 
 
 @contextmanager

@@ -194,7 +194,7 @@ class InstructionData(LightningDataModule):
             batch_sampler=sampler,
             collate_fn=self._make_collate(),
             num_workers=self.num_workers,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
             content=encoding.key,
         )
 

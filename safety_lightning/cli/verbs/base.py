@@ -28,7 +28,7 @@ from safety_lightning.evaluation.judges import Judge
 from safety_lightning.files import expand, find_parent, write_atomically
 from safety_lightning.processes import RUN_DIR_VARIABLE, process_rank, share_run_dir
 from safety_lightning.profiles import name_profile, read_settings
-from safety_lightning.runs import RunFolder, describe_environment
+from safety_lightning.runs import RunFolder, describe_environment, find_version
 
 Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])
 PLUGINS = (Precision, ClusterEnvironment, CheckpointIO, LayerSync)
@@ -147,8 +147,8 @@ class VerbCLI(LightningCLI):
         kwargs.setdefault("default_root_dir", str(self.run.path))
         try:
             trainer = super().instantiate_trainer(**kwargs)
-        except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
-            raise UserError(f"trainer: {describe(error)}") from error
+        except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
+            raise UserError(describe_refusal(error)) from error
         trainer.callbacks.append(MindSignals(self.checkpoint_folder))  # type: ignore[attr-defined]
         return trainer
 
@@ -216,6 +216,7 @@ class VerbCLI(LightningCLI):
             "command": [PROGRAM, *sys.argv[1:]],
             "verb": self.verb,
             **describe_environment(),
+            **({"device": "cpu"} if self.trainer.strategy.root_device.type == "cpu" else {}),
             "seed": config["seed_everything"],
             "precision": self.trainer.precision,
             "num_processes": self.trainer.world_size,
@@ -223,6 +224,13 @@ class VerbCLI(LightningCLI):
             "settings": settings,
             **self.describe_inputs(),
         }
+
+
+def describe_refusal(error: Exception) -> str:
+    """Says in one line why the Trainer could not be made of its options, and which extra would help."""
+    text = f"the Trainer must be made of options it takes, got: {describe(error)}"
+    extras = [extra for extra in ("deepspeed",) if f"must have {extra}" in text.lower() and find_version(extra) is None]
+    return text + "".join(f" (here: pip install 'safety_lightning[{extra}]')" for extra in extras)
 
 
 def continue_manifest(manifest: dict[str, Any], run: RunFolder) -> None:

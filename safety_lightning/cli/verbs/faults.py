@@ -15,6 +15,8 @@ from safety_lightning.disks import DiskFullError, describe_full_disk, is_disk_fu
 from safety_lightning.errors import UserError
 from safety_lightning.processes import RUN_DIR_VARIABLE
 
+_OPTION_READERS = ("lightning.pytorch.trainer", "lightning.pytorch.loops", "lightning.fabric.plugins")
+
 
 def quieten_libraries() -> None:
     """Keeps advertisements and other libraries' notes to their own developers out of the terminal."""
@@ -39,19 +41,24 @@ def find_user_error(error: Exception) -> UserError:
     while link is not None:
         if isinstance(link, UserError):
             return link
+        if isinstance(link, MisconfigurationException) or _is_refusal(link):
+            return UserError(f"the Trainer's options must fit, got: {describe(link)}")
         link = link.__cause__ or link.__context__
     if is_disk_full(error):
         return DiskFullError(describe_full_disk(Path(os.environ.get(RUN_DIR_VARIABLE, "logs"))))
     if isinstance(error, ValueError) and _find_module(error).startswith("jsonargparse"):
         return UserError(shorten(str(error)))
-    if isinstance(error, MisconfigurationException):  # Lightning's own word for what its user can mend
-        return UserError(describe(error))
     raise error
 
 
-def describe(error: Exception) -> str:
+def describe(error: BaseException) -> str:
     """Returns the message of an error on one line."""
     return " ".join(str(error).split())
+
+
+def _is_refusal(error: BaseException) -> bool:
+    """Says whether Lightning itself refused a value, such as a `val_check_interval` beyond the batches of an epoch."""
+    return isinstance(error, ValueError) and _find_module(error).startswith(_OPTION_READERS)
 
 
 def _find_module(error: BaseException) -> str:

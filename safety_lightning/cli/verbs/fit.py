@@ -21,6 +21,7 @@ from safety_lightning.evaluation.report import print_summary
 from safety_lightning.processes import process_rank
 from safety_lightning.profiles import read_settings
 from safety_lightning.training.callbacks import MonitorUpdate, ProjectUpdate
+from safety_lightning.training.optimization import check_optimizer, check_steps_taken
 
 _COPIES_ON_DISK = 5  # checkpoint of weights and two moments, once more while it is replaced, and the saved models
 
@@ -67,6 +68,10 @@ class FitCLI(TrainingCLI):
 
     def check(self) -> None:
         """Checks run folder, data and checkpoints, and spans the subspace."""
+        for projection in self.find_projections():
+            projection.check_strategy(self.trainer)
+        check_steps_taken(self.trainer)
+        check_optimizer(self.model.make_optimizer, self.model.make_scheduler)
         self.check_folder(num_bytes=_COPIES_ON_DISK * self.measure_model_bytes())
         self.datamodule.prepare()
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]

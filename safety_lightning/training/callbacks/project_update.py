@@ -88,6 +88,14 @@ class ProjectUpdate(L.Callback):
         """The projector; None before `prepare`, and without a subspace."""
         return self.hook.projector if self.hook else None
 
+    def check_strategy(self, trainer: L.Trainer) -> None:
+        """Raises UserError if something is projected, and the strategy keeps the weights out of reach."""
+        if self.subspace is not None and isinstance(trainer.strategy, (DeepSpeedStrategy, FSDPStrategy)):
+            raise UserError(
+                "trainer.strategy under a projection must be one with whole or DTensor parameters (auto, ddp, "
+                f"ModelParallelStrategy), got {type(trainer.strategy).__name__}"
+            )
+
     def prepare(self, device: torch.device | str = "cpu") -> None:
         """Checks the checkpoints and spans the subspace, once; writes nothing.
 
@@ -118,11 +126,7 @@ class ProjectUpdate(L.Callback):
         """Spans the subspace before anything is trained or restored, and saves it where its spec says."""
         if self.subspace is None or stage != "fit":
             return
-        if isinstance(trainer.strategy, (DeepSpeedStrategy, FSDPStrategy)):
-            raise UserError(
-                "ProjectUpdate needs a strategy with whole or DTensor parameters (auto, ddp, ModelParallelStrategy), "
-                f"got {type(trainer.strategy).__name__}"
-            )
+        self.check_strategy(trainer)
         self.prepare(trainer.strategy.root_device)
         if trainer.is_global_zero:
             self.save()
