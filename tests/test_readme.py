@@ -115,7 +115,7 @@ def test_links_and_files_exist(page: str) -> None:
 def test_every_place_of_the_architecture_exists() -> None:
     """Whatever is written as a path; and every room of the package is told of."""
     page = PAGES["architecture.md"]
-    places = [name for name in re.findall(r"`([\w./-]+/[\w./-]*)`", page)]
+    places = re.findall(r"`([\w./-]+/[\w./-]*)`", page)
     assert len(places) > 50
     assert [name for name in places if not (ROOT / name).exists()] == []
     rooms = {folder.parent.name for folder in (ROOT / "safety_lightning").glob("*/__init__.py")}

@@ -60,7 +60,7 @@ class SuggestingParser(ArgumentParser):
             check_factory(function, self.factory_kinds)
         return super().add_function_arguments(function, *args, **kwargs)
 
-    def parse_args(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+    def parse_args(self, *args: Any, **kwargs: Any) -> Any:
         """Parses options; see `check_nulls`."""
         return check_nulls(self, super().parse_args(*args, **kwargs))
 

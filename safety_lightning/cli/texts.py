@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
-from jsonargparse import _loaders_dumpers as loading
+from jsonargparse import _loaders_dumpers
 
 from safety_lightning.errors import UserError
 
@@ -86,10 +86,11 @@ def check_config_text(text: str, *, name: str) -> None:
 
 def guard_loader() -> None:
     """Has every YAML text that jsonargparse loads checked first: configs, values of options, values inside values."""
+    loading: Any = _loaders_dumpers
     loading.yaml_default_loader = None  # or it would be the class that an earlier call has guarded
     plain: Any = loading.get_yaml_default_loader()
 
-    class GuardedLoader(plain):  # type: ignore[misc]
+    class GuardedLoader(plain):
         def __init__(self, stream: str) -> None:
             check_text(stream)
             super().__init__(stream)
@@ -121,7 +122,7 @@ class _Walk:
         elif isinstance(event, yaml.AliasEvent):
             _require(event.anchor in self._sizes, event, f"*{event.anchor} must be an alias of what stands before it")
             self._count(event, is_text=False)
-            self._add(event, self._sizes[event.anchor])
+            self._add(event, self._sizes[str(event.anchor)])
         elif isinstance(event, yaml.ScalarEvent):
             self._check_tag(event)
             self._count(event, is_text=True)
