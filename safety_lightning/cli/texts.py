@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
-from jsonargparse import _loaders_dumpers as loading
+from jsonargparse import _loaders_dumpers
 
 from safety_lightning.errors import UserError
 
@@ -86,6 +86,7 @@ def check_config_text(text: str, *, name: str) -> None:
 
 def guard_loader() -> None:
     """Has every YAML text that jsonargparse loads checked first: configs, values of options, values inside values."""
+    loading: Any = _loaders_dumpers
     loading.yaml_default_loader = None  # or it would be the class that an earlier call has guarded
     plain: Any = loading.get_yaml_default_loader()
 
