@@ -162,7 +162,7 @@ class ActivationWriter(BasePredictionWriter):
 
     def _mark(self, shard: Shard, hidden: Tensor) -> str:
         """Returns what a shard's file says of itself: of which capture, its content's hash, and which shard it is."""
-        return f"{self.recipe_hash} {hashlib.sha256(hidden.numpy()).hexdigest()} {shard.set}/{shard.number}"
+        return f"{self.recipe_hash} {hashlib.sha256(hidden.numpy().data).hexdigest()} {shard.set}/{shard.number}"
 
     def _is_done(self, shard: Shard) -> bool:
         """Says whether a shard is written; a damaged one, or one in another's place, is captured again.

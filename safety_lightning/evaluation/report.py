@@ -79,7 +79,7 @@ def make_tables(rows: Sequence[ResultRow], *, width: int) -> list[Table]:
     is_narrow = len(models) <= _MOST_COLUMNS
     lines, columns = (metrics, models) if is_narrow else (models, metrics)
     num_columns = max(1, (width - _NAME_WIDTH) // _CELL_WIDTH)
-    tables = []
+    tables: list[Table] = []
     for start in range(0, len(columns), num_columns):
         part = columns[start : start + num_columns]
         table = PlainTable(title, names=["metric" if is_narrow else "model"], numbers=part)

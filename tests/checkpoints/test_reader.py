@@ -1,6 +1,7 @@
 """Reading checkpoints lazily, and what is refused."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
