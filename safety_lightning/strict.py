@@ -8,7 +8,7 @@ import json
 import math
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 _LONGEST_QUOTE = 60  # characters of a wrong value in an error
@@ -70,9 +70,9 @@ def _make_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 @functools.lru_cache(maxsize=64)
-def _read_hints(record_class: type) -> dict[str, Any]:
+def _read_hints(record_class: Hashable) -> dict[str, Any]:
     hints = typing.get_type_hints(record_class)
-    return {field.name: hints[field.name] for field in dataclasses.fields(record_class)}
+    return {field.name: hints[field.name] for field in dataclasses.fields(record_class)}  # type: ignore[arg-type]
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -60,7 +60,7 @@ def find_model(folder: Path) -> Path:
     """
     if not (folder / "manifest.json").is_file() or (folder / "config.json").is_file():
         return folder
-    found = sorted(file.parent for file in folder.glob("models/**/*config.json"))  # adapters too
+    found = sorted({file.parent for file in folder.glob("models/**/*config.json")})  # adapters too
     if (folder / "model").is_dir():
         return folder / "model"
     if found:

@@ -1,4 +1,4 @@
-"""Keeps a judge of one class from inheriting the settings of another, by a private name of jsonargparse."""
+"""Keeps a judge from inheriting the settings of one of another class; jsonargparse has a private name for that."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ def guard_loader() -> None:
             check_text(stream)
             super().__init__(stream)
 
-    loading.yaml_default_loader = GuardedLoader  # type: ignore[assignment]
+    loading.yaml_default_loader = GuardedLoader
 
 
 class _Walk:

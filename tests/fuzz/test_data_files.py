@@ -1,4 +1,4 @@
-"""Damaged data files and activation folders: one line that says what is wrong, or all that they hold.
+"""Damaged data files and activation folders: one line that says what is wrong, or all that they hold, never less.
 
 What cannot be told apart from a sound file: other letters in a text, whole rows that are gone from the end or from the
 middle of a JSONL or CSV file, two columns whose names were swapped, and, in Parquet files without checksums (which
@@ -59,6 +59,12 @@ def write_sound(kind: str) -> bytes:
 SOUND = {kind: write_sound(kind) for kind in KINDS}
 
 
+def check_line(line: str, named: Path) -> str:
+    assert "\n" not in line
+    assert str(named) in line
+    return line
+
+
 def read(kind: str, content: bytes) -> list[tuple[str, str]] | str:
     """Returns the pairs of a file, or the line that refuses it."""
     with tempfile.TemporaryDirectory() as folder:
@@ -67,9 +73,7 @@ def read(kind: str, content: bytes) -> list[tuple[str, str]] | str:
         try:
             found = read_source(InstructionSource(path=str(file)), seed=0, kind="useful")
         except UserError as error:
-            assert "\n" not in str(error)
-            assert str(file) in str(error)
-            return str(error)
+            return check_line(str(error), file)
     assert len(found.examples) + found.num_blank == found.num_rows
     assert (found.num_blank > 0) == (found.first_blank is not None)
     return [(one.prompt, one.response) for one in found.examples]
@@ -171,7 +175,7 @@ def check_activations(data: st.DataObject) -> None:
         try:
             found = read_activations(folder)
         except UserError as error:
-            assert "\n" not in str(error)
+            check_line(str(error), folder)
             return
         assert found[0] == index
         assert all(torch.equal(one, other) for one, other in zip(found[1], layers, strict=True))

@@ -1,6 +1,7 @@
 """Damaged replies of a judge's server: each is one unjudged answer, or a score that stands in it once.
 
-What cannot be told apart from a sound reply: another whole number from 1 to 5 in the place of the score, other words.
+What cannot be told apart from a sound reply: another whole number from 1 to 5 in the place of the score, and
+other words.
 """
 
 import json
@@ -32,12 +33,16 @@ VALUES = st.recursive(
 )
 
 
+def assert_hidden(text: str) -> None:
+    assert KEY not in text
+
+
 def judge_body(body: bytes, parsing: Any) -> Judgement | None:
     """Reads a body as the judge does; None where it would be tried again or be one answer that failed."""
     try:
         completion = read_completion(body, key=KEY)
     except RequestError as fault:
-        assert KEY not in fault.reason
+        assert_hidden(fault.reason)
         return None
     judgement = judge_completion(completion, parsing)
     assert KEY not in judgement.reason
