@@ -59,7 +59,7 @@ def test_figures_table_and_metrics_are_logged(tmp_path: Path) -> None:
     (text,) = events.Tensors("outcome/models/text_summary")
     lines = text.tensor_proto.string_val[0].decode().splitlines()
     assert lines[0] == "metric | reference | finetuned | projected"
-    assert lines[2].startswith("utility | 0.250 [0.1, 0.9] | 0.750")
+    assert lines[2].startswith("utility | 0.250 [0.100, 0.900] | 0.750")
 
 
 def test_settings_are_hparams_without_places_in_the_run_folder(tmp_path: Path) -> None:
@@ -82,11 +82,11 @@ def test_settings_are_hparams_without_places_in_the_run_folder(tmp_path: Path) -
 
 
 def test_image_of_a_table_holds_its_cells() -> None:
-    figure = draw_table([["metric", "reference"], ["utility", "0.250\n[0.1, 0.9]"]])
+    figure = draw_table([["metric", "reference"], ["utility", "0.250\n[0.100, 0.900]"]])
     (table,) = figure.axes[0].tables
     assert {cell.get_text().get_text() for cell in table.get_celld().values()} == {
         "metric",
         "reference",
         "utility",
-        "0.250\n[0.1, 0.9]",
+        "0.250\n[0.100, 0.900]",
     }
