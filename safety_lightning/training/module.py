@@ -205,13 +205,8 @@ class CausalLMModule(L.LightningModule):
         if not value.isfinite():
             step = self.trainer.global_step + 1
             raise UserError(
-<<<<<<< ours
-                f"the {name} must be finite, got {float(value)} in optimizer step {self.trainer.global_step + 1}, "
-                "which was not taken: a lower learning rate, gradient_clip_val or a wider precision may help"
-=======
                 f"the {name} must be finite, got {float(value)} in optimizer step {step}, which was not taken: a "
                 "lower learning rate, gradient_clip_val or a wider precision may help"
->>>>>>> theirs
             )
 
 
