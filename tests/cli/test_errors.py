@@ -1,8 +1,5 @@
 """Errors of options begin with the key, and say what was wanted and what was found."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -85,22 +82,6 @@ def test_first_line_matters(words: list[str], first: str, hint: str | None, pars
 def test_another_form_of_message_stays() -> None:
     assert shorten("Nothing\n  of the kind") == "Nothing\nof the kind"
     assert clean_types("<class 'a.B'> or <class 'int'>") == "B or int"
-
-
-def count_seconds(*words: str) -> float:
-    """CPU seconds of a process; the machine may be busy."""
-    before = os.times()
-    subprocess.run([sys.executable, *words], capture_output=True, check=False)
-    after = os.times()
-    return after.children_user + after.children_system - before.children_user - before.children_system
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("words", [["--data.kind", "nothing"], ["--model.model", "nowhere/at/all"], ["--run_dir", "."]])
-def test_errors_come_soon_after_lightnings_import(words: list[str]) -> None:
-    fit = ["-m", "safety_lightning", "fit", "--config", "quickstart", *words]
-    ratios = [count_seconds(*fit) / count_seconds("-c", "import lightning.pytorch.cli") for _ in range(3)]
-    assert min(ratios) < 1.35, ratios  # 1.5 s beside the 4 s and more of the import
 
 
 @dataclass
