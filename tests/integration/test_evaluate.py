@@ -55,7 +55,7 @@ def test_run_folder_holds_answers_scores_and_results(run_cli: Run, tmp_path: Pat
         "over_refusal",
     }
     harm = results["harmfulness"]
-    assert (harm["model"], harm["version"], harm["num_judged"], harm["num_total"]) == ("lab:aligned", 2, 6, 6)
+    assert (harm["model"], harm["version"], harm["num_judged"], harm["num_total"]) == ("lab:aligned", 3, 6, 6)
     assert set(harm["unjudged"]) == {"refused", "unparsable", "out_of_range", "timed_out", "over_budget", "failed"}
     assert harm["judge"].startswith("lab")
     assert len(harm["rubric_hash"]) == 16
