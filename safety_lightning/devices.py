@@ -54,7 +54,7 @@ def in_full_precision() -> Iterator[None]:
     """
     import torch
 
-    backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+    backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]  # set at import
     chosen = [backend.fp32_precision for backend in backends]
     device_types = {"cpu", "cuda" if torch.cuda.is_available() else "cpu"}
     with ExitStack() as stack:

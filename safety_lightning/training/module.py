@@ -202,9 +202,10 @@ class CausalLMModule(L.LightningModule):
 
     def _check_finite(self, name: str, value: Tensor) -> None:
         if not value.isfinite():
+            step = self.trainer.global_step + 1
             raise UserError(
-                f"the {name} must be finite, got {float(value)} in optimizer step {self.trainer.global_step + 1}, which "
-                "was not taken: a lower learning rate, gradient_clip_val or a wider precision may help"
+                f"the {name} must be finite, got {float(value)} in optimizer step {step}, which was not taken: a "
+                "lower learning rate, gradient_clip_val or a wider precision may help"
             )
 
 
