@@ -156,7 +156,7 @@ def _decompose_gram(gram: Tensor) -> tuple[Tensor, Tensor]:
 
 @contextmanager
 def _limit_threads(gram: Tensor) -> Iterator[None]:
-    """Takes one thread for a small matrix on the CPU: more gain nothing, and on a busy machine wait 10 times as long."""
+    """Takes one thread for a small matrix on the CPU: on a busy machine, more wait for each other most of the time."""
     num_threads = torch.get_num_threads()
     if gram.is_cuda or num_threads == 1 or len(gram) > _ONE_THREAD_ROWS:
         yield
