@@ -54,10 +54,11 @@ def save_subspace(subspace: Subspace, file: str | Path) -> None:
         name: {"wanted_rank": basis.wanted_rank, "delta_norm": basis.delta_norm, "method": basis.method}
         for name, basis in subspace.bases.items()
     }
-    manifest = json.dumps({"format": FORMAT, "recipe": dict(subspace.recipe), "bases": facts}, sort_keys=True)
+    manifest = {"format": FORMAT, "recipe": dict(subspace.recipe), "bases": facts}
     tensors = {name: basis.columns.cpu().contiguous() for name, basis in subspace.bases.items()}
     with atomic_path(Path(file)) as partial:
-        save_file(tensors, partial, metadata={"manifest": manifest, "content": hash_content(tensors, manifest)})
+        whole = manifest | {"content": hash_content(tensors, _format(manifest))}
+        save_file(tensors, partial, metadata={"manifest": _format(whole)})  # one entry: several come in any order
 
 
 def load_subspace(file: str | Path) -> Subspace:
@@ -74,7 +75,7 @@ def load_subspace(file: str | Path) -> Subspace:
             tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError) as error:
         raise UserError(f"{file} must be a saved subspace, it cannot be read: {error}") from error
-    if metadata.get("content") != hash_content(tensors, metadata["manifest"]):
+    if manifest.pop("content", None) != hash_content(tensors, _format(manifest)):
         raise UserError(
             f"{file} must hold the subspace that was saved, its content does not match its hash: make it anew"
         )
@@ -83,6 +84,10 @@ def load_subspace(file: str | Path) -> Subspace:
         for name, facts in manifest["bases"].items()
     }
     return Subspace(bases, manifest["recipe"])
+
+
+def _format(manifest: Mapping[str, Any]) -> str:
+    return json.dumps(manifest, sort_keys=True)
 
 
 def _read_manifest(file: str | Path, metadata: Mapping[str, str]) -> dict[str, Any]:
