@@ -13,13 +13,21 @@ from typing import Any
 _received = [signal.SIGINT]  # the signal that stops the command, once one came
 
 
+class Stop(KeyboardInterrupt):
+    """What SIGTERM raises.
+
+    A class of its own, because CPython remembers a plain KeyboardInterrupt that passes an ``exec`` of text (so
+    ``dataclass`` and ``namedtuple`` make their methods) and ends the process by SIGINT later, whatever was caught.
+    """
+
+
 def interrupt(number: int, frame: FrameType | None) -> None:
     """Handles SIGTERM as Ctrl-C is handled: whatever is at work is interrupted and tidies up."""
     note_stop(number)
     handler = signal.getsignal(signal.SIGINT)
-    if callable(handler) and handler is not interrupt:
+    if callable(handler) and handler not in (interrupt, signal.default_int_handler):
         handler(number, frame)  # an event loop has its own
-    raise KeyboardInterrupt
+    raise Stop
 
 
 def note_stop(number: int) -> None:
@@ -46,7 +54,7 @@ def exit_when_stopped(advise: Callable[[], str]) -> Iterator[None]:
     before = _take_over()
     try:
         yield
-    except (KeyboardInterrupt, SystemExit) as error:
+    except BaseException as error:
         if isinstance(error, StoppedExit) or not _is_stop(error):
             raise
         print(f"Stopped.{advise()}", file=sys.stderr)
@@ -66,9 +74,15 @@ def _take_over() -> dict[signal.Signals, Any]:
     return before
 
 
-def _is_stop(error: BaseException | None) -> bool:
-    while error is not None:
-        if isinstance(error, KeyboardInterrupt):
+def _is_stop(error: BaseException) -> bool:
+    """Tells whether a signal led to an error: directly, or as what another error or exit was made of.
+
+    A class body that is interrupted while a library is imported ends in a RuntimeError whose cause is the interrupt.
+    An error that came after the interrupt, while things were tidied up, is a fault of its own.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, KeyboardInterrupt):
             return True
-        error = error.__cause__ or error.__context__
+        cause = cause.__cause__ or (cause.__context__ if isinstance(cause, SystemExit) else None)
     return False
