@@ -15,6 +15,8 @@ from tests.conftest import copy_checkpoint
 from tests.kills import DRIVER, finish, read_results, start
 
 NUM_KILLS = int(os.environ.get("NUM_KILLS", "5"))
+NUM_PAIRS = int(os.environ.get("NUM_PAIRS", "1"))
+NUM_SIGNALS = int(os.environ.get("NUM_SIGNALS", "1"))
 MEMORY = Path("/dev/shm")
 COMMANDS = ["fit", "test", "predict", "project", "overlap weights", "overlap activations", "judge"]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
@@ -135,7 +137,8 @@ def test_stopped_by_a_signal(make_words: Make, command: str, number: signal.Sign
     folder, dice = tmp_path / "run", random.Random(command)
     words = make_words(command, folder)
     wanted, took = run_straight(words, folder)
-    for _ in range(10):
+    num_stopped = 0
+    for _ in range(10 * NUM_SIGNALS):
         process = start(words)
         time.sleep(dice.uniform(0.4, 0.95) * took)
         process.send_signal(number)
@@ -146,9 +149,11 @@ def test_stopped_by_a_signal(make_words: Make, command: str, number: signal.Sign
         assert status == 128 + number, printed
         assert printed.count("Stopped.") == 1
         assert "Traceback" not in printed
-        break
-    else:
-        assert command == "judge", "no signal came while the command was at work"  # whose work is done in no time
+        num_stopped += 1
+        if num_stopped == NUM_SIGNALS:
+            break
+    else:  # the work of `judge` is done in no time
+        assert num_stopped or command == "judge", "no signal came while the command was at work"
     if folder.exists():
         check_end(words, folder, wanted)
 
@@ -158,13 +163,17 @@ def test_two_starts_together_do_not_mix(make_words: Make, command: str, tmp_path
     folder = tmp_path / "run"
     words = make_words(command, folder)
     wanted, _ = run_straight(words, folder)
-    together = [start(words) for _ in range(2)]
-    ended = [finish(one) for one in together]
-    statuses = sorted(status for status, _ in ended)
-    refused = [printed for status, printed in ended if status == 2]
-    assert statuses in ([0, 2], [0, 0]), ended  # the second may come when the first is done
-    assert all("one command's at a time" in printed or "must not exist yet" in printed for printed in refused), refused
-    assert read_results(folder) == wanted
+    for _ in range(NUM_PAIRS):
+        together = [start(words) for _ in range(2)]
+        ended = [finish(one) for one in together]
+        statuses = sorted(status for status, _ in ended)
+        refused = [printed for status, printed in ended if status == 2]
+        assert statuses in ([0, 2], [0, 0]), ended  # the second may come when the first is done
+        assert all("one command's at a time" in printed or "must not exist yet" in printed for printed in refused), (
+            ended
+        )
+        assert read_results(folder) == wanted
+        subprocess.run(["rm", "-r", str(folder)], check=True)
 
 
 @pytest.fixture
