@@ -88,6 +88,22 @@ def _mind_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+def replace_options(words: Sequence[str]) -> list[str]:
+    """Lets an option that comes again replace the one before, which a command refuses; ``--config`` stays."""
+    groups: list[list[str]] = []
+    for word in words:
+        if word.startswith("--") or not groups:
+            groups.append([])
+        groups[-1].append(word)
+    names = [group[0].partition("=")[0] for group in groups]
+    return [
+        word
+        for at, group in enumerate(groups)
+        if names[at] == "--config" or names[at].endswith("+") or names[at] not in names[at + 1 :]
+        for word in group
+    ]
+
+
 def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
     """Waits for a process; returns its status and what it printed."""
     printed, _ = process.communicate(timeout=240)

@@ -18,7 +18,7 @@ from safety_lightning.cli.configs import check_configs
 from safety_lightning.cli.errors import PROGRAM, SuggestingParser, stop
 from safety_lightning.cli.judges import separate_judges
 from safety_lightning.cli.kinds import guard_parsing
-from safety_lightning.cli.lists import gather_values
+from safety_lightning.cli.lists import check_repeats, gather_values
 from safety_lightning.cli.stops import exit_when_stopped
 from safety_lightning.errors import UserError
 from safety_lightning.evaluation.judges import Judge
@@ -149,6 +149,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
 def _run(words: Sequence[str], args: Sequence[str] | None) -> None:
     if words and words[0] in TRAINER_VERBS:
+        check_repeats(words)
         from safety_lightning.cli.verbs import run_verb
 
         run_verb(words[0], args=None if args is None else words)
@@ -162,11 +163,13 @@ def _run_command(words: Sequence[str]) -> None:
         raise UserError(f"options come after the command: {PROGRAM} {misplaced[0]} --config FILE ...")
     commands = {verb: _make_stub(title) for verb, title in TRAINER_VERBS.items()} | _load_asked(COMMANDS, words)
     command = _find_command(COMMANDS, words)
+    gathered = gather_values(words, commands)
+    check_repeats(gathered)
     separate_judges()
     guard_parsing()
     parsed = auto_cli(
         commands,
-        args=gather_values(words, commands),
+        args=gathered,
         as_positional=False,
         return_instance=True,
         parser_class=CommandParser,

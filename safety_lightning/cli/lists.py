@@ -1,4 +1,4 @@
-"""Lets a command's lists and mappings be written as words: ``--names a b c``, ``--folders one=DIR two=DIR``."""
+"""Lists and mappings written as words (``--names a b c``, ``--folders one=DIR two=DIR``); options given twice."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ def gather_values(words: Sequence[str], commands: Mapping[str, Any]) -> list[str
         commands: The table of commands, typed functions or dataclasses; nested commands are tables in it.
 
     Returns:
-        The words, where ``--names a b`` has become ``--names ["a", "b"]`` and ``--folders x=A y=B`` has become
-        ``--folders {"x": "A", "y": "B"}``. Values that are written that way already are left as they are.
+        The words, where ``--names a b``, or ``--names a --names b``, has become ``--names ["a", "b"]`` and
+        ``--folders x=A y=B`` has become ``--folders {"x": "A", "y": "B"}``. Values that are written that way already
+        are left as they are.
 
     Raises:
         UserError: If a word of a mapping has no ``=``, or a name comes twice.
@@ -35,17 +36,48 @@ def gather_values(words: Sequence[str], commands: Mapping[str, Any]) -> list[str
         return list(words)
     takers = {f"--{name}": taker for name, hint in typing.get_type_hints(schema).items() if (taker := _choose(hint))}
     gathered: list[str] = []
+    told: dict[str, list[str]] = {}
     at = 0
     while at < len(words):
         word = words[at]
         values = _take_values(words[at + 1 :]) if word in takers else []
-        gathered.append(word)
         at += 1 + len(values)
-        if len(values) == 1 and values[0][:1] in ("[", "{"):
-            gathered += values
-        elif values:
-            gathered.append(takers[word](word, values))
+        if values and not (len(values) == 1 and values[0][:1] in ("[", "{")):
+            if word in told:  # all of them stand where the last stands, for a --config between them
+                before = gathered.index(word)
+                del gathered[before : before + 2]
+            told[word] = [*told.get(word, []), *values]
+            values = [takers[word](word, told[word])]
+        gathered += [word, *values]
     return gathered
+
+
+def check_repeats(words: Sequence[str]) -> None:
+    """Checks that no option is given twice: the parser would take the last in silence.
+
+    ``--config`` may be repeated, and so may what adds to a list (``--trainer.callbacks+ A``) with the settings of
+    what it adds (``--trainer.callbacks.patience 3``).
+
+    Args:
+        words: The command and its options, after `gather_values`.
+
+    Raises:
+        UserError: If an option comes twice.
+
+    Example:
+        >>> check_repeats(["fit", "--config", "a", "--config", "b", "--seed_everything", "1"])
+    """
+    seen: set[str] = set()
+    for word in words:
+        if not word.startswith("--"):
+            continue
+        option = word.partition("=")[0].replace(".init_args.", ".")
+        if option.endswith("+"):
+            seen = {one for one in seen if not one.startswith(f"{option[:-1]}.")}
+        elif option in seen:
+            raise UserError(f"{option} must be given once, got it twice: the first would count for nothing")
+        elif option != "--config":
+            seen.add(option)
 
 
 def _find_schema(words: Sequence[str], commands: Mapping[str, Any]) -> Callable[..., Any] | None:

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from safety_lightning.cli.lists import gather_values
+from safety_lightning.cli.lists import check_repeats, gather_values
+from safety_lightning.errors import UserError
 
 
 def command(
@@ -60,3 +61,33 @@ def test_mapping_without_sign_is_refused() -> None:
 def test_name_given_twice_is_refused() -> None:
     with pytest.raises(ValueError, match="--folders must have each name once, got 'x' twice"):
         gather_values(["one", "--folders", "x=A", "x=B"], COMMANDS)
+
+
+def test_words_of_an_option_given_again_are_added() -> None:
+    words = ["one", "--names", "a", "--n", "1", "--config", "c.yaml", "--names", "b", "c", "--folders", "x=A"]
+    wanted = ["one", "--n", "1", "--config", "c.yaml", "--names", '["a", "b", "c"]', "--folders", '{"x": "A"}']
+    assert gather_values(words, COMMANDS) == wanted
+    check_repeats(wanted)
+
+
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (["fit", "--seed_everything", "1", "--seed_everything", "2"], "--seed_everything"),
+        (["fit", "--seed_everything=1", "--seed_everything", "1"], "--seed_everything"),
+        (["fit", "--model.optimizer.lr", "1", "--model.optimizer.init_args.lr", "2"], "--model.optimizer.lr"),
+        (["one", "--names", "[a]", "--names", "[b]"], "--names"),
+        (
+            ["fit", "--trainer.callbacks+=A", "--trainer.callbacks.n=1", "--trainer.callbacks.n=2"],
+            "--trainer.callbacks.n",
+        ),
+    ],
+)
+def test_option_given_twice_is_refused(words: list[str], option: str) -> None:
+    with pytest.raises(UserError, match=f"^{option} must be given once, got it twice"):
+        check_repeats(words)
+
+
+def test_configs_and_what_is_added_to_a_list_may_repeat() -> None:
+    check_repeats(["fit", "--config", "a.yaml", "--config=b.yaml", "-1.0", "-1.0"])
+    check_repeats(["fit", *["--trainer.callbacks+=A", "--trainer.callbacks.n=1"] * 2])

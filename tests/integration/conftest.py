@@ -9,6 +9,7 @@ import pytest
 from safety_lightning.cli import main
 from safety_lightning.lab import build_tokenizer, generate_examples
 from tests.conftest import copy_checkpoint, make_pico_llama
+from tests.kills import replace_options
 
 
 @pytest.fixture(scope="session")
@@ -67,7 +68,7 @@ def run_cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
     def run(*args: str) -> tuple[int, str]:
         code = 0
         try:
-            main(list(args))
+            main(replace_options(args))
         except SystemExit as stopped:
             code = int(stopped.code or 0)
         out, err = capfd.readouterr()

@@ -16,6 +16,7 @@ from safety_lightning.evaluation.judges.run import find_cache_file, make_key
 from safety_lightning.evaluation.records import read_generations
 from safety_lightning.lab.world import generate_examples
 from scripts.benchmarks.chat_server import ChatServer, Question, ServerReply, write_reply
+from tests.kills import replace_options
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = ("generations.jsonl", "scores.jsonl", "results.jsonl")
@@ -24,7 +25,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def launch(words: list[str], log: Path, **environment: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "safety_lightning", "test", *words]
+    command = [sys.executable, "-m", "safety_lightning", "test", *replace_options(words)]
     variables = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | environment
     with log.open("ab") as stream:
         return subprocess.Popen(command, env=variables, cwd=ROOT, stdout=stream, stderr=subprocess.STDOUT)

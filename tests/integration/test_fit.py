@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from safety_lightning.errors import UserError
 from safety_lightning.training import CausalLMModule
 from tests.conftest import copy_checkpoint
+from tests.kills import replace_options
 
 Run = Callable[..., tuple[int, str]]
 
@@ -99,7 +100,7 @@ def test_validate_writes_the_loss_with_its_interval(run_cli: Run, words: list[st
 
 
 def launch(words: list[str], run: Path, *, log: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "safety_lightning", "fit", *words, "--run_dir", str(run)]
+    command = [sys.executable, "-m", "safety_lightning", "fit", *replace_options(words), "--run_dir", str(run)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
     with log.open("ab") as stream:
         return subprocess.Popen(

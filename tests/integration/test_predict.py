@@ -17,6 +17,7 @@ from safety_lightning.activations import HiddenCapture
 from safety_lightning.activations.storage import INDEX_FILE, ActivationFolder
 from safety_lightning.profiles import CAPTURE_SETTINGS, name_profile, read_settings
 from tests.conftest import copy_checkpoint
+from tests.kills import replace_options
 
 Run = Callable[..., tuple[int, str]]
 ROOT = Path(__file__).resolve().parents[2]
@@ -125,7 +126,7 @@ def test_memory_is_kept_while_it_captures(
 
 
 def launch(words: list[str], run: Path, *, log: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "safety_lightning", "predict", *words, "--run_dir", str(run)]
+    command = [sys.executable, "-m", "safety_lightning", "predict", *replace_options(words), "--run_dir", str(run)]
     with log.open("ab") as stream:
         return subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=stream, stderr=stream)
 
