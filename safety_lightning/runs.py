@@ -99,8 +99,8 @@ class RunFolder:
         parent = find_parent(self.path, what="run folder")
         if not self.resume and not self.is_free():
             raise UserError(
-                f"run folder {self.path} must not exist yet: it is never overwritten. Choose another --run_dir, or go "
-                "on with its run by --ckpt_path last"
+                f"run folder {self.path} must not exist yet: it is never overwritten. Choose another --run_dir, or "
+                "resume its run by --ckpt_path last"
             )
         if self.resume and not self.is_free() and not self._has_begun():
             raise UserError(f"run folder {self.path} must hold a run to resume, it holds no manifest.json")

@@ -111,14 +111,17 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
 
 
 def read_results(folder: Path) -> dict[str, Any]:
-    """Returns what a run folder holds by name: all but what says when and how often it ran.
+    """Returns what a run folder holds by name: all but what says when and how often it ran,
+    and an empty lock, which stays where a kill comes after the last write.
 
     Checkpoints are compared by their tensors and counts: they also hold where they lie.
     """
     found: dict[str, Any] = {}
     for file in sorted(folder.rglob("*")):
         name = str(file.relative_to(folder))
-        is_log = "tensorboard" in name or file.name == "manifest.json" or file.name.startswith("config.resumed")
+        is_log = (
+            "tensorboard" in name or file.name in ("manifest.json", ".lock") or file.name.startswith("config.resumed")
+        )
         if file.is_file() and not is_log:
             found[name] = _read_checkpoint(file) if file.suffix == ".ckpt" else file.read_bytes()
     return found
