@@ -284,6 +284,23 @@ def test_resized_vocabulary_is_projected_on_common_rows(
         (["--trainer.gradient_clip_val", "-1"], "trainer.gradient_clip_val must be at least 0, got -1"),
         (["--trainer.accumulate_grad_batches", "0"], "trainer.accumulate_grad_batches must be at least 1, got 0"),
         (["--trainer.limit_train_batches", "0"], "trainer.limit_train_batches must not be 0"),
+        (["--trainer.val_check_interval", "1000"], "val_check_interval must be at most the"),
+        (["--trainer.limit_train_batches", "1e-7"], "trainer.limit_train_batches must hold one of the"),
+        (
+            ["--trainer.limit_val_batches", "1e-7"],
+            "trainer.limit_val_batches must hold one of the 2 batches, got 1e-07",
+        ),
+        (
+            ["--trainer.strategy", "DDPStrategy", "--trainer.strategy.dict_kwargs.foo", "1"],
+            "trainer.strategy.dict_kwargs must be keywords of DistributedDataParallel, got foo",
+        ),
+        (
+            [
+                *("--trainer.logger", "TensorBoardLogger", "--trainer.logger.save_dir", "{tmp}/logs"),
+                *("--trainer.logger.dict_kwargs.foo", "1"),
+            ],
+            "trainer.logger.dict_kwargs must be keywords of SummaryWriter, got foo",
+        ),
     ],
 )
 def test_bad_settings_stop_before_anything_is_written(

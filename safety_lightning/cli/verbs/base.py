@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import os
 import sys
 from typing import Any, ClassVar
@@ -31,6 +33,11 @@ from safety_lightning.runs import RunFolder, describe_environment, find_version
 from safety_lightning.system.processes import RUN_DIR_VARIABLE, process_rank, share_run_dir
 
 Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])
+_HANDED_TO = {  # which class takes the keywords that one of Lightning's does not know
+    "DDPStrategy": "torch.nn.parallel.DistributedDataParallel",
+    "FSDPStrategy": "torch.distributed.fsdp.FullyShardedDataParallel",
+    "TensorBoardLogger": "torch.utils.tensorboard.SummaryWriter",
+}
 PLUGINS = (Precision, ClusterEnvironment, CheckpointIO, LayerSync)
 
 
@@ -145,6 +152,7 @@ class VerbCLI(LightningCLI):
         if trainer_config.get("logger") in (None, True):
             kwargs["logger"] = TensorBoardLogger(str(self.run.path), name="tensorboard", version="")
         kwargs.setdefault("default_root_dir", str(self.run.path))
+        check_kwargs(self.config[self.verb].trainer)
         try:
             trainer = super().instantiate_trainer(**kwargs)
         except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
@@ -224,6 +232,28 @@ class VerbCLI(LightningCLI):
             "settings": settings,
             **self.describe_inputs(),
         }
+
+
+def check_kwargs(options: Any) -> None:
+    """Checks ``dict_kwargs`` of a logger or a strategy that hands them to a class which is made when the run has begun.
+
+    Args:
+        options: The Trainer's options, as parsed.
+
+    Raises:
+        UserError: If that class takes no such keyword.
+    """
+    for key in ("logger", "strategy"):
+        given = options.get(key)
+        for one in given if isinstance(given, list) else [given]:
+            name = str(getattr(one, "class_path", "")).rpartition(".")[2]
+            if not getattr(one, "dict_kwargs", None) or name not in _HANDED_TO:
+                continue
+            module, _, maker = _HANDED_TO[name].rpartition(".")
+            known = inspect.signature(getattr(importlib.import_module(module), maker)).parameters
+            for keyword in one.dict_kwargs:
+                if keyword not in known:
+                    raise UserError(f"trainer.{key}.dict_kwargs must be keywords of {maker}, got {keyword}")
 
 
 def describe_refusal(error: Exception) -> str:

@@ -74,6 +74,7 @@ class FitCLI(TrainingCLI):
         check_optimizer(self.model.make_optimizer, self.model.make_scheduler)
         self.check_folder(num_bytes=_COPIES_ON_DISK * self.measure_model_bytes())
         self.datamodule.prepare()
+        self.check_batches()
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, (CompareModels, EvaluateBehaviour)):
                 callback.check(self.datamodule)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser
 
 from safety_lightning.checkpoints import CheckpointReader, check_model, locate_model
 from safety_lightning.cli.verbs.base import VerbCLI
 from safety_lightning.data import InstructionData
+from safety_lightning.errors import UserError
 from safety_lightning.evaluation.callbacks.compare_models import CompareModels
 from safety_lightning.evaluation.callbacks.evaluate_behaviour import EvaluateBehaviour
 from safety_lightning.training.callbacks import MonitorUpdate, ProjectUpdate, SaveModel, StepProgressBar
@@ -77,6 +80,12 @@ class TrainingCLI(VerbCLI):
             "subspaces": [counts for one in self.find_projections() if (counts := one.describe())],
         }
 
+    def check_batches(self) -> None:
+        """Checks the Trainer's options that depend on how many batches there are; see `check_limits`."""
+        num_validation = len(self.datamodule.val_dataloader())
+        num_train = -(-len(self.datamodule.train_dataloader()) // self.trainer.world_size)
+        check_limits(self.trainer, {"val": num_validation} | ({"train": num_train} if self.verb == "fit" else {}))
+
     def find_projections(self) -> list[ProjectUpdate]:
         """Returns the callbacks that project."""
         return [one for one in self.trainer.callbacks if isinstance(one, ProjectUpdate)]  # type: ignore[attr-defined]
@@ -85,3 +94,28 @@ class TrainingCLI(VerbCLI):
         """Returns the size of the model in float32; checks that its weights can be read."""
         self.model.checkpoint = check_model(self.model.reference)
         return sum(info.num_numbers * 4 for info in self.model.checkpoint.infos.values())
+
+
+def check_limits(trainer: L.Trainer, num_batches: Mapping[str, int]) -> None:
+    """Checks what Lightning would refuse when the run has begun: shares of the batches that hold none.
+
+    Args:
+        trainer: A Trainer that has not been run.
+        num_batches: The batches of an epoch in each process, of ``train`` and ``val``.
+
+    Raises:
+        UserError: If a share holds no batch, or the model would be validated after more batches than there are.
+    """
+    for stage, number in num_batches.items():
+        limit = getattr(trainer, f"limit_{stage}_batches")
+        if isinstance(limit, float) and limit > 0 and number > 0 and int(limit * number) == 0:
+            raise UserError(f"trainer.limit_{stage}_batches must hold one of the {number} batches, got {limit}")
+    interval, limit = trainer.val_check_interval, trainer.limit_train_batches
+    if "train" not in num_batches or not isinstance(interval, int) or trainer.check_val_every_n_epoch is None:
+        return
+    number = min(num_batches["train"], limit) if isinstance(limit, int) else int(num_batches["train"] * limit)
+    if interval > number and num_batches["val"] > 0 and trainer.limit_val_batches > 0:
+        raise UserError(
+            f"trainer.val_check_interval must be at most the {number} batches of an epoch, got {interval} (more are "
+            "counted with trainer.check_val_every_n_epoch null)"
+        )

@@ -23,6 +23,7 @@ class ValidateCLI(TrainingCLI):
         self.measure_model_bytes()
         self.check_folder()
         self.datamodule.prepare()
+        self.check_batches()
         check_validation(self.datamodule, wanted_by="validate")
 
     def finish(self) -> None:
