@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import torch
@@ -65,6 +65,10 @@ class FinetunedCheckpoint:
         """Returns the SHA-256 of its files, by file name."""
         return self.reader.hash_files()
 
+    def hash_finite(self, names: Collection[str]) -> dict[str, str]:
+        """Returns the same, and checks that tensors are finite; see `CheckpointReader.hash_finite`."""
+        return self.reader.hash_finite(names)
+
     def close(self) -> None:
         """Closes the open files."""
         self.reader.close()
@@ -110,6 +114,15 @@ class FinetunedAdapter:
     def hash_files(self) -> dict[str, str]:
         """Returns the SHA-256 of its files, by file name."""
         return self.adapter.hash_files()
+
+    def hash_finite(self, names: Collection[str]) -> dict[str, str]:
+        """Returns the same, and checks that updates of tensors are finite."""
+        for name in names:
+            if name in self.adapter.factors:
+                self.adapter.read_factors(name)
+            elif name in self.adapter.whole:
+                self.adapter.read(self.adapter.whole[name])
+        return self.hash_files()
 
     def close(self) -> None:
         """Does nothing: each read closes its file."""

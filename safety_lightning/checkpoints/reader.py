@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
+import json
 import logging
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,12 +120,15 @@ class CheckpointReader:
             NonFiniteError: If it holds NaN or infinity; the tensor and the folder are named.
         """
         tensor = self.read_part(name, index)
+        self._check_finite(name, tensor)
+        return tensor
+
+    def _check_finite(self, name: str, tensor: Tensor) -> None:
         if not torch.isfinite(tensor).all():
             num_bad = int((~torch.isfinite(tensor)).sum())
             raise NonFiniteError(
                 f"tensor {name} of {self.folder} must be finite, got {num_bad} NaN or infinite numbers"
             )
-        return tensor
 
     def _open(self, name: str) -> Any:
         file = self.infos[name].file
@@ -139,6 +144,29 @@ class CheckpointReader:
             UserError: If a file changed since it was opened.
         """
         hashes = {file.name: hash_file(file) for file in self.files}
+        self.check_unchanged()
+        return hashes
+
+    def hash_finite(self, names: Collection[str]) -> dict[str, str]:
+        """Returns what `hash_files` returns, and checks tensors on the way: each file is read once for both.
+
+        Args:
+            names: The tensors that must be finite; those that the checkpoint lacks are passed over.
+
+        Raises:
+            NonFiniteError: If one holds NaN or infinity.
+            UserError: If a file changed since it was opened.
+        """
+        wanted = {(info.file, info.key): info for name, info in self.infos.items() if name in names}
+        hashes = {}
+        for file in self.files:
+            digest = hashlib.sha256()
+            for key, data in _read_pieces(file):
+                digest.update(data)
+                info = wanted.get((file, key))
+                if info is not None and info.dtype is not None and data:
+                    self._check_finite(info.name, torch.frombuffer(data, dtype=info.dtype))
+            hashes[file.name] = digest.hexdigest()
         self.check_unchanged()
         return hashes
 
@@ -222,6 +250,17 @@ def _read_header(file: Path) -> Iterator[TensorInfo]:
                 )
     except (SafetensorError, OSError) as error:
         raise UserError(f"{file} is truncated or is no safetensors file: {error}") from error
+
+
+def _read_pieces(file: Path) -> Iterator[tuple[str, bytearray]]:
+    """Yields the bytes of a safetensors file in their order: the header, called "", then tensor by tensor."""
+    with file.open("rb") as stream:
+        length = stream.read(8)
+        header = stream.read(int.from_bytes(length, "little"))
+        yield "", bytearray(length + header)
+        places = {key: entry["data_offsets"] for key, entry in json.loads(header).items() if key != "__metadata__"}
+        for key, (first, last) in sorted(places.items(), key=lambda place: place[1]):  # without gaps, as was checked
+            yield key, bytearray(stream.read(last - first))
 
 
 def _check_index(index: Path, places: dict[str, str], found: Iterable[TensorInfo]) -> None:

@@ -9,6 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from safety_lightning.checkpoints import CheckpointReader, load_model, locate_model, split_revision
+from safety_lightning.errors import NonFiniteError
 from tests.conftest import copy_checkpoint
 
 
@@ -122,3 +123,13 @@ def test_run_folder_of_a_fit_stands_for_its_model(pico_base: Path, tmp_path: Pat
         locate_model(run)
     shutil.copytree(pico_base, run / "model")
     assert locate_model(run) == run / "model"
+
+
+def test_files_are_hashed_and_checked_in_one_reading(pico_base: Path, tmp_path: Path) -> None:
+    def spoil(name: str, tensor: torch.Tensor) -> torch.Tensor:
+        return torch.full_like(tensor, torch.inf) if name == "model.norm.weight" else tensor
+
+    reader = CheckpointReader(copy_checkpoint(pico_base, tmp_path / "spoilt", spoil))
+    assert reader.hash_finite({"model.embed_tokens.weight", "no.such.weight"}) == reader.hash_files()
+    with pytest.raises(NonFiniteError, match=r"tensor model.norm.weight of .* must be finite, got 32 NaN or infinite"):
+        reader.hash_finite({"model.norm.weight"})

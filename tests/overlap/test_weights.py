@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 from safety_lightning import compare_weights
+from safety_lightning.checkpoints import CheckpointReader, reader
 from safety_lightning.cli import main
 from safety_lightning.overlap import AngleRow, LayerRow, OverlapMatrixRow
 from safety_lightning.overlap.weights import compare
@@ -58,6 +60,32 @@ def test_rows_hold_what_the_reference_finds(weight_folders: dict[str, str], tmp_
         assert ([row.k_a, row.k_b], row.dimension) == (ranks, len(first))
         assert row.chance == max(ranks) / len(first)
         assert row.is_forced == (sum(ranks) > len(first))
+
+
+def test_each_file_is_read_twice(
+    weight_folders: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    num_bytes = 0
+
+    def count_tensor(self: CheckpointReader, name: str, index: int | None) -> torch.Tensor:
+        nonlocal num_bytes
+        tensor = read_part(self, name, index)
+        num_bytes += tensor.numel() * tensor.element_size()
+        return tensor
+
+    def count_file(file: Path) -> Iterator[tuple[str, bytearray]]:
+        nonlocal num_bytes
+        for key, data in read_pieces(file):
+            num_bytes += len(data)
+            yield key, data
+
+    read_part, read_pieces = CheckpointReader.read_part, reader._read_pieces
+    monkeypatch.setattr(CheckpointReader, "read_part", count_tensor)
+    monkeypatch.setattr(reader, "_read_pieces", count_file)
+    run(weight_folders, tmp_path / "out", base=weight_folders["base"])
+    opened = [weight_folders[name] for name in ("base", "reference", "useful", "harmful")]
+    size = sum((Path(folder) / "model.safetensors").stat().st_size for folder in opened)
+    assert 1.8 * size < num_bytes < 2.02 * size
 
 
 def test_csv_holds_the_columns_that_were_promised(weight_folders: dict[str, str], tmp_path: Path) -> None:

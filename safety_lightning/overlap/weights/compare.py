@@ -68,29 +68,34 @@ class WeightUpdates:
         return max(int(self.reference.config.get("num_hidden_layers") or 0), *(layer + 1 for layer in known), 1)
 
     def hash_files(self) -> dict[str, Any]:
-        """Returns the hashes of every update's files."""
-        start = self.reference.hash_files()
-        hashes = {name: {"start": start, "end": one.hash_files()} for name, one in self._finetuned.items()}
-        return hashes if self.base is None else hashes | {DELTA: {"start": self.base.hash_files(), "end": start}}
-
-    def check(self) -> None:
-        """Reads every tensor once.
+        """Returns the hashes of every update's files, each of which is read once.
 
         Raises:
-            UserError: If a weight is NaN or infinite, or an update is zero in all matrices.
+            UserError: If a weight is NaN or infinite.
         """
-        changed: set[str] = set()
-        matrices = tqdm(self.iterate(self.slots), total=len(self.slots), desc="Checking", unit="matrix", delay=1)
-        for _, deltas in matrices:
-            changed |= {name for name, delta in deltas.items() if name not in changed and delta.any()}
-        for name in [*self._finetuned, *self.updates]:
-            if name not in changed:
-                other = self._finetuned.get(name) or self.base
-                assert other is not None
-                raise UserError(
-                    f"update {name} must not be zero, {other.folder} and {self.reference.folder} are identical in all "
-                    f"{len(self.slots)} selected matrices"
-                )
+        names = {slot.tensor for slot in self.slots}
+        opened = {"": self.reference, **({} if self.base is None else {DELTA: self.base}), **self._finetuned}
+        progress = tqdm(opened.items(), desc="Checking", unit="model", delay=1)
+        found = {name: one.hash_finite(names) for name, one in progress}
+        hashes = {name: {"start": found[""], "end": found[name]} for name in self._finetuned}
+        return hashes if self.base is None else hashes | {DELTA: {"start": found[DELTA], "end": found[""]}}
+
+    def check(self) -> None:
+        """Reads matrices, the small ones first, until each update has shown that it is not zero.
+
+        Raises:
+            UserError: If an update is zero in all matrices.
+        """
+        waiting = {**self._finetuned, **({} if self.base is None else {DELTA: self.base})}
+        for _, deltas in self.iterate(sorted(self.slots, key=lambda slot: slot.rows * slot.columns)):
+            waiting = {name: other for name, other in waiting.items() if not deltas[name].any()}
+            if not waiting:
+                return
+        name, other = next(iter(waiting.items()))
+        raise UserError(
+            f"update {name} must not be zero, {other.folder} and {self.reference.folder} are identical in all "
+            f"{len(self.slots)} selected matrices"
+        )
 
     def iterate(self, slots: Sequence[MatrixSlot]) -> Iterator[tuple[MatrixSlot, dict[str, Tensor]]]:
         """Yields some matrices with every update of them, float32, on the CPU; each tensor is read once."""
