@@ -4,14 +4,17 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import lightning as L
 import pytest
 import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from safety_lightning.checkpoints import load_model, load_tokenizer
+from safety_lightning.cli.verbs.base import place_judges
 from safety_lightning.evaluation.engines import TransformersEngine
 from safety_lightning.evaluation.evaluate import evaluate_model
+from safety_lightning.evaluation.judges import LocalJudge, RuleJudge
 from safety_lightning.evaluation.module import EvaluationModule
 from safety_lightning.evaluation.records import read_results
 from safety_lightning.evaluation.tasks import Lab
@@ -305,6 +308,8 @@ def test_paper_profile_is_named(run_cli: Run, tmp_path: Path, monkeypatch: pytes
         (["--ckpt_path", "some.ckpt"], "--ckpt_path must be last (which resumes the run) or left out"),
         (["--trainer.limit_test_batches", "0.5"], "limit_test_batches must be 1.0"),
         (["--data.jugde", "RuleJudge"], "Did you mean data.judge?"),
+        (["--model.judgement_cache", "{tmp}/blank.csv/x"], "blank.csv/x must lie in a folder"),
+        (["--model.judgement_cache", "{tmp}/blank.csv"], "cache must be a writable database of judgements"),
     ],
 )
 def test_bad_settings_stop_before_anything_is_written(
@@ -411,3 +416,9 @@ def test_file_that_is_a_source_is_not_read_as_settings(run_cli: Run, tmp_path: P
     code, printed = run_cli("fit", "--model.model", "lab:aligned", "--data.useful", str(file), "--print_config")
     assert code == 0, printed
     assert yaml.safe_load(printed)["data"]["useful"] == str(file)
+
+
+def test_judge_without_a_device_computes_where_the_trainer_does() -> None:
+    judges = [LocalJudge("lab:aligned"), LocalJudge("lab:aligned", device="cuda:3"), RuleJudge()]
+    place_judges(judges, L.Trainer(accelerator="cpu", logger=False))
+    assert [getattr(judge, "device", "none") for judge in judges] == ["cpu", "cuda:3", "none"]

@@ -6,6 +6,7 @@ import importlib
 import inspect
 import os
 import sys
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import lightning as L
@@ -232,6 +233,13 @@ class VerbCLI(LightningCLI):
             "settings": settings,
             **self.describe_inputs(),
         }
+
+
+def place_judges(judges: Iterable[Judge], trainer: L.Trainer) -> None:
+    """Has judges that are models here, and were told no device, compute where the Trainer does, in place."""
+    for judge in judges:
+        if getattr(judge, "device", "") is None:
+            judge.device = str(trainer.strategy.root_device)  # type: ignore[attr-defined]
 
 
 def check_kwargs(options: Any) -> None:

@@ -10,7 +10,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 
-from safety_lightning.cli.verbs.base import VerbCLI
+from safety_lightning.cli.verbs.base import VerbCLI, place_judges
 from safety_lightning.cli.verbs.checkpoints import AtomicCheckpointIO, find_newest, remove_stopped
 from safety_lightning.cli.verbs.dashboard import log_outcome
 from safety_lightning.cli.verbs.training import TrainingCLI
@@ -77,6 +77,8 @@ class FitCLI(TrainingCLI):
         self.check_batches()
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, (CompareModels, EvaluateBehaviour)):
+                suite = callback.suite if isinstance(callback, CompareModels) else callback.behaviour.suite
+                place_judges(suite.judges if suite is not None else [], self.trainer)
                 callback.check(self.datamodule)
             elif isinstance(callback, (ProjectUpdate, MonitorUpdate)):
                 callback.prepare(self.trainer.strategy.root_device)

@@ -5,14 +5,22 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from safety_lightning.checkpoints import check_model
-from safety_lightning.cli.verbs.base import VerbCLI
+from safety_lightning.cli.verbs.base import VerbCLI, place_judges
 from safety_lightning.cli.verbs.resuming import PROCESSES
 from safety_lightning.errors import UserError
 from safety_lightning.evaluation.callbacks.progress import AnswerProgressBar
 from safety_lightning.evaluation.datamodule import EvaluationData
-from safety_lightning.evaluation.judges import lab_judge, local_judge, openai_judge, rule_judge
+from safety_lightning.evaluation.judges import (
+    JudgementCache,
+    find_cache_file,
+    lab_judge,
+    local_judge,
+    openai_judge,
+    rule_judge,
+)
 from safety_lightning.evaluation.module import EvaluationModule
 from safety_lightning.evaluation.report import print_comparisons, print_summary
+from safety_lightning.files import expand, find_parent
 from safety_lightning.profiles import EVALUATION_SETTINGS, name_profile, read_settings
 
 JUDGES = (
@@ -73,7 +81,16 @@ class TestCLI(VerbCLI):
         self.datamodule.prepare()
         self.check_folder(num_bytes=self.datamodule.plan.estimate_bytes())
         self.model.check_baseline(self.datamodule)
+        self._check_cache()
+        place_judges(self.datamodule.suite.judges, self.trainer)
         self.datamodule.check_judges()
+
+    def _check_cache(self) -> None:
+        """Checks that judgements can be kept, before anything is generated."""
+        file = expand(self.model.judgement_cache or find_cache_file(), what="model.judgement_cache")
+        find_parent(file, what="model.judgement_cache")
+        if file.exists():
+            JudgementCache(file).close()
 
     def describe_inputs(self) -> dict[str, Any]:
         """Returns hashes of weights and prompts, the engine, the judges and the profile."""
