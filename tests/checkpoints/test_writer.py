@@ -1,6 +1,7 @@
 """Files that are filled tensor by tensor read as if they had been saved whole."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -49,10 +50,14 @@ def test_file_reads_like_the_librarys_own(tmp_path: Path) -> None:
         torch.testing.assert_close(ours[name], theirs[name], rtol=0, atol=0)
 
 
-def test_files_that_lie_there_go_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("system", ["Linux", "macOS"])
+def test_files_that_lie_there_are_added_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, system: str) -> None:
+    if system == "macOS":
+        monkeypatch.delattr(os, "posix_fallocate")  # which it lacks
     for name in TENSORS:
         writer = ShardWriter(tmp_path, LAYOUTS)
         writer.create()
+        assert (tmp_path / "model.safetensors").stat().st_size == writer.num_bytes  # its room is taken at once
         writer.write(name, TENSORS[name])
     for name, tensor in load_file(tmp_path / "model.safetensors").items():
         torch.testing.assert_close(tensor, TENSORS[name], rtol=0, atol=0)
