@@ -67,10 +67,12 @@ main()
 """Runs a command that is killed before or after its n-th rename, which is what makes a file whole."""
 
 
-def start(words: Sequence[str], *, tmpdir: Path | None = None, code: str | None = None) -> subprocess.Popen[str]:
+def start(
+    words: Sequence[str], *, tmpdir: Path | None = None, code: str | None = None, **variables: str
+) -> subprocess.Popen[str]:
     """Starts a command, or a script that runs one, as a user's shell does; both streams are in its ``stdout``."""
     program = ["-m", "safety_lightning"] if code is None else ["-c", code]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | variables
     if tmpdir is not None:
         environment["TMPDIR"] = str(tmpdir)
     return subprocess.Popen(
@@ -80,6 +82,7 @@ def start(words: Sequence[str], *, tmpdir: Path | None = None, code: str | None 
         stderr=subprocess.STDOUT,
         text=True,
         preexec_fn=_mind_interrupts,
+        start_new_session=True,
     )
 
 

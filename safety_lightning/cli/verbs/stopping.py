@@ -46,6 +46,10 @@ class MindSignals(L.Callback):
         """Takes the signals over, and lets the checkpoint that was resumed from be replaced as any other."""
         self._is_training, self._last_step = self.folder is not None, trainer.global_step
         trainer.ckpt_path = None
+        if self.folder is not None and trainer.is_global_zero:  # what a signal had Lightning write before this
+            for path in Path(trainer.default_root_dir).glob("hpc_ckpt_*.ckpt"):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                os.replace(path, self.folder / f"{STOPPED}{path.name}")  # or later starts would resume from it
         signal.signal(signal.SIGTERM, self._stop)
         for number, before in self._handlers.items():
             handler = signal.getsignal(number)
@@ -101,12 +105,17 @@ class MindSignals(L.Callback):
         self._wants_requeue = True
 
     def _save_and_requeue(self, trainer: L.Trainer, step: int) -> None:
-        """Has Lightning save and requeue; its checkpoint gets a name under which it is found and removed as others."""
-        if self._requeue is not None:
-            self._requeue()
-        if trainer.is_global_zero:
-            for path in Path(trainer.default_root_dir).glob("hpc_ckpt_*.ckpt"):
-                os.replace(path, self._name(step))
+        """Has Lightning save and requeue; its checkpoint gets a name under which it is found and removed as others.
+
+        It has that name from the first: Slurm may kill the job as soon as it is requeued.
+        """
+        save = trainer.save_checkpoint
+        trainer.save_checkpoint = lambda *_: save(self._name(step))  # type: ignore[method-assign]
+        try:
+            if self._requeue is not None:
+                self._requeue()
+        finally:
+            del trainer.save_checkpoint  # the class's is seen again
         trainer.strategy.barrier()
 
     def _name(self, step: int) -> Path:
