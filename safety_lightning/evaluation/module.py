@@ -20,7 +20,7 @@ from safety_lightning.evaluation.cases import Case
 from safety_lightning.evaluation.datamodule import EvaluationData
 from safety_lightning.evaluation.engines import Engine, TransformersEngine, VLLMEngine, check_vllm
 from safety_lightning.evaluation.grading import answer_cases, grade_cases, list_metrics
-from safety_lightning.evaluation.judges import JudgementCache, find_cache_file
+from safety_lightning.evaluation.judges import JudgementCache, Scale, find_cache_file
 from safety_lightning.evaluation.measurement import (
     Measurement,
     MetricSpec,
@@ -243,17 +243,18 @@ class EvaluationModule(L.LightningModule):
     def _measure(self) -> list[Measurement]:
         data = self._data
         measurements: list[Measurement] = []
-        judged: dict[str, list[list[Outcome]]] = {}
+        judged: dict[str, list[tuple[Scale, list[Outcome]]]] = {}
         for task, spec in self._specs:
             outcomes = self._find_metric(task, spec).collect()
             measurements += summarise_outcomes(
                 spec, outcomes, task=task.name, seed=data.seed, max_unjudged_share=data.max_unjudged_share
             )
-            if spec.kind == "judged":
-                judged.setdefault(task.name, []).append(outcomes)
+            if spec.scale is not None:
+                judged.setdefault(task.name, []).append((spec.scale, outcomes))
         for name, both in judged.items():
             if len(both) > 1:
-                measurements += summarise_agreement(both, task=name, seed=data.seed)
+                scales, found = zip(*both, strict=True)
+                measurements += summarise_agreement(found, task=name, seed=data.seed, scales=scales)
         return measurements
 
     def _gather_rows(self, rows: Sequence[_Row]) -> list[_Row]:

@@ -10,16 +10,27 @@ from safety_lightning.cli.verbs.resuming import PROCESSES
 from safety_lightning.errors import UserError
 from safety_lightning.evaluation.callbacks.progress import AnswerProgressBar
 from safety_lightning.evaluation.datamodule import EvaluationData
-from safety_lightning.evaluation.judges import lab_judge, local_judge, openai_judge, rule_judge
+from safety_lightning.evaluation.disagreement import print_disagreements
+from safety_lightning.evaluation.judges import (
+    Judge,
+    JudgementCache,
+    LabJudge,
+    LocalJudge,
+    OpenAIJudge,
+    RuleJudge,
+    find_cache_file,
+)
+from safety_lightning.evaluation.judges.self_test import check_judges
 from safety_lightning.evaluation.module import EvaluationModule
 from safety_lightning.evaluation.report import print_comparisons, print_summary
+from safety_lightning.printing import open_console
 from safety_lightning.profiles import EVALUATION_SETTINGS, name_profile, read_settings
 
 JUDGES = (
-    openai_judge.OpenAIJudge,
-    local_judge.LocalJudge,
-    rule_judge.RuleJudge,
-    lab_judge.LabJudge,
+    OpenAIJudge,
+    LocalJudge,
+    RuleJudge,
+    LabJudge,
 )  # imported here, which makes their short names known
 _SETTINGS_OF = {"data.harmful": "harmful", "data.judge": "harmful", "data.gsm8k": "gsm8k"}
 
@@ -98,9 +109,17 @@ class TestCLI(VerbCLI):
         """Prints the table, and what judging took."""
         print_summary(self.run.path, settings=self._read_settings())
         print_comparisons(self.run.path)
+        print_disagreements(self.run.path, console=open_console())
+        with JudgementCache(self.model.judgement_cache or find_cache_file()) as cache:
+            for line in check_judges(self._list_judges(), folder=self.run.path, cache=cache):
+                print(line)
         for judge in self.datamodule.suite.judges:
             if usage := judge.describe_usage():
                 print(f"Judge {judge.name} {judge.model}: {', '.join(f'{n} {v}' for n, v in usage.items())}")
+
+    def _list_judges(self) -> list[Judge]:
+        specs = [spec for task in self.datamodule.plan.tasks for spec in task.metrics if spec.kind == "judged"]
+        return [spec.judge for spec in specs if spec.judge is not None]
 
     def _read_settings(self) -> dict[str, Any]:
         """Reads the settings of the tasks that are run."""

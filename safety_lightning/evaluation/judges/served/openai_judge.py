@@ -13,10 +13,23 @@ from urllib.parse import urlsplit
 
 from safety_lightning.errors import UserError
 from safety_lightning.evaluation.judges.protocol import Judge, Judgement, JudgeRequest
-from safety_lightning.evaluation.judges.reply import REPLY_SCHEMA, Parsing, parse_reply, shorten
-from safety_lightning.evaluation.judges.requests import ChatServer, Completion, RequestError, Tokens, hide_secrets
 from safety_lightning.evaluation.judges.rubric import read_rubric
-from safety_lightning.evaluation.judges.scheduling import LIST_PRICES, Budget, Delivery, Pace, Spending, run_tries
+from safety_lightning.evaluation.judges.served.reply import REPLY_SCHEMA, Parsing, parse_reply, shorten
+from safety_lightning.evaluation.judges.served.requests import (
+    ChatServer,
+    Completion,
+    RequestError,
+    Tokens,
+    hide_secrets,
+)
+from safety_lightning.evaluation.judges.served.scheduling import (
+    LIST_PRICES,
+    Budget,
+    Delivery,
+    Pace,
+    Spending,
+    run_tries,
+)
 
 DEFAULT_URL = "https://api.openai.com/v1"
 _RESPONSE_FORMAT = {
