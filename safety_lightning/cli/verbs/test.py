@@ -12,12 +12,18 @@ from safety_lightning.evaluation.callbacks.progress import AnswerProgressBar
 from safety_lightning.evaluation.datamodule import EvaluationData
 from safety_lightning.evaluation.disagreement import print_disagreements
 from safety_lightning.evaluation.judges import (
+    HarmBenchJudge,
     Judge,
     JudgementCache,
     LabJudge,
+    LlamaGuardJudge,
     LocalJudge,
     OpenAIJudge,
+    Qwen3GuardJudge,
     RuleJudge,
+    StrongREJECTJudge,
+    StrongREJECTRubric,
+    WildGuardJudge,
     find_cache_file,
 )
 from safety_lightning.evaluation.judges.self_test import check_judges
@@ -31,6 +37,12 @@ JUDGES = (
     LocalJudge,
     RuleJudge,
     LabJudge,
+    StrongREJECTJudge,
+    StrongREJECTRubric,
+    HarmBenchJudge,
+    WildGuardJudge,
+    Qwen3GuardJudge,
+    LlamaGuardJudge,
 )  # imported here, which makes their short names known
 _SETTINGS_OF = {"data.harmful": "harmful", "data.judge": "harmful", "data.gsm8k": "gsm8k"}
 

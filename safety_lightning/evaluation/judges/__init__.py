@@ -5,7 +5,8 @@ run            judge_answers: each answer once, from the scores kept in SQLite o
 served         judges behind a server that speaks chat-completions
 local          judges that are models on this machine
 rule_judge, lab_judge   refusal phrases, the lab's rule
-rubric         what a judge is told
+rubric, templates   what a judge is told: ours, and the wording of a judge's authors from a file
+answers        stored answers
 self_test      what a judge takes for harmful of answers that are known
 disagreement   where two judges part
 command        judges stored answers again
@@ -14,7 +15,14 @@ Importing this package imports no heavy library.
 """
 
 from safety_lightning.evaluation.judges.lab_judge import LabJudge
-from safety_lightning.evaluation.judges.local import LocalJudge
+from safety_lightning.evaluation.judges.local import (
+    HarmBenchJudge,
+    LlamaGuardJudge,
+    LocalJudge,
+    Qwen3GuardJudge,
+    StrongREJECTJudge,
+    WildGuardJudge,
+)
 from safety_lightning.evaluation.judges.protocol import (
     SCALES,
     UNJUDGED,
@@ -28,23 +36,29 @@ from safety_lightning.evaluation.judges.protocol import (
 )
 from safety_lightning.evaluation.judges.rule_judge import RuleJudge
 from safety_lightning.evaluation.judges.run import JudgementCache, find_cache_file, judge_answers
-from safety_lightning.evaluation.judges.served import Budget, Delivery, OpenAIJudge
+from safety_lightning.evaluation.judges.served import Budget, Delivery, OpenAIJudge, StrongREJECTRubric
 
 __all__ = [
     "SCALES",
     "UNJUDGED",
     "Budget",
     "Delivery",
+    "HarmBenchJudge",
     "Judge",
     "JudgeRequest",
     "Judgement",
     "JudgementCache",
     "LabJudge",
+    "LlamaGuardJudge",
     "LocalJudge",
     "OpenAIJudge",
+    "Qwen3GuardJudge",
     "RuleJudge",
     "Scale",
+    "StrongREJECTJudge",
+    "StrongREJECTRubric",
     "Unjudged",
+    "WildGuardJudge",
     "check_score",
     "find_cache_file",
     "is_harmful",

@@ -73,6 +73,11 @@ class JudgeRequest:
     prompt: str
     answer: str
 
+    def replace_surrogates(self) -> JudgeRequest:
+        """Returns a request with question marks for lone surrogates, which no server and no tokenizer takes."""
+        prompt, answer = (text.encode("utf-8", "replace").decode() for text in (self.prompt, self.answer))
+        return JudgeRequest(prompt=prompt, answer=answer)
+
 
 class Judge(Protocol):
     """Scores the harmfulness of answers. A judge of your own subclasses this.

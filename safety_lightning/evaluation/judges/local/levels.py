@@ -1,33 +1,32 @@
-"""The judge that is a causal language model here: the probabilities of the five levels give an expected score.
+"""The judge that is any causal language model: the probabilities of the five levels give an expected score.
 
-Shapes in this file: B = answers in a batch, T = tokens, V = vocabulary, L = 5 levels, C = tokens that write a level.
+Shapes in this file: V = vocabulary, L = 5 levels, C = tokens that write a level.
 """
 
 from __future__ import annotations
 
-import inspect
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from safety_lightning.errors import UserError
-from safety_lightning.evaluation.judges.protocol import HIGHEST_SCORE, LOWEST_SCORE, Judge, Judgement, JudgeRequest
+from safety_lightning.evaluation.judges.local.model_judge import DType, NextTokenJudge
+from safety_lightning.evaluation.judges.protocol import HIGHEST_SCORE, LOWEST_SCORE, Judgement, JudgeRequest
 from safety_lightning.evaluation.judges.rubric import read_rubric
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    import torch
+    from transformers import PreTrainedTokenizerBase
 
 LEVELS = (1, 2, 3, 4, 5)
 
 
-class LocalJudge(Judge):
+class LocalJudge(NextTokenJudge):
     r"""Judges by a causal language model on this machine, without parsing what it would say.
 
     With :math:`p_s` the probability that the model's next token is the level :math:`s`, the score is
     :math:`\sum_s s \, p_s / \sum_s p_s`. Where the five levels hold less than ``min_probability`` together, the model
-    was about to say something else, and the answer stays unjudged (``unparsable``); a prompt longer than the model's
-    context does too (``failed``).
+    was about to say something else, and the answer stays unjudged (``unparsable``).
 
     Args:
         model: A folder, a hub name or ``lab:NAME``.
@@ -52,115 +51,55 @@ class LocalJudge(Judge):
         template: Literal["chat", "plain"] = "chat",
         batch_size: int = 16,
         min_probability: float = 0.1,
-        dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+        dtype: DType = "float32",
         device: str | None = None,
     ) -> None:
-        if batch_size < 1:
-            raise UserError(f"batch_size must be at least 1, got {batch_size}")
+        super().__init__(model, batch_size=batch_size, dtype=dtype, device=device)
         if not 0 <= min_probability <= 1:
             raise UserError(f"min_probability must be in [0, 1], got {min_probability}")
-        self.model = model
         self.rubric = read_rubric(rubric)
         self.rubric_hash = self.rubric.hash
         self.template = template
-        self.batch_size = batch_size
         self.min_probability = min_probability
-        self.dtype = dtype
-        self.device = device
 
-    @cached_property
+    @property
     def settings(self) -> Mapping[str, Any]:
-        """Hashes of the weights, template, dtype and the least probability.
+        """Hashes of the weights, dtype, template and the least probability.
 
         Raises:
             UserError: If there is no such model.
         """
-        from safety_lightning.checkpoints import CheckpointReader, resolve_reference
-
-        return {
-            "weights": CheckpointReader(resolve_reference(self.model)).hash_files(),
-            "template": self.template,
-            "dtype": self.dtype,
-            "min_probability": self.min_probability,
-        }
-
-    def judge(self, requests: Sequence[JudgeRequest]) -> Iterator[tuple[int, Judgement]]:
-        """Judges answers in batches of similar length, the longest first; see `Judge.judge`."""
-        encoded = [self._encode(self.rubric.fill(request)) for request in requests]
-        limit = getattr(self._model.config, "max_position_embeddings", None) or sys.maxsize
-        for index, ids in enumerate(encoded):
-            if len(ids) > limit:
-                reason = f"prompt and answer are {len(ids)} tokens, the judge's context takes {limit}"
-                yield index, Judgement(score=None, unjudged="failed", reason=reason)
-        fitting = [index for index, ids in enumerate(encoded) if len(ids) <= limit]
-        order = sorted(fitting, key=lambda index: -len(encoded[index]))
-        for start in range(0, len(order), self.batch_size):
-            chosen = order[start : start + self.batch_size]
-            yield from zip(chosen, self._judge_batch([encoded[index] for index in chosen]), strict=True)
+        return {**super().settings, "template": self.template, "min_probability": self.min_probability}
 
     def check(self) -> None:
-        """Loads the model.
+        """Checks the model as every local judge's, and that its tokenizer writes each level as a token."""
+        super().check()
+        _ = self._level_tokens_LC
 
-        Raises:
-            UserError: If there is no such model, or its tokenizer writes no single token for a level.
-        """
-        _ = self._model, self._level_tokens_LC
+    def encode(self, request: JudgeRequest) -> list[int]:
+        """Writes the rubric, in the model's chat template or as it is."""
+        from safety_lightning.data import encode_prompt
 
-    def _judge_batch(self, sequences: list[list[int]]) -> list[Judgement]:
-        import torch
+        text = self.rubric.fill(request)
+        if self.template == "chat":
+            return encode_prompt(self.tokenizer, text)
+        return list(self.tokenizer(text)["input_ids"])
 
-        from safety_lightning.data import pad_sequences
-
-        pad_token_id = int(self._tokenizer.pad_token_id)
-        input_ids_BT, mask_BT = pad_sequences(sequences, pad_token_id=pad_token_id, padding="left")
-        inputs = {"input_ids": input_ids_BT, "attention_mask": mask_BT}
-        known = inspect.signature(self._model.forward).parameters
-        if "position_ids" in known:
-            inputs["position_ids"] = (mask_BT.cumsum(1) - 1).clamp(min=0)  # padding on the left moves no token
-        inputs = {name: tensor.to(self._model.device) for name, tensor in inputs.items()}
-        options = {"logits_to_keep": 1} if "logits_to_keep" in known else {}
-        with torch.inference_mode():
-            logits_BV = self._model(**inputs, **options, use_cache=False).logits[:, -1]
-        probabilities_BV = logits_BV.double().softmax(1).cpu()
-        levels_BL = torch.stack([probabilities_BV[:, tokens_C].sum(1) for tokens_C in self._level_tokens_LC], dim=1)
-        return [self._judge_levels(levels_L) for levels_L in levels_BL.tolist()]
+    def read_probabilities(self, probabilities_V: torch.Tensor) -> Judgement:
+        """Takes the expected level of those that hold enough of the probability."""
+        return self._judge_levels([float(probabilities_V[tokens_C].sum()) for tokens_C in self._level_tokens_LC])
 
     def _judge_levels(self, levels_L: list[float]) -> Judgement:
         total = sum(levels_L)
         listed = ", ".join(f"{level}: {share:.3f}" for level, share in zip(LEVELS, levels_L, strict=True))
         if not total > 0 or total < self.min_probability:
-            reason = f"the five levels hold {total:.2g} of the probability ({listed})"
-            return Judgement(score=None, unjudged="unparsable", reason=reason)
+            return self.leave_unjudged("unparsable", f"the five levels hold {total:.2g} of the probability ({listed})")
         expected = sum(level * share for level, share in zip(LEVELS, levels_L, strict=True)) / total
-        return Judgement(score=min(max(expected, LOWEST_SCORE), HIGHEST_SCORE), unjudged=None, reason=listed)
-
-    def _encode(self, text: str) -> list[int]:
-        from safety_lightning.data import encode_prompt
-
-        if self.template == "chat":
-            return encode_prompt(self._tokenizer, text)
-        return list(self._tokenizer(text)["input_ids"])
-
-    @cached_property
-    def _tokenizer(self) -> PreTrainedTokenizerBase:
-        from safety_lightning.checkpoints import load_tokenizer
-
-        return load_tokenizer(self.model)
-
-    @cached_property
-    def _model(self) -> PreTrainedModel:
-        import torch
-
-        from safety_lightning.checkpoints import load_model
-
-        device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        model = load_model(self.model, dtype=getattr(torch, self.dtype))
-        model.to(torch.device(device))  # type: ignore[arg-type]  # a decorator of transformers hides the signature
-        return model
+        return self.give(min(max(expected, LOWEST_SCORE), HIGHEST_SCORE), listed)
 
     @cached_property
     def _level_tokens_LC(self) -> list[list[int]]:
-        return [find_level_tokens(self._tokenizer, level) for level in LEVELS]
+        return [find_level_tokens(self.tokenizer, level) for level in LEVELS]
 
 
 def find_level_tokens(tokenizer: PreTrainedTokenizerBase, level: int) -> list[int]:

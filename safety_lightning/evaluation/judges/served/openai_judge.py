@@ -168,7 +168,7 @@ class OpenAIJudge(Judge):
             await server.close()
 
     async def _judge_one(self, server: ChatServer, pace: Pace, request: JudgeRequest) -> Judgement:
-        body = self._write_body(self.rubric.fill(request))
+        body = self._write_body(self.write_messages(request.replace_surrogates()))
         worst = self._estimate_worst(body)
         if not await self.spending.reserve(worst):
             return Judgement(score=None, unjudged="over_budget", reason="the budget is used up")
@@ -183,12 +183,20 @@ class OpenAIJudge(Judge):
         finally:
             self.spending.settle(worst, taken)
         self._num_replies += 1
+        return self.read_completion(completion)
+
+    def write_messages(self, request: JudgeRequest) -> list[dict[str, str]]:
+        """Returns the messages that ask for a judgement."""
+        return [{"role": "user", "content": self.rubric.fill(request)}]
+
+    def read_completion(self, completion: Completion) -> Judgement:
+        """Makes a judgement of a server's reply."""
         return read_completion(completion, self.parsing)
 
-    def _write_body(self, text: str) -> dict[str, Any]:
+    def _write_body(self, messages: list[dict[str, str]]) -> dict[str, Any]:
         fields = {
             "model": self.model,
-            "messages": [{"role": "user", "content": text}],
+            "messages": messages,
             "temperature": self.temperature,
             "max_tokens": self.max_tokens,
             "response_format": _RESPONSE_FORMAT if self.parsing == "structured" else None,
@@ -198,9 +206,9 @@ class OpenAIJudge(Judge):
 
     def _estimate_worst(self, body: Mapping[str, Any]) -> Tokens:
         """Bounds what a request can take: a token of text is at least a byte."""
-        text = body["messages"][0]["content"]
+        num_bytes = sum(len(message["content"].encode()) for message in body["messages"])
         longest = body.get("max_completion_tokens") or body.get("max_tokens") or self.max_tokens
-        return Tokens(len(text.encode()) + _EXTRA_TOKENS, longest)
+        return Tokens(num_bytes + _EXTRA_TOKENS, longest)
 
     def _give_up(self, fault: RequestError) -> Judgement:
         if fault.stops == "always" or (fault.stops == "unless_replied" and not self._num_replies):
