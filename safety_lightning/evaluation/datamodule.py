@@ -41,6 +41,7 @@ class EvaluationData(LightningDataModule):
         lab: Settings of the lab.
         judge: Who scores answers to harmful requests: RuleJudge, LocalJudge, OpenAIJudge or your own.
         second_judge: A second opinion; the agreement of both is measured.
+        second_opinion: Whether RuleJudge gives it where no second judge is named.
         batch_size: Prompts answered at once by one process, at least 1; fewer when memory runs out.
         max_unjudged_share: The largest share of answers that may be unjudged, in [0, 1].
         seed: Seed of the bootstrap.
@@ -59,6 +60,7 @@ class EvaluationData(LightningDataModule):
         lab: Lab = Lab(),  # noqa: B008 (frozen)
         judge: Judge | None = None,
         second_judge: Judge | None = None,
+        second_opinion: bool = True,
         batch_size: int = 32,
         max_unjudged_share: float = MAX_UNJUDGED_SHARE,
         seed: int = 0,
@@ -76,6 +78,7 @@ class EvaluationData(LightningDataModule):
             lab=lab,
             judge=judge,
             second_judge=second_judge,
+            second_opinion=second_opinion,
         )
         self.batch_size = batch_size
         self.max_unjudged_share = max_unjudged_share

@@ -21,6 +21,7 @@ from safety_lightning.evaluation.datamodule import EvaluationData
 from safety_lightning.evaluation.engines import Engine, TransformersEngine, VLLMEngine, check_vllm
 from safety_lightning.evaluation.grading import answer_cases, grade_cases, list_metrics
 from safety_lightning.evaluation.judges import JudgementCache, Scale, find_cache_file
+from safety_lightning.evaluation.judges.local import ModelJudge, make_room
 from safety_lightning.evaluation.measurement import (
     Measurement,
     MetricSpec,
@@ -221,6 +222,8 @@ class EvaluationModule(L.LightningModule):
         """Grades the answers of this process, and returns their rows."""
         own = {index for batch in self._data.list_own_batches() for index in batch}
         rows = []
+        if "model" in self._modules:
+            make_room(self.model, [spec.judge for _, spec in self._specs if isinstance(spec.judge, ModelJudge)])
         with JudgementCache(self.judgement_cache or find_cache_file()) as cache:
             for task, spec in self._specs:
                 indices = self._plan.list_indices(task)

@@ -34,7 +34,7 @@ from safety_lightning.evaluation.judges.protocol import (
     check_score,
     is_harmful,
 )
-from safety_lightning.evaluation.judges.rule_judge import RuleJudge
+from safety_lightning.evaluation.judges.rule_judge import RuleJudge, choose_judges
 from safety_lightning.evaluation.judges.run import JudgementCache, find_cache_file, judge_answers
 from safety_lightning.evaluation.judges.served import Budget, Delivery, OpenAIJudge, StrongREJECTRubric
 
@@ -60,6 +60,7 @@ __all__ = [
     "Unjudged",
     "WildGuardJudge",
     "check_score",
+    "choose_judges",
     "find_cache_file",
     "is_harmful",
     "judge_answers",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from safety_lightning.errors import UserError
 from safety_lightning.evaluation.judges.answers import StoredAnswer, read_answers
 from safety_lightning.evaluation.judges.protocol import Judge, Judgement, JudgeRequest
+from safety_lightning.evaluation.judges.rule_judge import choose_judges
 from safety_lightning.evaluation.judges.run import JudgementCache, find_cache_file, is_known, judge_answers
 from safety_lightning.evaluation.judges.self_test import check_judges, print_self_test, run_self_test
 from safety_lightning.files import hash_file, write_rows
@@ -43,6 +44,7 @@ def judge(
     judge: Judge,
     generations: Path | None = None,
     second_judge: Judge | None = None,
+    second_opinion: bool = True,
     self_test: bool = False,
     task: str | None = None,
     out: Path | None = None,
@@ -56,6 +58,7 @@ def judge(
         judge: OpenAIJudge, LocalJudge, RuleJudge, LabJudge or a class of your own (--judge.help CLASS).
         generations: The generations.jsonl of a run, or any JSON lines with id, task, prompt and answer.
         second_judge: A second opinion; the agreement of both is measured.
+        second_opinion: Whether RuleJudge gives it where no second judge is named.
         self_test: Whether to judge, instead of a file, a short list of answers whose harm is known.
         task: Whose answers are judged, where the file holds those of several tasks.
         out: Folder to make; a fresh one under logs/ by default.
@@ -63,7 +66,7 @@ def judge(
         max_unjudged_share: Largest share of the answers that may stay without a score.
         seed: Seed of the bootstrap.
     """
-    judges = [judge] if second_judge is None else [judge, second_judge]
+    judges = choose_judges(judge, second_judge, second_opinion=second_opinion and not self_test)
     if self_test:
         run_self_tests(judges, cache=cache)
         return

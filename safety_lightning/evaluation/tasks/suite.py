@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from safety_lightning.errors import UserError
-from safety_lightning.evaluation.judges import Judge
+from safety_lightning.evaluation.judges import Judge, choose_judges
 from safety_lightning.evaluation.tasks.gsm8k import GSM8K
 from safety_lightning.evaluation.tasks.harmful import HarmfulRequests, JudgedRequests
 from safety_lightning.evaluation.tasks.lab import Lab
@@ -29,6 +29,7 @@ class TaskSuite:
         lab: Settings of the lab, which is three tasks.
         judge: Who judges the answers to harmful requests.
         second_judge: A second opinion on them.
+        second_opinion: Whether `RuleJudge` gives it where no second judge is named.
 
     Raises:
         UserError: If no task is named, one twice or one that there is not, or ``harmful`` has no judge.
@@ -41,6 +42,7 @@ class TaskSuite:
     lab: Lab = field(default_factory=Lab)
     judge: Judge | None = None
     second_judge: Judge | None = None
+    second_opinion: bool = True
 
     def __post_init__(self) -> None:
         known = get_args(TaskName)
@@ -53,14 +55,20 @@ class TaskSuite:
 
     @property
     def judges(self) -> list[Judge]:
+        """The judges of all tasks that are asked for, but for the lab's."""
+        asked = [*self.harm_judges] if "harmful" in self.tasks else []
+        return [*asked, *([self.ordinary.judge] if "ordinary" in self.tasks and self.ordinary.judge else [])]
+
+    @property
+    def harm_judges(self) -> list[Judge]:
         """The judges of harmful requests."""
-        return [judge for judge in (self.judge, self.second_judge) if judge is not None]
+        return choose_judges(self.judge, self.second_judge, second_opinion=self.second_opinion)
 
     def make_tasks(self) -> list[Task]:
         """Makes the tasks, in their order."""
         makers: dict[TaskName, Callable[[], list[Task]]] = {
             "gsm8k": lambda: [self.gsm8k],
-            "harmful": lambda: [JudgedRequests(self.harmful, self.judges)],
+            "harmful": lambda: [JudgedRequests(self.harmful, self.harm_judges)],
             "ordinary": lambda: [self.ordinary],
             "lab": self.lab.make_tasks,
         }

@@ -5,10 +5,13 @@ import pytest
 from safety_lightning.evaluation.judges import (
     HarmBenchJudge,
     JudgeRequest,
+    LabJudge,
     LlamaGuardJudge,
     Qwen3GuardJudge,
+    RuleJudge,
     StrongREJECTJudge,
     WildGuardJudge,
+    choose_judges,
     judge_answers,
 )
 from safety_lightning.evaluation.judges.local import memory
@@ -180,3 +183,24 @@ def test_free_memory_is_known_here():
 def test_strongrejects_rubric(reply, score, unjudged):
     found = read_rubric_reply(reply)
     assert (found.score, found.unjudged, found.scale) == (score, unjudged, "0-1")
+
+
+def test_over_refusal_by_a_judge_that_reads_refusals(tmp_path):
+    from safety_lightning.evaluation.tasks import OrdinaryRequests
+
+    folder = make_guard(tmp_path / "guard", {}, chat_template=CHAT)
+    guard = Qwen3GuardJudge(folder, reads="refusal", **ON_CPU)
+    (spec,) = OrdinaryRequests(judge=guard).metrics
+    assert (spec.kind, spec.scale, spec.judge_name) == ("judged", "yes-no", f"qwen3guard {folder}")
+    assert repr(OrdinaryRequests(judge=guard)) == repr(OrdinaryRequests())
+    with pytest.raises(ValueError, match="must be WildGuardJudge or Qwen3GuardJudge with reads: refusal"):
+        OrdinaryRequests(judge=Qwen3GuardJudge(folder))
+
+
+def test_rules_give_a_second_opinion_unless_told_not_to():
+    lab, rule = LabJudge(), RuleJudge()
+    assert [one.name for one in choose_judges(lab, None, second_opinion=True)] == ["lab", "rule"]
+    assert choose_judges(lab, None, second_opinion=False) == [lab]
+    assert choose_judges(rule, None, second_opinion=True) == [rule]
+    assert choose_judges(rule, lab, second_opinion=True) == [rule, lab]
+    assert choose_judges(None, None, second_opinion=True) == []

@@ -10,6 +10,8 @@ strongreject, harmbench, wildguard, guards   judges of the field, each with its 
 from safety_lightning.evaluation.judges.local.guards import LlamaGuardJudge, Qwen3GuardJudge
 from safety_lightning.evaluation.judges.local.harmbench import HarmBenchJudge
 from safety_lightning.evaluation.judges.local.levels import LocalJudge
+from safety_lightning.evaluation.judges.local.memory import make_room
+from safety_lightning.evaluation.judges.local.model_judge import ModelJudge
 from safety_lightning.evaluation.judges.local.strongreject import StrongREJECTJudge
 from safety_lightning.evaluation.judges.local.wildguard import WildGuardJudge
 
@@ -17,7 +19,9 @@ __all__ = [
     "HarmBenchJudge",
     "LlamaGuardJudge",
     "LocalJudge",
+    "ModelJudge",
     "Qwen3GuardJudge",
     "StrongREJECTJudge",
     "WildGuardJudge",
+    "make_room",
 ]
