@@ -16,6 +16,8 @@ from safety_lightning.evaluation.judges import Judge
 from safety_lightning.evaluation.measurement import MAX_UNJUDGED_SHARE, check_unjudged_share
 from safety_lightning.evaluation.tasks import (
     GSM8K,
+    MATH500,
+    MMLU,
     HarmfulRequests,
     Lab,
     OrdinaryRequests,
@@ -34,8 +36,10 @@ class EvaluationData(LightningDataModule):
 
     Args:
         model: The model whose tokenizer and context are used: a folder, a hub name or ``lab:NAME``.
-        tasks: ``gsm8k``, ``harmful``, ``ordinary``, ``lab``; one or more.
+        tasks: ``gsm8k``, ``math500``, ``mmlu``, ``harmful``, ``ordinary``, ``lab``; one or more.
         gsm8k: Settings of GSM8K.
+        math500: Settings of MATH-500.
+        mmlu: Settings of MMLU.
         harmful: Settings of harmful requests.
         ordinary: Settings of ordinary requests.
         lab: Settings of the lab.
@@ -55,6 +59,8 @@ class EvaluationData(LightningDataModule):
         model: str,
         tasks: list[TaskName],
         gsm8k: GSM8K = GSM8K(),  # noqa: B008 (frozen)
+        math500: MATH500 = MATH500(),  # noqa: B008 (frozen)
+        mmlu: MMLU = MMLU(),  # noqa: B008 (frozen)
         harmful: HarmfulRequests = HarmfulRequests(),  # noqa: B008 (frozen)
         ordinary: OrdinaryRequests = OrdinaryRequests(),  # noqa: B008 (frozen)
         lab: Lab = Lab(),  # noqa: B008 (frozen)
@@ -73,6 +79,8 @@ class EvaluationData(LightningDataModule):
         self.suite = TaskSuite(
             tasks=tasks,
             gsm8k=gsm8k,
+            math500=math500,
+            mmlu=mmlu,
             harmful=harmful,
             ordinary=ordinary,
             lab=lab,

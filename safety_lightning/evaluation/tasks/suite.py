@@ -11,10 +11,12 @@ from safety_lightning.evaluation.judges import Judge, choose_judges
 from safety_lightning.evaluation.tasks.gsm8k import GSM8K
 from safety_lightning.evaluation.tasks.harmful import HarmfulRequests, JudgedRequests
 from safety_lightning.evaluation.tasks.lab import Lab
+from safety_lightning.evaluation.tasks.math500 import MATH500
+from safety_lightning.evaluation.tasks.mmlu import MMLU
 from safety_lightning.evaluation.tasks.ordinary import OrdinaryRequests
 from safety_lightning.evaluation.tasks.protocol import Task
 
-TaskName = Literal["gsm8k", "harmful", "ordinary", "lab"]
+TaskName = Literal["gsm8k", "math500", "mmlu", "harmful", "ordinary", "lab"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,8 +24,10 @@ class TaskSuite:
     """Which tasks a model is measured on, with the settings of each.
 
     Attributes:
-        tasks: ``gsm8k``, ``harmful``, ``ordinary``, ``lab``; one or more, each once.
+        tasks: ``gsm8k``, ``math500``, ``mmlu``, ``harmful``, ``ordinary``, ``lab``; one or more, each once.
         gsm8k: Settings of GSM8K.
+        math500: Settings of MATH-500.
+        mmlu: Settings of MMLU.
         harmful: Settings of harmful requests.
         ordinary: Settings of ordinary requests.
         lab: Settings of the lab, which is three tasks.
@@ -37,6 +41,8 @@ class TaskSuite:
 
     tasks: list[TaskName]
     gsm8k: GSM8K = field(default_factory=GSM8K)
+    math500: MATH500 = field(default_factory=MATH500)
+    mmlu: MMLU = field(default_factory=MMLU)
     harmful: HarmfulRequests = field(default_factory=HarmfulRequests)
     ordinary: OrdinaryRequests = field(default_factory=OrdinaryRequests)
     lab: Lab = field(default_factory=Lab)
@@ -68,6 +74,8 @@ class TaskSuite:
         """Makes the tasks, in their order."""
         makers: dict[TaskName, Callable[[], list[Task]]] = {
             "gsm8k": lambda: [self.gsm8k],
+            "math500": lambda: [self.math500],
+            "mmlu": lambda: [self.mmlu],
             "harmful": lambda: [JudgedRequests(self.harmful, self.harm_judges)],
             "ordinary": lambda: [self.ordinary],
             "lab": self.lab.make_tasks,
