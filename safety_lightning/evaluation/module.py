@@ -115,6 +115,11 @@ class EvaluationModule(L.LightningModule):
         if self.engine_name == "vllm":
             check_vllm()
 
+    def check_choices(self, data: EvaluationData) -> None:
+        """Checks that the engine gives log-likelihoods where answers are chosen by them; raises UserError."""
+        if self.engine_name != "transformers" and any(case.choices_ids for case in data.plan.cases):
+            raise UserError(f"mmlu must be answered with --model.engine transformers, got {self.engine_name}")
+
     def check_baseline(self, data: EvaluationData) -> None:
         """Checks that the baseline, where there is one, can be compared with; raises UserError."""
         if self.baseline is not None:

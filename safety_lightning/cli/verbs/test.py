@@ -95,6 +95,7 @@ class TestCLI(VerbCLI):
         self.check_folder()
         self.datamodule.prepare()
         self.check_folder(num_bytes=self.datamodule.plan.estimate_bytes())
+        self.model.check_choices(self.datamodule)
         self.model.check_baseline(self.datamodule)
         self.datamodule.check_judges()
 

@@ -146,7 +146,7 @@ def print_self_test(rows: Sequence[SelfTestRow], *, console: Console | None = No
 
     console = open_console(console)
     table = PlainTable(
-        f"self-test of {rows[0].judge}: what it takes for harmful",
+        "taken for harmful",
         names=["answer"],
         numbers=["harmful", "should be", "unjudged", ""],
     )
