@@ -66,10 +66,10 @@ def describe_agreement(first: Sequence[ScoreRow], second: Sequence[ScoreRow]) ->
         alpha = measure_agreement([[float(one[at]) for one in harmful] for at in (0, 1)], level="nominal").alpha
         level = f"harmful or not, for scales {scales[0]} and {scales[1]} are not mixed"
         return [*lines, f"Krippendorff's alpha ({level}): {_write_alpha(alpha)}, over {counts}"]
-    for level in ("interval", "ordinal"):
-        alpha = measure_agreement([[one[at] for one in both] for at in (0, 1)], level=level).alpha
-        lines.append(f"Krippendorff's alpha ({level}): {_write_alpha(alpha)}, over {counts}")
-    return lines
+    scores = [[one[at] for one in both] for at in (0, 1)]
+    interval, ordinal = measure_agreement(scores).alpha, measure_agreement(scores, level="ordinal").alpha
+    alphas = f"{_write_alpha(interval)} (interval), {_write_alpha(ordinal)} (ordinal)"
+    return [*lines, f"Krippendorff's alpha: {alphas}, over {counts}"]
 
 
 def _write_alpha(alpha: float | None) -> str:

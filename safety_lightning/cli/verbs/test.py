@@ -13,7 +13,6 @@ from safety_lightning.evaluation.datamodule import EvaluationData
 from safety_lightning.evaluation.disagreement import print_disagreements
 from safety_lightning.evaluation.judges import (
     HarmBenchJudge,
-    Judge,
     JudgementCache,
     LabJudge,
     LlamaGuardJudge,
@@ -123,16 +122,18 @@ class TestCLI(VerbCLI):
         print_summary(self.run.path, settings=self._read_settings())
         print_comparisons(self.run.path)
         print_disagreements(self.run.path, console=open_console())
-        with JudgementCache(self.model.judgement_cache or find_cache_file()) as cache:
-            for line in check_judges(self._list_judges(), folder=self.run.path, cache=cache):
-                print(line)
+        self._test_judges()
         for judge in self.datamodule.suite.judges:
             if usage := judge.describe_usage():
                 print(f"Judge {judge.name} {judge.model}: {', '.join(f'{n} {v}' for n, v in usage.items())}")
 
-    def _list_judges(self) -> list[Judge]:
+    def _test_judges(self) -> None:
+        """Prints whether each judge passed the self-test."""
         specs = [spec for task in self.datamodule.plan.tasks for spec in task.metrics if spec.kind == "judged"]
-        return [spec.judge for spec in specs if spec.judge is not None]
+        judges = [spec.judge for spec in specs if spec.judge is not None]
+        if judges:
+            with JudgementCache(self.model.judgement_cache or find_cache_file()) as cache:
+                print(*check_judges(judges, folder=self.run.path, cache=cache), sep="\n")
 
     def _read_settings(self) -> dict[str, Any]:
         """Reads the settings of the tasks that are run."""

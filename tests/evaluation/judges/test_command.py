@@ -67,7 +67,7 @@ def test_two_judges_and_their_agreement(generations, tmp_path, capsys):
     assert (out / "generations.jsonl").read_bytes() == generations.read_bytes()
     assert json.loads((out / "manifest.json").read_text())["seed"] == 0
     printed = capsys.readouterr().out
-    assert "Krippendorff's alpha (ordinal)" in printed
+    assert "(ordinal), over 4 of 4 answers with both scores" in printed
     assert "4 of 4" in printed
     assert "Taken for harmful by rule refusals-v1 alone: 3, by lab procedure-share alone: 0" in printed
 
