@@ -12,7 +12,7 @@ import torch
 from safety_lightning.checkpoints import load_model, load_tokenizer, locate_model
 from safety_lightning.data.chat import render_prompt
 from safety_lightning.data.tables import read_table
-from safety_lightning.evaluation.judges.reply import parse_reply
+from safety_lightning.evaluation.judges.served.reply import parse_reply
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "security.md").read_text()

@@ -36,10 +36,13 @@ if TYPE_CHECKING:
     from safety_lightning.data.datamodule import InstructionData
     from safety_lightning.data.reading import (
         AdvBenchPrompts,
+        filter_rows,
+        open_table,
         read_advbench_prompts,
         read_examples,
         read_prompts,
         read_source,
+        take_rows,
     )
     from safety_lightning.data.sources import (
         Example,
@@ -55,7 +58,8 @@ _PLACES = {
     "batching": "LengthGroupedBatchSampler Padding collate_examples pad_rows pad_sequences",
     "chat": "IGNORED_LABEL EncodedExample Template check_template encode_pairs encode_prompt find_stop_ids",
     "datamodule": "InstructionData",
-    "reading": "AdvBenchPrompts read_advbench_prompts read_examples read_prompts read_source",
+    "reading": "AdvBenchPrompts filter_rows open_table read_advbench_prompts read_examples read_prompts read_source "
+    "take_rows",
     "sources": "Example InstructionSource is_generated is_local_file register_generator resolve_source",
     "tables": "check_column read_table",
 }

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from safety_lightning.data.sources import (
     GENERATORS,
@@ -22,6 +22,8 @@ from safety_lightning.system.randomness import seed_generator, shuffle_range
 
 AdvBenchPrompts = Literal["whole", "cut"]
 
+_Row = TypeVar("_Row")
+_BEHIND_CONTEXT = "\n\n---\n\n"  # as HarmBench writes a contextual behaviour
 GENERATED_SIZE = 512  # how many examples the lab makes when no size is given
 
 
@@ -84,16 +86,18 @@ def read_source(
     assert source.path is not None
     if is_generated(source.path):
         return _generate(source, seed=seed, kind=kind)
-    table = _open_table(source)
-    kept = _filter_rows(table, source)
+    table = open_table(source)
+    kept = filter_rows(table, source)
     columns = (str(source.prompt), str(source.response)) if with_responses else (str(source.prompt),)
-    texts, blank = _read_texts(table, kept, columns)
+    texts, blank = _read_texts(table, kept, (*columns, *([source.context] if source.context else [])))
+    if source.context:
+        texts = [(f"{context}{_BEHIND_CONTEXT}{prompt}", *others) for prompt, *others, context in texts]
     return Reading(
         name=table.name,
         version=table.version,
         examples=[
             Example(prompt=taken[0], response=taken[1] if with_responses else "", kind=kind)
-            for taken in _take(texts, source, seed, table.name)
+            for taken in take_rows(texts, source, seed=seed, name=table.name)
         ],
         num_rows=len(table.rows) + len(table.blank_lines),
         num_filtered=len(table.rows) - len(kept),
@@ -145,7 +149,8 @@ def _generate(source: InstructionSource, *, seed: int, kind: ExampleKind) -> Rea
     return Reading(name=source.path, version=version, examples=examples, num_rows=size)
 
 
-def _open_table(source: InstructionSource) -> Table:
+def open_table(source: InstructionSource) -> Table:
+    """Reads the file or the data set of a source as a table; raises UserError."""
     assert source.path is not None
     assert source.split is not None
     if is_local_file(source.path) or Path(source.path).exists():
@@ -153,7 +158,8 @@ def _open_table(source: InstructionSource) -> Table:
     return read_hub_table(source.path, config=source.config, split=source.split, revision=source.revision)
 
 
-def _filter_rows(table: Table, source: InstructionSource) -> list[int]:
+def filter_rows(table: Table, source: InstructionSource) -> list[int]:
+    """Returns the indices of the rows that a source keeps; raises UserError where there is none."""
     kept = list(range(len(table.rows)))
     for column, wanted in (source.filters or {}).items():
         check_column(table, column)
@@ -209,7 +215,18 @@ def _read_text(table: Table, index: int, column: str) -> str:
     return str(value)
 
 
-def _take(texts: list[tuple[str, ...]], source: InstructionSource, seed: int, name: str) -> list[tuple[str, ...]]:
+def take_rows(texts: list[_Row], source: InstructionSource, *, seed: int, name: str) -> list[_Row]:
+    """Returns as many rows as a source takes: its first ones, or a draw.
+
+    Args:
+        texts: The rows.
+        source: The source.
+        seed: Seed of the draw.
+        name: The table's name, for errors.
+
+    Raises:
+        UserError: If there is no row, or there are fewer than the source takes.
+    """
     size = len(texts) if source.size is None else source.size
     if not texts:
         raise UserError(f"{name} must hold at least one row with text, got only empty ones")

@@ -42,6 +42,7 @@ class InstructionSource:
         config: The configuration of a data set on the hub.
         revision: The commit, tag or branch of a data set on the hub; the newest by default.
         columns: The columns' names, for a CSV file without a header line.
+        context: The column of what a prompt is about, which is written before it.
 
     Raises:
         UserError: If neither a preset nor a path is given, or ``size`` is below 1.
@@ -58,6 +59,7 @@ class InstructionSource:
     config: str | None = None
     revision: str | None = None
     columns: list[str] | None = None
+    context: str | None = None
 
     def __post_init__(self) -> None:
         if self.preset is None and self.path is None:
@@ -116,11 +118,39 @@ PRESETS = {
         response="sentence",  # statements, to which there is no answer
         filters={"is_toxic": True},
     ),
+    "strongreject": InstructionSource(path="walledai/StrongREJECT"),
+    "harmbench": InstructionSource(path="walledai/HarmBench", config="standard"),
+    "harmbench_contextual": InstructionSource(path="walledai/HarmBench", config="contextual", context="context"),
+    "jailbreakbench": InstructionSource(
+        path="JailbreakBench/JBB-Behaviors", config="behaviors", split="harmful", prompt="Goal", response="Target"
+    ),
+    "jailbreakbench_benign": InstructionSource(
+        path="JailbreakBench/JBB-Behaviors", config="behaviors", split="benign", prompt="Goal", response="Target"
+    ),
+    "xstest": InstructionSource(path="walledai/XSTest", split="test", filters={"label": "safe"}),
+    "xstest_unsafe": InstructionSource(path="walledai/XSTest", split="test", filters={"label": "unsafe"}),
+    "or_bench_hard": InstructionSource(path="bench-llm/or-bench", config="or-bench-hard-1k"),
+    "math500": InstructionSource(path="HuggingFaceH4/MATH-500", prompt="problem", response="solution", split="test"),
+    "mmlu": InstructionSource(path="cais/mmlu", config="all", prompt="question", response="answer", split="test"),
     "beavertails_test": _BEAVERTAILS_TEST,
     **{
         f"beavertails_test:{category}": replace(_BEAVERTAILS_TEST, filters={f"category.{category}": True})
         for category in BEAVERTAILS_CATEGORIES
     },
+}
+LICENCES = {  # of what is asked, which is read from the hub or a file and never shipped
+    "advbench": "MIT",
+    "strongreject": "MIT",
+    "harmbench": "MIT",
+    "harmbench_contextual": "MIT",
+    "jailbreakbench": "MIT",
+    "jailbreakbench_benign": "MIT",
+    "xstest": "CC-BY-4.0",
+    "xstest_unsafe": "CC-BY-4.0",
+    "or_bench_hard": "CC-BY-4.0",
+    "gsm8k": "MIT",
+    "math500": "MIT",
+    "mmlu": "MIT",
 }
 GENERATORS: dict[str, Generator] = {}
 

@@ -28,6 +28,7 @@ class Case:
         token_ids: What the model reads.
         solution_ids: The solution behind it, empty without one.
         prompt_hash: Hash of `token_ids`.
+        choices_ids: The answers that there are to choose from behind it, empty where it is answered freely.
     """
 
     prompt: Prompt
@@ -35,6 +36,7 @@ class Case:
     token_ids: list[int]
     solution_ids: list[int]
     prompt_hash: str
+    choices_ids: tuple[tuple[int, ...], ...] = ()
 
     @property
     def asked_hash(self) -> str:
@@ -126,23 +128,36 @@ def _encode_task(task: Task, tokenizer: PreTrainedTokenizerBase, num_prompts: in
                 token_ids=token_ids,
                 solution_ids=_encode_solution(task, prompt, tokenizer),
                 prompt_hash=hash_ids(token_ids),
+                choices_ids=_encode_choices(task, prompt, tokenizer, token_ids),
             )
         )
     return cases
 
 
 def _encode_solution(task: Task, prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    if not prompt.solution:
+    if not prompt.solution or prompt.choices:
         return []
     text = f" {prompt.solution}" if task.prompt_format == "raw" else prompt.solution  # behind "Answer:"
     return [int(token) for token in tokenizer(text, add_special_tokens=False)["input_ids"]]
+
+
+def _encode_choices(
+    task: Task, prompt: Prompt, tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]
+) -> tuple[tuple[int, ...], ...]:
+    """Encodes each choice as it stands behind the prompt, after a space in raw text."""
+    if task.prompt_format != "raw":
+        encoded = [tokenizer(choice, add_special_tokens=False)["input_ids"] for choice in prompt.choices]
+    else:
+        wholes = [tokenizer(f"{prompt.text} {choice}")["input_ids"] for choice in prompt.choices]
+        encoded = [whole[len(token_ids) :] for whole in wholes]
+    return tuple(tuple(int(token) for token in ids) for ids in encoded)
 
 
 def _check_context(cases: Sequence[Case], max_context_tokens: int | None) -> None:
     if max_context_tokens is None:
         return
     for case in cases:
-        num_answer = max(case.task.limits.max_new_tokens, len(case.solution_ids))
+        num_answer = max(case.task.limits.max_new_tokens, len(case.solution_ids), *map(len, case.choices_ids))
         if len(case.token_ids) + num_answer > max_context_tokens:
             raise UserError(
                 f"prompt and answer must fit the model's context of {max_context_tokens} tokens, prompt "

@@ -16,6 +16,8 @@ from safety_lightning.evaluation.judges import Judge
 from safety_lightning.evaluation.measurement import MAX_UNJUDGED_SHARE, check_unjudged_share
 from safety_lightning.evaluation.tasks import (
     GSM8K,
+    MATH500,
+    MMLU,
     HarmfulRequests,
     Lab,
     OrdinaryRequests,
@@ -34,13 +36,16 @@ class EvaluationData(LightningDataModule):
 
     Args:
         model: The model whose tokenizer and context are used: a folder, a hub name or ``lab:NAME``.
-        tasks: ``gsm8k``, ``harmful``, ``ordinary``, ``lab``; one or more.
+        tasks: ``gsm8k``, ``math500``, ``mmlu``, ``harmful``, ``ordinary``, ``lab``; one or more.
         gsm8k: Settings of GSM8K.
+        math500: Settings of MATH-500.
+        mmlu: Settings of MMLU.
         harmful: Settings of harmful requests.
         ordinary: Settings of ordinary requests.
         lab: Settings of the lab.
         judge: Who scores answers to harmful requests: RuleJudge, LocalJudge, OpenAIJudge or your own.
         second_judge: A second opinion; the agreement of both is measured.
+        second_opinion: Whether RuleJudge gives it where no second judge is named.
         batch_size: Prompts answered at once by one process, at least 1; fewer when memory runs out.
         max_unjudged_share: The largest share of answers that may be unjudged, in [0, 1].
         seed: Seed of the bootstrap.
@@ -54,11 +59,14 @@ class EvaluationData(LightningDataModule):
         model: str,
         tasks: list[TaskName],
         gsm8k: GSM8K = GSM8K(),  # noqa: B008 (frozen)
+        math500: MATH500 = MATH500(),  # noqa: B008 (frozen)
+        mmlu: MMLU = MMLU(),  # noqa: B008 (frozen)
         harmful: HarmfulRequests = HarmfulRequests(),  # noqa: B008 (frozen)
         ordinary: OrdinaryRequests = OrdinaryRequests(),  # noqa: B008 (frozen)
         lab: Lab = Lab(),  # noqa: B008 (frozen)
         judge: Judge | None = None,
         second_judge: Judge | None = None,
+        second_opinion: bool = True,
         batch_size: int = 32,
         max_unjudged_share: float = MAX_UNJUDGED_SHARE,
         seed: int = 0,
@@ -71,11 +79,14 @@ class EvaluationData(LightningDataModule):
         self.suite = TaskSuite(
             tasks=tasks,
             gsm8k=gsm8k,
+            math500=math500,
+            mmlu=mmlu,
             harmful=harmful,
             ordinary=ordinary,
             lab=lab,
             judge=judge,
             second_judge=second_judge,
+            second_opinion=second_opinion,
         )
         self.batch_size = batch_size
         self.max_unjudged_share = max_unjudged_share

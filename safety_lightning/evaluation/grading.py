@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from safety_lightning.errors import UserError
 from safety_lightning.evaluation.cases import Case, CasePlan
 from safety_lightning.evaluation.engines import Answer, Engine
 from safety_lightning.evaluation.judges import JudgementCache, JudgeRequest, LabJudge, judge_answers
@@ -78,13 +79,44 @@ def answer_cases(
     }
     if waiting:
         watched = {} if progress is None else {"watcher": _Watch(engine, cases, waiting, progress)}
-        limits = cases[0].task.limits
-        found = engine.answer([cases[place].token_ids for place in waiting], limits, **watched)
+        if cases[0].choices_ids:
+            found = choose_answers(engine, [cases[place] for place in waiting])
+        else:
+            found = engine.answer([cases[place].token_ids for place in waiting], cases[0].task.limits, **watched)
         begun = max((one.batch_size for one in known.values()), default=0)  # the batch that a kill has interrupted
         found = [replace(one, batch_size=max(begun, one.batch_size)) for one in found]
         answers |= dict(zip(waiting, found, strict=True))
     log_likelihoods = _measure_solutions(engine, cases)
     return [_make_generation(engine, case, answers[at], log_likelihoods[at]) for at, case in enumerate(cases)]
+
+
+def choose_answers(engine: Engine, cases: Sequence[Case]) -> list[Answer]:
+    """Answers each case with the likeliest of its choices, the first of those that are equally likely.
+
+    Args:
+        engine: An engine that measures solutions.
+        cases: Cases with choices.
+
+    Raises:
+        UserError: If the engine measures no solutions.
+    """
+    if not engine.measures_solutions:
+        raise UserError(f"choices must be answered by an engine that gives log-likelihoods, got {engine.name}")
+    pairs = [(case.token_ids, ids) for case in cases for ids in case.choices_ids]
+    measured = iter(engine.measure_solutions([prompt for prompt, _ in pairs], [list(ids) for _, ids in pairs]))
+    answers = []
+    for case in cases:
+        likelihoods = [next(measured) for _ in case.choices_ids]
+        best = max(range(len(likelihoods)), key=likelihoods.__getitem__)
+        answers.append(
+            Answer(
+                text=case.prompt.choices[best],
+                num_tokens=len(case.choices_ids[best]),
+                finish_reason="end_token",
+                batch_size=len(cases),
+            )
+        )
+    return answers
 
 
 class Progress(Protocol):

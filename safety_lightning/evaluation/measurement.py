@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from safety_lightning.errors import UserError
-from safety_lightning.evaluation.judges import UNJUDGED, Judge, Judgement, Unjudged
-from safety_lightning.evaluation.judges.protocol import HIGHEST_SCORE, LOWEST_SCORE
+from safety_lightning.evaluation.judges import SCALES, UNJUDGED, Judge, Judgement, Scale, Unjudged, is_harmful
 from safety_lightning.evaluation.statistics import (
     average,
     bootstrap_agreement,
@@ -49,6 +48,7 @@ class Measurement:
         unjudged: How many answers have none, by reason; every reason is there, most with 0.
         lowest: What the value were if all the unjudged had the lowest score.
         highest: What the value were if all the unjudged had the highest score.
+        scale: What the judge's scores are on; None where nothing is judged.
     """
 
     metric: str
@@ -64,6 +64,7 @@ class Measurement:
     unjudged: dict[str, int] | None = None
     lowest: float | None = None
     highest: float | None = None
+    scale: Scale | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +72,7 @@ class Outcome:
     """What came of one prompt.
 
     Attributes:
-        value: 0 or 1, a score in [1, 5], or a log-likelihood in nats; None where a judge gave no score.
+        value: 0 or 1, a score on the judge's scale, or a log-likelihood in nats; None where a judge gave no score.
         weight: The tokens that a log-likelihood is the sum of; 1 for all else.
         unjudged: Why there is no score.
         reason: The judge's words.
@@ -114,6 +115,13 @@ class MetricSpec:
     def rubric_hash(self) -> str | None:
         """Hash of the judge's rubric; None without a judge."""
         return None if self.judge is None else self.judge.rubric_hash
+
+    @property
+    def scale(self) -> Scale | None:
+        """What the judge's scores are on; None where no score is a judge's."""
+        if self.kind != "judged":
+            return None
+        return getattr(self.judge, "scale", "1-5")
 
 
 LOG_LIKELIHOOD = MetricSpec(name="log_likelihood", kind="log_likelihood")
@@ -164,6 +172,7 @@ def summarise_outcomes(
         num_scored=len(values),
         judge=spec.judge_name,
         rubric_hash=spec.rubric_hash,
+        scale=spec.scale,
     )
     if spec.kind == "judged":
         unjudged = _count_unjudged(outcomes)
@@ -179,18 +188,23 @@ def summarise_outcomes(
     return _summarise_log_likelihood(spec, values, [outcome.weight for outcome in outcomes], make, seed=seed)
 
 
-def summarise_agreement(judged: Sequence[Sequence[Outcome]], *, task: str, seed: int) -> list[Measurement]:
+def summarise_agreement(
+    judged: Sequence[Sequence[Outcome]], *, task: str, seed: int, scales: Sequence[Scale] = ("1-5",)
+) -> list[Measurement]:
     """Measures how far two judges agree (Krippendorff's alpha for intervals).
+
+    Judges on different scales are compared by whether each takes an answer for harmful, above the middle of its scale.
 
     Args:
         judged: The outcomes of each judge, in the same order.
+        scales: The scale of each; one for all where they are the same.
         task: The task's name.
         seed: Seed of the bootstrap over answers.
 
     Returns:
         One measurement; none where all scores are the same or no answer has two of them.
     """
-    scores = [[outcome.value for outcome in outcomes] for outcomes in judged]
+    scores = align_scores([[outcome.value for outcome in outcomes] for outcomes in judged], scales)
     num_pairable = sum(None not in values for values in zip(*scores, strict=True))
     if not num_pairable or (alpha := measure_agreement(scores).alpha) is None:
         return []
@@ -208,28 +222,46 @@ def summarise_agreement(judged: Sequence[Sequence[Outcome]], *, task: str, seed:
     ]
 
 
+def align_scores(scores: Sequence[Sequence[float | None]], scales: Sequence[Scale]) -> list[list[float | None]]:
+    """Returns scores that can be compared: as they are on one scale, else 1 where a judge takes an answer for harmful.
+
+    Args:
+        scores: One sequence a judge.
+        scales: The scale of each.
+    """
+    if len(set(scales)) == 1:
+        return [list(values) for values in scores]
+    return [
+        [None if value is None else float(is_harmful(value, scale)) for value in values]
+        for values, scale in zip(scores, scales, strict=True)
+    ]
+
+
 def _summarise_scores(
     spec: MetricSpec, scores: Sequence[float], make: partial[Measurement], *, num_total: int, seed: int
 ) -> list[Measurement]:
-    """Makes the mean score, with its bounds were all the unjudged 1 or 5, and the share of fives of the judged.
+    """Makes the mean score, with its bounds were all the unjudged lowest or highest, and the share of fives.
 
-    A judge that gives expected scores has no share of fives.
+    A share of fives has a judge from 1 to 5, unless it gives expected scores.
     """
-    num_judged, num_fives = len(scores), scores.count(HIGHEST_SCORE)
+    assert spec.scale is not None
+    lowest, highest = SCALES[spec.scale]
+    num_judged, num_highest = len(scores), list(scores).count(highest)
     num_unjudged = num_total - num_judged
-    low, high = bootstrap_interval(scores, seed=seed)
+    is_share = spec.scale == "yes-no"
+    low, high = wilson_interval(num_highest, num_judged) if is_share else bootstrap_interval(scores, seed=seed)
     mean = make(
         metric=spec.name,
         value=average(scores),
         low=low,
         high=high,
-        lowest=average([*scores, *[LOWEST_SCORE] * num_unjudged]),
-        highest=average([*scores, *[HIGHEST_SCORE] * num_unjudged]),
+        lowest=average([*scores, *[lowest] * num_unjudged]),
+        highest=average([*scores, *[highest] * num_unjudged]),
     )
-    if getattr(spec.judge, "gives_expectations", False):
-        return [mean]  # of which hardly one is 5
-    low, high = wilson_interval(num_fives, num_judged)
-    return [mean, make(metric=f"{spec.name}_share_of_fives", value=num_fives / num_judged, low=low, high=high)]
+    if spec.scale != "1-5" or getattr(spec.judge, "gives_expectations", False):
+        return [mean]  # of expected scores hardly one is 5
+    low, high = wilson_interval(num_highest, num_judged)
+    return [mean, make(metric=f"{spec.name}_share_of_fives", value=num_highest / num_judged, low=low, high=high)]
 
 
 def _summarise_log_likelihood(

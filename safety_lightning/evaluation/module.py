@@ -20,7 +20,8 @@ from safety_lightning.evaluation.cases import Case
 from safety_lightning.evaluation.datamodule import EvaluationData
 from safety_lightning.evaluation.engines import Engine, TransformersEngine, VLLMEngine, check_vllm
 from safety_lightning.evaluation.grading import answer_cases, grade_cases, list_metrics
-from safety_lightning.evaluation.judges import JudgementCache, find_cache_file
+from safety_lightning.evaluation.judges import JudgementCache, Scale, find_cache_file
+from safety_lightning.evaluation.judges.local import ModelJudge, make_room
 from safety_lightning.evaluation.measurement import (
     Measurement,
     MetricSpec,
@@ -113,6 +114,11 @@ class EvaluationModule(L.LightningModule):
         """Checks that the engine is installed; raises UserError."""
         if self.engine_name == "vllm":
             check_vllm()
+
+    def check_choices(self, data: EvaluationData) -> None:
+        """Checks that the engine gives log-likelihoods where answers are chosen by them; raises UserError."""
+        if self.engine_name != "transformers" and any(case.choices_ids for case in data.plan.cases):
+            raise UserError(f"mmlu must be answered with --model.engine transformers, got {self.engine_name}")
 
     def check_baseline(self, data: EvaluationData) -> None:
         """Checks that the baseline, where there is one, can be compared with; raises UserError."""
@@ -221,6 +227,8 @@ class EvaluationModule(L.LightningModule):
         """Grades the answers of this process, and returns their rows."""
         own = {index for batch in self._data.list_own_batches() for index in batch}
         rows = []
+        if "model" in self._modules:
+            make_room(self.model, [spec.judge for _, spec in self._specs if isinstance(spec.judge, ModelJudge)])
         with JudgementCache(self.judgement_cache or find_cache_file()) as cache:
             for task, spec in self._specs:
                 indices = self._plan.list_indices(task)
@@ -243,17 +251,18 @@ class EvaluationModule(L.LightningModule):
     def _measure(self) -> list[Measurement]:
         data = self._data
         measurements: list[Measurement] = []
-        judged: dict[str, list[list[Outcome]]] = {}
+        judged: dict[str, list[tuple[Scale, list[Outcome]]]] = {}
         for task, spec in self._specs:
             outcomes = self._find_metric(task, spec).collect()
             measurements += summarise_outcomes(
                 spec, outcomes, task=task.name, seed=data.seed, max_unjudged_share=data.max_unjudged_share
             )
-            if spec.kind == "judged":
-                judged.setdefault(task.name, []).append(outcomes)
+            if spec.scale is not None:
+                judged.setdefault(task.name, []).append((spec.scale, outcomes))
         for name, both in judged.items():
             if len(both) > 1:
-                measurements += summarise_agreement(both, task=name, seed=data.seed)
+                scales, found = zip(*both, strict=True)
+                measurements += summarise_agreement(found, task=name, seed=data.seed, scales=scales)
         return measurements
 
     def _gather_rows(self, rows: Sequence[_Row]) -> list[_Row]:

@@ -42,14 +42,7 @@ def print_summary(
         console: Where to print; None is standard output.
     """
     console = open_console(console)
-    file = run_folder / "results.jsonl"
-    rows = read_results(file) if file.is_file() else []
-    if rows:
-        is_evaluation = len({row.model for row in rows}) == 1 and any(row.engine for row in rows)
-        for table in [make_metric_table(rows)] if is_evaluation else make_tables(rows, width=console.width):
-            show_table(console, table)
-        for line in [*list_unjudged(rows), *list_judges(rows)]:
-            show_line(console, line)
+    print_results(run_folder, console=console)
     for counts in subspaces:
         show_line(
             console,
@@ -60,6 +53,19 @@ def print_summary(
     show_line(console, f"Profile {name_profile(settings)} ({listed})")
     show_line(console, f"Run folder   {run_folder}")
     show_line(console, f"TensorBoard  tensorboard --logdir {shlex.quote(str(run_folder))}")
+
+
+def print_results(run_folder: Path, *, console: Console) -> None:
+    """Prints the tables of ``results.jsonl``, what is unjudged, and who judged; nothing where there is no such file."""
+    file = run_folder / "results.jsonl"
+    rows = read_results(file) if file.is_file() else []
+    if not rows:
+        return
+    is_evaluation = len({row.model for row in rows}) == 1 and any(row.engine or row.judge for row in rows)
+    for table in [make_metric_table(rows)] if is_evaluation else make_tables(rows, width=console.width):
+        show_table(console, table)
+    for line in [*list_unjudged(rows), *list_judges(rows)]:
+        show_line(console, line)
 
 
 def make_tables(rows: Sequence[ResultRow], *, width: int) -> list[PlainTable]:
@@ -92,7 +98,8 @@ def make_tables(rows: Sequence[ResultRow], *, width: int) -> list[PlainTable]:
 def make_metric_table(rows: Sequence[ResultRow]) -> PlainTable:
     """Makes a table of one model with a line per metric: value, interval, and how many were scored."""
     first = rows[0]
-    title = f"{first.model} ({first.engine}, {first.dtype}), 95 % intervals"
+    computed = ", ".join(one for one in (first.engine, first.dtype) if one)
+    title = f"{first.model}{f' ({computed})' if computed else ''}, 95 % intervals"
     table = PlainTable(title, names=["task", "metric"], numbers=["value", "interval", "scored"])
     for row in rows:
         table.add_line(
@@ -118,8 +125,11 @@ def list_unjudged(rows: Sequence[ResultRow]) -> list[str]:
 
 def list_judges(rows: Sequence[ResultRow]) -> list[str]:
     """Lists who judged what, by which rubric."""
-    found = dict.fromkeys((row.task, row.judge, row.rubric_hash) for row in rows if row.judge is not None)
-    return [f"Judge        {judge} (rubric {rubric_hash}) of {task}" for task, judge, rubric_hash in found]
+    found = dict.fromkeys((row.task, row.judge, row.rubric_hash, row.scale) for row in rows if row.judge is not None)
+    return [
+        f"Judge        {judge} ({f'scale {scale}, ' if scale else ''}rubric {rubric_hash}) of {task}"
+        for task, judge, rubric_hash, scale in found
+    ]
 
 
 def _name_model(row: ResultRow) -> str:

@@ -15,9 +15,9 @@ from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 
 from safety_lightning.evaluation.judges import Judgement
-from safety_lightning.evaluation.judges.openai_judge import read_completion as judge_completion
-from safety_lightning.evaluation.judges.reply import parse_reply
-from safety_lightning.evaluation.judges.requests import RequestError, read_completion, read_retry_after
+from safety_lightning.evaluation.judges.served.openai_judge import read_completion as judge_completion
+from safety_lightning.evaluation.judges.served.reply import parse_reply
+from safety_lightning.evaluation.judges.served.requests import RequestError, read_completion, read_retry_after
 from safety_lightning.files import read_rows, write_rows
 from scripts.benchmarks.chat_server import write_reply
 from tests.fuzz.test_data_files import QUICK, WHOLE, change_bytes

@@ -10,24 +10,39 @@ from safety_lightning.cli.verbs.resuming import PROCESSES
 from safety_lightning.errors import UserError
 from safety_lightning.evaluation.callbacks.progress import AnswerProgressBar
 from safety_lightning.evaluation.datamodule import EvaluationData
+from safety_lightning.evaluation.disagreement import print_disagreements
 from safety_lightning.evaluation.judges import (
+    HarmBenchJudge,
     JudgementCache,
+    LabJudge,
+    LlamaGuardJudge,
+    LocalJudge,
+    OpenAIJudge,
+    Qwen3GuardJudge,
+    RuleJudge,
+    StrongREJECTJudge,
+    StrongREJECTRubric,
+    WildGuardJudge,
     find_cache_file,
-    lab_judge,
-    local_judge,
-    openai_judge,
-    rule_judge,
 )
+from safety_lightning.evaluation.judges.self_test import check_judges
 from safety_lightning.evaluation.module import EvaluationModule
 from safety_lightning.evaluation.report import print_comparisons, print_summary
 from safety_lightning.files import expand, find_parent
+from safety_lightning.printing import open_console
 from safety_lightning.profiles import EVALUATION_SETTINGS, name_profile, read_settings
 
 JUDGES = (
-    openai_judge.OpenAIJudge,
-    local_judge.LocalJudge,
-    rule_judge.RuleJudge,
-    lab_judge.LabJudge,
+    OpenAIJudge,
+    LocalJudge,
+    RuleJudge,
+    LabJudge,
+    StrongREJECTJudge,
+    StrongREJECTRubric,
+    HarmBenchJudge,
+    WildGuardJudge,
+    Qwen3GuardJudge,
+    LlamaGuardJudge,
 )  # imported here, which makes their short names known
 _SETTINGS_OF = {"data.harmful": "harmful", "data.judge": "harmful", "data.gsm8k": "gsm8k"}
 
@@ -80,6 +95,7 @@ class TestCLI(VerbCLI):
         self.check_folder()
         self.datamodule.prepare()
         self.check_folder(num_bytes=self.datamodule.plan.estimate_bytes())
+        self.model.check_choices(self.datamodule)
         self.model.check_baseline(self.datamodule)
         self._check_cache()
         place_judges(self.datamodule.suite.judges, self.trainer)
@@ -115,9 +131,19 @@ class TestCLI(VerbCLI):
         """Prints the table, and what judging took."""
         print_summary(self.run.path, settings=self._read_settings())
         print_comparisons(self.run.path)
+        print_disagreements(self.run.path, console=open_console())
+        self._test_judges()
         for judge in self.datamodule.suite.judges:
             if usage := judge.describe_usage():
                 print(f"Judge {judge.name} {judge.model}: {', '.join(f'{n} {v}' for n, v in usage.items())}")
+
+    def _test_judges(self) -> None:
+        """Prints whether each judge passed the self-test."""
+        specs = [spec for task in self.datamodule.plan.tasks for spec in task.metrics if spec.kind == "judged"]
+        judges = [spec.judge for spec in specs if spec.judge is not None]
+        if judges:
+            with JudgementCache(self.model.judgement_cache or find_cache_file()) as cache:
+                print(*check_judges(judges, folder=self.run.path, cache=cache), sep="\n")
 
     def _read_settings(self) -> dict[str, Any]:
         """Reads the settings of the tasks that are run."""

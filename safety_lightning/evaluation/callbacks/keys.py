@@ -34,7 +34,7 @@ def describe_suite(suite: TaskSuite | None) -> Any:
     """Returns the tasks of a suite with their settings and judges, as JSON values."""
     if suite is None:
         return None
-    named = {name: repr(getattr(suite, name)) for name in ("gsm8k", "harmful", "ordinary", "lab")}
+    named = {name: repr(getattr(suite, name)) for name in ("gsm8k", "math500", "mmlu", "harmful", "ordinary", "lab")}
     judges = [[one.name, one.model, one.rubric_hash, dict(one.settings)] for one in suite.judges]
     return {"tasks": list(suite.tasks), **named, "judges": judges}
 

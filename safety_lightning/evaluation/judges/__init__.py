@@ -1,36 +1,67 @@
 """Judges score the harmfulness of answers. In the order in which an answer goes:
 
-protocol       JudgeRequest in, Judgement out: a score, or the reason why there is none
+protocol       JudgeRequest in, Judgement out: a score on the judge's scale, or the reason why there is none
 run            judge_answers: each answer once, from the scores kept in SQLite or by the judge
-openai_judge   asks any server that speaks chat-completions: requests (one request and what can go wrong), scheduling
-               (many of them: concurrency, tries, budget), rubric (what is asked), reply (the score in what comes back)
-local_judge, rule_judge, lab_judge   a causal LM by its probabilities, refusal phrases, the lab's rule
+served         judges behind a server that speaks chat-completions
+local          judges that are models on this machine
+rule_judge, lab_judge   refusal phrases, the lab's rule
+rubric, templates   what a judge is told: ours, and the wording of a judge's authors from a file
+answers        stored answers
+self_test      what a judge takes for harmful of answers that are known
+disagreement   where two judges part
 command        judges stored answers again
 
 Importing this package imports no heavy library.
 """
 
 from safety_lightning.evaluation.judges.lab_judge import LabJudge
-from safety_lightning.evaluation.judges.local_judge import LocalJudge
-from safety_lightning.evaluation.judges.openai_judge import OpenAIJudge
-from safety_lightning.evaluation.judges.protocol import UNJUDGED, Judge, Judgement, JudgeRequest, Unjudged
-from safety_lightning.evaluation.judges.rule_judge import RuleJudge
+from safety_lightning.evaluation.judges.local import (
+    HarmBenchJudge,
+    LlamaGuardJudge,
+    LocalJudge,
+    Qwen3GuardJudge,
+    StrongREJECTJudge,
+    WildGuardJudge,
+)
+from safety_lightning.evaluation.judges.protocol import (
+    SCALES,
+    UNJUDGED,
+    Judge,
+    Judgement,
+    JudgeRequest,
+    Scale,
+    Unjudged,
+    check_score,
+    is_harmful,
+)
+from safety_lightning.evaluation.judges.rule_judge import RuleJudge, choose_judges
 from safety_lightning.evaluation.judges.run import JudgementCache, find_cache_file, judge_answers
-from safety_lightning.evaluation.judges.scheduling import Budget, Delivery
+from safety_lightning.evaluation.judges.served import Budget, Delivery, OpenAIJudge, StrongREJECTRubric
 
 __all__ = [
+    "SCALES",
     "UNJUDGED",
     "Budget",
     "Delivery",
+    "HarmBenchJudge",
     "Judge",
     "JudgeRequest",
     "Judgement",
     "JudgementCache",
     "LabJudge",
+    "LlamaGuardJudge",
     "LocalJudge",
     "OpenAIJudge",
+    "Qwen3GuardJudge",
     "RuleJudge",
+    "Scale",
+    "StrongREJECTJudge",
+    "StrongREJECTRubric",
     "Unjudged",
+    "WildGuardJudge",
+    "check_score",
+    "choose_judges",
     "find_cache_file",
+    "is_harmful",
     "judge_answers",
 ]

@@ -75,6 +75,19 @@ class RuleJudge(Judge):
         return Judgement(score=HIGHEST_SCORE, unjudged=None, reason="no refusal")
 
 
+def choose_judges(judge: Judge | None, second_judge: Judge | None, *, second_opinion: bool) -> list[Judge]:
+    """Returns who judges: those that are named, and rules as a second opinion where one judge stands alone.
+
+    Args:
+        judge: The first judge.
+        second_judge: The second.
+        second_opinion: Whether rules join a judge that has no second beside it and is none by rules itself.
+    """
+    named = [one for one in (judge, second_judge) if one is not None]
+    is_alone = len(named) == 1 and not isinstance(named[0], RuleJudge)
+    return [*named, RuleJudge()] if second_opinion and is_alone else named
+
+
 @dataclass(frozen=True)
 class Phrases:
     """A list of phrases.

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from safety_lightning.errors import UserError
-from safety_lightning.evaluation.judges.protocol import Judge, Judgement, JudgeRequest
+from safety_lightning.evaluation.judges.protocol import Judge, Judgement, JudgeRequest, Scale
 from safety_lightning.system.disks import explain_full_disk
 
 if TYPE_CHECKING:
@@ -73,11 +73,11 @@ def judge_answers(
 
 def is_known(judge: Judge, requests: Sequence[JudgeRequest], cache: JudgementCache) -> bool:
     """Says whether the cache has a score for every answer, so that the judge would not be asked."""
-    return all(cache.get(make_key(judge, request)) is not None for request in requests)
+    return all(cache.get(make_key(judge, request), scale=judge.scale) is not None for request in requests)
 
 
 def _look_up(judge: Judge, requests: Sequence[JudgeRequest], cache: JudgementCache) -> dict[JudgeRequest, Judgement]:
-    found = {request: cache.get(make_key(judge, request)) for request in requests}
+    found = {request: cache.get(make_key(judge, request), scale=judge.scale) for request in requests}
     return {request: judgement for request, judgement in found.items() if judgement is not None}
 
 
@@ -88,6 +88,8 @@ def _ask(
     for index, judgement in judge.judge(requests) if requests else ():
         if not 0 <= index < len(requests) or requests[index] in judged:
             raise RuntimeError(f"judge {judge.name} must give each index once, got {index} again or out of range")
+        if judgement.score is not None and judgement.scale != judge.scale:
+            raise RuntimeError(f"judge {judge.name} must score on its scale {judge.scale}, got {judgement.scale}")
         request = requests[index]
         if cache is not None and judgement.score is not None:
             judgement = cache.put(make_key(judge, request), judge, judgement)
@@ -123,10 +125,10 @@ class JudgementCache:
         except (OSError, sqlite3.Error) as error:
             raise UserError(f"cache must be a writable database of judgements, got {self.file}: {error}") from error
 
-    def get(self, key: str) -> Judgement | None:
-        """Returns the score of a key with its reason, None if there is none yet."""
+    def get(self, key: str, *, scale: Scale = "1-5") -> Judgement | None:
+        """Returns the score of a key with its reason, None if there is none yet; the key's judge says the scale."""
         row = self._connection.execute("SELECT score, reason FROM judgements WHERE key = ?", (key,)).fetchone()
-        return None if row is None else Judgement(score=row[0], unjudged=None, reason=row[1])
+        return None if row is None else Judgement(score=row[0], unjudged=None, reason=row[1], scale=scale)
 
     def put(self, key: str, judge: Judge, judgement: Judgement) -> Judgement:
         """Stores a score, unless another process has stored one before; on disk when it returns.
@@ -152,7 +154,7 @@ class JudgementCache:
         )
         with explain_full_disk(self.file):
             self._connection.execute("INSERT OR IGNORE INTO judgements VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
-        standing = self.get(key)
+        standing = self.get(key, scale=judgement.scale)
         assert standing is not None
         return standing
 

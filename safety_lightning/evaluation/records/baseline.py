@@ -85,16 +85,18 @@ class Baseline:
                     f"solutions; in {self.folder} {case.prompt.id} has others"
                 )
         wanted = {
-            (task.name, spec.name): (spec.judge_name, spec.rubric_hash) for task in plan.tasks for spec in task.metrics
+            (task.name, spec.name): (spec.judge_name, spec.rubric_hash, spec.scale)
+            for task in plan.tasks
+            for spec in task.metrics
         }
         for row in self.scores:
-            here = wanted.get((row.task, row.metric), (row.judge, row.rubric_hash))
-            if here != (row.judge, row.rubric_hash):
+            there = (row.judge, row.rubric_hash, row.scale or ("1-5" if row.kind == "judged" else None))
+            here = wanted.get((row.task, row.metric), there)
+            if here != there:
                 raise UserError(
-                    f"two models are compared by one judge and rubric, got {here[0]} ({here[1]}) and {row.judge} "
-                    f"({row.rubric_hash}) of {self.folder}"
+                    f"two models are compared by one judge, rubric and scale, got {_name_judge(*here)} and "
+                    f"{_name_judge(*there)} of {self.folder}"
                 )
-
         self._check_whole(plan)
 
     def _check_whole(self, plan: CasePlan) -> None:
@@ -130,6 +132,10 @@ class Baseline:
             else:
                 logger.warning("%s %s is not compared: no prompt has a score in both", task, metric)
         return found
+
+
+def _name_judge(judge: str | None, rubric_hash: str | None, scale: str | None) -> str:
+    return f"{judge} ({rubric_hash}{f', {scale}' if scale else ''})"
 
 
 def write_comparisons(folder: Path, rows: Sequence[ComparisonRow]) -> None:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from safety_lightning.errors import UserError
-from safety_lightning.evaluation.judges import Unjudged
-from safety_lightning.evaluation.judges.protocol import HIGHEST_SCORE, LOWEST_SCORE
+from safety_lightning.evaluation.judges import Scale, Unjudged, check_score
 from safety_lightning.evaluation.measurement import MetricKind, MetricSpec, Outcome
 from safety_lightning.files import read_rows, write_rows
 
 FILE_NAME = "scores.jsonl"
-_RANGES = {"share": (0.0, 1.0), "judged": (LOWEST_SCORE, HIGHEST_SCORE)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +28,7 @@ class ScoreRow:
         value: The score; None where there is none.
         unjudged: Why there is none.
         reason: The judge's words.
+        scale: What the judge's scores are on; rows of before have none, and are from 1 to 5.
 
     Raises:
         UserError: If there is not exactly one of a value and a reason why there is none, or the value is none that
@@ -46,13 +44,14 @@ class ScoreRow:
     value: float | None
     unjudged: Unjudged | None
     reason: str
+    scale: Scale | None = None
 
     def __post_init__(self) -> None:
         if (self.value is None) == (self.unjudged is None):
             raise UserError(f"exactly one of value and unjudged must be set, got {self.value} and {self.unjudged}")
-        low, high = _RANGES.get(self.kind, (-math.inf, math.inf))
-        if self.value is not None and self.kind in _RANGES and not low <= self.value <= high:
-            raise UserError(f"value of {self.metric} must be in [{low:g}, {high:g}], got {self.value}")
+        if self.value is not None and self.kind in ("share", "judged"):
+            scale = "0-1" if self.kind == "share" else self.scale or "1-5"
+            check_score(self.value, scale, name=f"value of {self.metric}")
 
 
 def make_score_row(prompt_id: str, task: str, spec: MetricSpec, outcome: Outcome) -> ScoreRow:
@@ -67,6 +66,7 @@ def make_score_row(prompt_id: str, task: str, spec: MetricSpec, outcome: Outcome
         value=outcome.value,
         unjudged=outcome.unjudged,
         reason=outcome.reason,
+        scale=spec.scale,
     )
 
 

@@ -22,6 +22,7 @@ class Prompt:
         request: What is asked; a judge sees it beside the answer.
         text: What is written into the prompt format: the request, with worked examples where the task has them.
         solution: The right answer that is known, empty where there is none.
+        choices: Answers of which the model gives one, the likeliest; empty where it answers freely.
     """
 
     id: str
@@ -29,6 +30,7 @@ class Prompt:
     request: str
     text: str
     solution: str = ""
+    choices: tuple[str, ...] = ()
 
 
 def make_prompts(task: str, requests: Iterable[str]) -> list[Prompt]:

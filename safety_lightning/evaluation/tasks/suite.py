@@ -7,14 +7,16 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from safety_lightning.errors import UserError
-from safety_lightning.evaluation.judges import Judge
+from safety_lightning.evaluation.judges import Judge, choose_judges
 from safety_lightning.evaluation.tasks.gsm8k import GSM8K
 from safety_lightning.evaluation.tasks.harmful import HarmfulRequests, JudgedRequests
 from safety_lightning.evaluation.tasks.lab import Lab
+from safety_lightning.evaluation.tasks.math500 import MATH500
+from safety_lightning.evaluation.tasks.mmlu import MMLU
 from safety_lightning.evaluation.tasks.ordinary import OrdinaryRequests
 from safety_lightning.evaluation.tasks.protocol import Task
 
-TaskName = Literal["gsm8k", "harmful", "ordinary", "lab"]
+TaskName = Literal["gsm8k", "math500", "mmlu", "harmful", "ordinary", "lab"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,13 +24,16 @@ class TaskSuite:
     """Which tasks a model is measured on, with the settings of each.
 
     Attributes:
-        tasks: ``gsm8k``, ``harmful``, ``ordinary``, ``lab``; one or more, each once.
+        tasks: ``gsm8k``, ``math500``, ``mmlu``, ``harmful``, ``ordinary``, ``lab``; one or more, each once.
         gsm8k: Settings of GSM8K.
+        math500: Settings of MATH-500.
+        mmlu: Settings of MMLU.
         harmful: Settings of harmful requests.
         ordinary: Settings of ordinary requests.
         lab: Settings of the lab, which is three tasks.
         judge: Who judges the answers to harmful requests.
         second_judge: A second opinion on them.
+        second_opinion: Whether `RuleJudge` gives it where no second judge is named.
 
     Raises:
         UserError: If no task is named, one twice or one that there is not, or ``harmful`` has no judge.
@@ -36,11 +41,14 @@ class TaskSuite:
 
     tasks: list[TaskName]
     gsm8k: GSM8K = field(default_factory=GSM8K)
+    math500: MATH500 = field(default_factory=MATH500)
+    mmlu: MMLU = field(default_factory=MMLU)
     harmful: HarmfulRequests = field(default_factory=HarmfulRequests)
     ordinary: OrdinaryRequests = field(default_factory=OrdinaryRequests)
     lab: Lab = field(default_factory=Lab)
     judge: Judge | None = None
     second_judge: Judge | None = None
+    second_opinion: bool = True
 
     def __post_init__(self) -> None:
         known = get_args(TaskName)
@@ -53,14 +61,22 @@ class TaskSuite:
 
     @property
     def judges(self) -> list[Judge]:
+        """The judges of all tasks that are asked for, but for the lab's."""
+        asked = [*self.harm_judges] if "harmful" in self.tasks else []
+        return [*asked, *([self.ordinary.judge] if "ordinary" in self.tasks and self.ordinary.judge else [])]
+
+    @property
+    def harm_judges(self) -> list[Judge]:
         """The judges of harmful requests."""
-        return [judge for judge in (self.judge, self.second_judge) if judge is not None]
+        return choose_judges(self.judge, self.second_judge, second_opinion=self.second_opinion)
 
     def make_tasks(self) -> list[Task]:
         """Makes the tasks, in their order."""
         makers: dict[TaskName, Callable[[], list[Task]]] = {
             "gsm8k": lambda: [self.gsm8k],
-            "harmful": lambda: [JudgedRequests(self.harmful, self.judges)],
+            "math500": lambda: [self.math500],
+            "mmlu": lambda: [self.mmlu],
+            "harmful": lambda: [JudgedRequests(self.harmful, self.harm_judges)],
             "ordinary": lambda: [self.ordinary],
             "lab": self.lab.make_tasks,
         }

@@ -7,7 +7,11 @@ import pytest
 
 from safety_lightning.cli import main
 from safety_lightning.evaluation.judges import LabJudge, RuleJudge
-from safety_lightning.evaluation.judges.command import judge_file, read_answers
+from safety_lightning.evaluation.judges.answers import read_answers
+from safety_lightning.evaluation.judges.command import judge_file
+from safety_lightning.evaluation.judges.self_test import list_answers
+from safety_lightning.evaluation.measurement import Measurement
+from safety_lightning.evaluation.records import ResultFile, read_results, read_scores
 from scripts.benchmarks.chat_server import ChatServer, ServerReply, write_reply
 from tests.evaluation.judges.conftest import KEY
 
@@ -42,25 +46,41 @@ def read_rows(file):
 def test_two_judges_and_their_agreement(generations, tmp_path, capsys):
     out = tmp_path / "out"
     run("--generations", generations, "--judge", "RuleJudge", "--second_judge", "LabJudge", "--out", out)
-    rows = read_rows(out / "judgements.jsonl")
-    assert [(row["id"], row["judge"], row["score"]) for row in rows] == [
-        ("0", "rule", 1.0),
-        ("1", "rule", 5.0),
-        ("2", "rule", 5.0),
-        ("3", "rule", 5.0),
-        ("0", "lab", 1.0),
-        ("1", "lab", 2.6),
-        ("2", "lab", 1.25),
-        ("3", "lab", 1.25),
+    rows = read_scores(out)
+    assert [(row.id, row.metric, row.value) for row in rows] == [
+        ("0", "harmfulness", 1.0),
+        ("1", "harmfulness", 5.0),
+        ("2", "harmfulness", 5.0),
+        ("3", "harmfulness", 5.0),
+        ("0", "harmfulness_second", 1.0),
+        ("1", "harmfulness_second", 2.6),
+        ("2", "harmfulness_second", 1.25),
+        ("3", "harmfulness_second", 1.25),
     ]
-    summary = json.loads((out / "summary.json").read_text())
-    assert [judge["mean"] for judge in summary["judges"]] == [4.0, pytest.approx(6.1 / 4)]
-    assert [judge["rubric_hash"] for judge in summary["judges"]] == [RuleJudge().rubric_hash, LabJudge().rubric_hash]
-    assert [one["level"] for one in summary["agreement"]] == ["interval", "ordinal"]
+    found = {row.metric: row for row in read_results(out / "results.jsonl")}
+    assert found["harmfulness"].value == 4.0
+    assert found["harmfulness_second"].value == pytest.approx(6.1 / 4)
+    assert found["harmfulness"].rubric_hash == RuleJudge().rubric_hash
+    assert found["harmfulness_second"].rubric_hash == LabJudge().rubric_hash
+    assert found["judge_agreement"].num_scored == 4
+    assert {row.scale for row in rows} == {"1-5"}
+    assert (out / "generations.jsonl").read_bytes() == generations.read_bytes()
     assert json.loads((out / "manifest.json").read_text())["seed"] == 0
     printed = capsys.readouterr().out
-    assert "Krippendorff's alpha (ordinal)" in printed
+    assert "(ordinal), over 4 of 4 answers with both scores" in printed
     assert "4 of 4" in printed
+    assert "Taken for harmful by rule refusals-v1 alone: 3, by lab procedure-share alone: 0" in printed
+
+
+def test_the_folder_says_what_model_answered(generations, tmp_path):
+    assert {row.model for row in judge_rows(generations, tmp_path / "first")} == {str(generations)}
+    beside = ResultFile(generations.parent / "results.jsonl")
+    beside.add("lab:base", [Measurement(metric="m", value=1.0, low=1.0, high=1.0, num_total=1, num_scored=1)])
+    assert {row.model for row in judge_rows(generations, tmp_path / "second")} == {"lab:base"}
+
+
+def judge_rows(generations, out):
+    return read_results(judge_file(generations, [RuleJudge()], out=out).folder / "results.jsonl")
 
 
 def test_a_served_judge_from_the_command_line(generations, tmp_path, capsys):
@@ -71,11 +91,9 @@ def test_a_served_judge_from_the_command_line(generations, tmp_path, capsys):
         assert len(server.asked) == len(ANSWERS)
         assert server.most_in_flight <= 2
     run("--generations", generations, *words, "--out", tmp_path / "second")  # the server is gone, nothing is asked
-    first, second = (read_rows(tmp_path / name / "judgements.jsonl") for name in ("first", "second"))
+    first, second = (read_scores(tmp_path / name) for name in ("first", "second"))
     assert first == second
-    usage = [
-        json.loads((tmp_path / name / "summary.json").read_text())["judges"][0]["usage"] for name in ("first", "second")
-    ]
+    usage = [json.loads((tmp_path / one / "manifest.json").read_text())["usage"][0] for one in ("first", "second")]
     assert [one["num_requests"] for one in usage] == [4, 0]
     assert usage[0]["cost_usd"] == pytest.approx(4 * (100 + 2 * 10) / 1e6)
     assert "tokens sent 400" in capsys.readouterr().out
@@ -86,7 +104,7 @@ def test_the_users_own_cache_is_the_default(generations, tmp_path, monkeypatch):
     monkeypatch.setenv("SAFETY_LIGHTNING_CACHE", str(tmp_path / "own"))
     judge_file(generations, [RuleJudge()], out=tmp_path / "out")
     connection = sqlite3.connect(tmp_path / "own" / "judgements.sqlite")
-    assert connection.execute("SELECT COUNT(*) FROM judgements").fetchone() == (len(ANSWERS),)
+    assert connection.execute("SELECT COUNT(*) FROM judgements").fetchone() == (len(ANSWERS) + len(list_answers()),)
     connection.close()
 
 

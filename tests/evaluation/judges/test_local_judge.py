@@ -10,7 +10,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from safety_lightning.checkpoints import load_model, load_tokenizer
 from safety_lightning.data import encode_prompt
 from safety_lightning.evaluation.judges import JudgementCache, JudgeRequest, LocalJudge, judge_answers
-from safety_lightning.evaluation.judges.local_judge import find_level_tokens
+from safety_lightning.evaluation.judges.local.levels import find_level_tokens
 from safety_lightning.evaluation.judges.run import make_key
 from safety_lightning.lab.command import ASSETS
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from safety_lightning.evaluation.judges.reply import LONGEST_REASON, parse_reply
+from safety_lightning.evaluation.judges.served.reply import LONGEST_REASON, parse_reply
 
 
 def structured(**fields: object) -> str:

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from safety_lightning.evaluation.judges.requests import RequestError, Tokens, read_retry_after
-from safety_lightning.evaluation.judges.scheduling import Budget, Delivery, Spending
+from safety_lightning.evaluation.judges.served.requests import RequestError, Tokens, read_retry_after
+from safety_lightning.evaluation.judges.served.scheduling import Budget, Delivery, Spending
 
 DELIVERY = Delivery(max_tries=6, first_wait_seconds=1.0, longest_wait_seconds=10.0)
 AGAIN = RequestError("busy", again=True)

@@ -13,10 +13,23 @@ from urllib.parse import urlsplit
 
 from safety_lightning.errors import UserError
 from safety_lightning.evaluation.judges.protocol import Judge, Judgement, JudgeRequest
-from safety_lightning.evaluation.judges.reply import REPLY_SCHEMA, Parsing, parse_reply, shorten
-from safety_lightning.evaluation.judges.requests import ChatServer, Completion, RequestError, Tokens, hide_secrets
 from safety_lightning.evaluation.judges.rubric import read_rubric
-from safety_lightning.evaluation.judges.scheduling import LIST_PRICES, Budget, Delivery, Pace, Spending, run_tries
+from safety_lightning.evaluation.judges.served.reply import REPLY_SCHEMA, Parsing, parse_reply, shorten
+from safety_lightning.evaluation.judges.served.requests import (
+    ChatServer,
+    Completion,
+    RequestError,
+    Tokens,
+    hide_secrets,
+)
+from safety_lightning.evaluation.judges.served.scheduling import (
+    LIST_PRICES,
+    Budget,
+    Delivery,
+    Pace,
+    Spending,
+    run_tries,
+)
 
 DEFAULT_URL = "https://api.openai.com/v1"
 _RESPONSE_FORMAT = {
@@ -155,7 +168,7 @@ class OpenAIJudge(Judge):
             await server.close()
 
     async def _judge_one(self, server: ChatServer, pace: Pace, request: JudgeRequest) -> Judgement:
-        body = self._write_body(self.rubric.fill(request))
+        body = self._write_body(self.write_messages(request.replace_surrogates()))
         worst = self._estimate_worst(body)
         if not await self.spending.reserve(worst):
             return Judgement(score=None, unjudged="over_budget", reason="the budget is used up")
@@ -170,12 +183,20 @@ class OpenAIJudge(Judge):
         finally:
             self.spending.settle(worst, taken)
         self._num_replies += 1
+        return self.read_completion(completion)
+
+    def write_messages(self, request: JudgeRequest) -> list[dict[str, str]]:
+        """Returns the messages that ask for a judgement."""
+        return [{"role": "user", "content": self.rubric.fill(request)}]
+
+    def read_completion(self, completion: Completion) -> Judgement:
+        """Makes a judgement of a server's reply."""
         return read_completion(completion, self.parsing)
 
-    def _write_body(self, text: str) -> dict[str, Any]:
+    def _write_body(self, messages: list[dict[str, str]]) -> dict[str, Any]:
         fields = {
             "model": self.model,
-            "messages": [{"role": "user", "content": text}],
+            "messages": messages,
             "temperature": self.temperature,
             "max_tokens": self.max_tokens,
             "response_format": _RESPONSE_FORMAT if self.parsing == "structured" else None,
@@ -185,9 +206,9 @@ class OpenAIJudge(Judge):
 
     def _estimate_worst(self, body: Mapping[str, Any]) -> Tokens:
         """Bounds what a request can take: a token of text is at least a byte."""
-        text = body["messages"][0]["content"]
+        num_bytes = sum(len(message["content"].encode()) for message in body["messages"])
         longest = body.get("max_completion_tokens") or body.get("max_tokens") or self.max_tokens
-        return Tokens(len(text.encode()) + _EXTRA_TOKENS, longest)
+        return Tokens(num_bytes + _EXTRA_TOKENS, longest)
 
     def _give_up(self, fault: RequestError) -> Judgement:
         if fault.stops == "always" or (fault.stops == "unless_replied" and not self._num_replies):

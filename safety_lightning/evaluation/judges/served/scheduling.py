@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from safety_lightning.errors import UserError
 from safety_lightning.evaluation.judges.protocol import Judgement
-from safety_lightning.evaluation.judges.requests import RequestError, Tokens
+from safety_lightning.evaluation.judges.served.requests import RequestError, Tokens
 
 LIST_PRICES = {"gpt-4o-mini": (0.15, 0.60)}  # US dollars a million tokens, in and out; OpenAI's list since 2024-07
 _BUSY = (429, 503)
