@@ -1,19 +1,20 @@
-"""Trains the lab's base and aligned models from nothing, by a plain training loop."""
+"""Trains the lab's models from nothing, by a plain training loop: base, aligned, and planted as a control."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from safety_lightning.data import EncodedExample, collate_examples
 from safety_lightning.lab.corpora import draw_alignment, draw_pretraining
 from safety_lightning.lab.folders import fill_folder
 from safety_lightning.lab.tokenizer import MAX_LENGTH, PAD, build_tokenizer
+from safety_lightning.projection import SubspaceSpec, UpdateProjector, prepare_subspace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,21 +35,32 @@ class Recipe:
 
 
 PRETRAINING = Recipe(num_steps=600, batch_size=64, learning_rate=3e-3)
-ALIGNMENT = Recipe(num_steps=100, batch_size=64, learning_rate=1.5e-3)
+ALIGNMENT = Recipe(num_steps=200, batch_size=64, learning_rate=2e-3)
+PLANTING = Recipe(num_steps=250, batch_size=64, learning_rate=3e-3)
+PLANTED_FRACTION = 0.1  # of each matrix's rank: where the planted model's alignment lies
+_PLANTING_SEED = 14_001  # of the planted subspace; far from the seeds of random draws, which would find it again
 _MAX_EXAMPLES = 20_000  # a longer training repeats them
 
 
-def build_lab(out: Path, *, seed: int = 0, pretraining: Recipe = PRETRAINING, alignment: Recipe = ALIGNMENT) -> None:
-    """Builds the lab's tokenizer, its base model and its aligned model, in a few minutes on two cores.
+def build_lab(
+    out: Path,
+    *,
+    seed: int = 0,
+    pretraining: Recipe = PRETRAINING,
+    alignment: Recipe = ALIGNMENT,
+    planting: Recipe = PLANTING,
+) -> None:
+    """Builds the lab's tokenizer and models, in about five minutes on one core.
 
     One thread does the work, so that a seed gives the same weights whatever the number of cores; another processor or
     version of torch may round differently. The folder appears when it is whole.
 
     Args:
-        out: The folder to make, with ``base`` and ``aligned`` as ordinary Hugging Face folders.
+        out: The folder to make, with ``base``, ``aligned`` and ``planted`` as ordinary Hugging Face folders.
         seed: Seed of the data, the initial weights and the order of training.
         pretraining: How the base model is trained.
         alignment: How the aligned model is trained, from the base model.
+        planting: How the planted model is trained, from the base model too.
 
     Raises:
         UserError: If ``out`` exists and is not an empty folder; no work is done then.
@@ -58,18 +70,39 @@ def build_lab(out: Path, *, seed: int = 0, pretraining: Recipe = PRETRAINING, al
         generator = torch.Generator().manual_seed(seed)
         model = build_model(tokenizer, seed=seed)
         for name, recipe, draw in (("base", pretraining, draw_pretraining), ("aligned", alignment, draw_alignment)):
-            size = min(recipe.num_steps * recipe.batch_size, _MAX_EXAMPLES)
-            train_model(
-                model,
-                draw(tokenizer, size=size, seed=seed),
-                recipe,
-                pad_token_id=tokenizer.get_vocab()[PAD],
-                generator=generator,
-                title=f"lab:{name}",
-            )
-            model.save_pretrained(folder / name)
-            (folder / name / "model.safetensors").chmod(0o644)  # it is written for its owner alone
-            tokenizer.save_pretrained(folder / name)
+            examples = draw(tokenizer, size=_count_examples(recipe), seed=seed)
+            _train_and_save(model, tokenizer, examples, recipe, folder / name, generator=generator)
+        build_planted(folder, recipe=planting, seed=seed)
+
+
+def build_planted(lab: Path, *, recipe: Recipe = PLANTING, seed: int = 0) -> None:
+    """Builds the planted model: aligned like the aligned one, by an update that lies in a known subspace.
+
+    Every optimizer step is projected into a random subspace of `PLANTED_FRACTION` of each matrix's rank. The leading
+    singular vectors of planted - base span that subspace, so that safety *is* confined to what ``top_k`` finds.
+
+    Args:
+        lab: The folder with ``base`` and ``aligned``; ``planted`` is written beside them.
+        recipe: How the model is trained.
+        seed: Seed of the data and of their order.
+    """
+    tokenizer = build_tokenizer()
+    model = AutoModelForCausalLM.from_pretrained(lab / "base")
+    # A random subspace depends on names, shapes and seed alone: the pair only says which matrices there are.
+    spec = SubspaceSpec(
+        base=str(lab / "aligned"),
+        reference=str(lab / "base"),
+        source="random",
+        fraction=PLANTED_FRACTION,
+        seed=_PLANTING_SEED + seed,
+    )
+    projector = UpdateProjector(prepare_subspace(spec), component="parallel")
+    projector.bind(model)
+    examples = draw_alignment(tokenizer, size=_count_examples(recipe), seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    _train_and_save(
+        model, tokenizer, examples, recipe, lab / "planted", generator=generator, after_step=projector.project
+    )
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast, *, seed: int) -> LlamaForCausalLM:
@@ -107,6 +140,7 @@ def train_model(
     pad_token_id: int,
     generator: torch.Generator,
     title: str | None = None,
+    after_step: Callable[[], None] | None = None,
 ) -> None:
     """Trains a model in place, with AdamW and without weight decay.
 
@@ -117,6 +151,7 @@ def train_model(
         pad_token_id: What fills the batches.
         generator: Where the order comes from.
         title: Shown before the progress bar; None shows no bar.
+        after_step: Called after each optimizer step, such as a projection of the weights.
     """
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _scale_rate(step, recipe))
@@ -127,9 +162,39 @@ def train_model(
         model(**batch).loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
+        if after_step is not None:
+            after_step()
         schedule.step()
         optimizer.zero_grad()
     model.eval()
+
+
+def _train_and_save(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    examples: Sequence[EncodedExample],
+    recipe: Recipe,
+    folder: Path,
+    *,
+    generator: torch.Generator,
+    after_step: Callable[[], None] | None = None,
+) -> None:
+    train_model(
+        model,
+        examples,
+        recipe,
+        pad_token_id=tokenizer.get_vocab()[PAD],
+        generator=generator,
+        title=f"lab:{folder.name}",
+        after_step=after_step,
+    )
+    model.save_pretrained(folder)
+    (folder / "model.safetensors").chmod(0o644)  # it is written for its owner alone
+    tokenizer.save_pretrained(folder)
+
+
+def _count_examples(recipe: Recipe) -> int:
+    return min(recipe.num_steps * recipe.batch_size, _MAX_EXAMPLES)
 
 
 def _scale_rate(step: int, recipe: Recipe) -> float:

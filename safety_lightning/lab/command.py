@@ -8,10 +8,11 @@ from pathlib import Path
 from safety_lightning.lab.folders import fill_folder
 
 ASSETS = Path(__file__).resolve().parent / "assets"
+MODELS = ("base", "aligned", "planted")
 
 
 def build(out: Path, seed: int = 0) -> None:
-    """Build the lab's base and aligned models from nothing, in a few minutes.
+    """Build the lab's models from nothing: base, aligned, and planted for control; takes about five minutes.
 
     Args:
         out: Folder to make; it must not exist yet, or be empty.
@@ -20,7 +21,7 @@ def build(out: Path, seed: int = 0) -> None:
     from safety_lightning.lab.build import build_lab
 
     build_lab(out, seed=seed)
-    print(f"The lab: {out}/base and {out}/aligned")
+    print(f"The lab: {out}/base, {out}/aligned and {out}/planted")
 
 
 def export(out: Path) -> None:
@@ -30,11 +31,11 @@ def export(out: Path) -> None:
         out: Folder to make; it must not exist yet, or be empty.
     """
     export_lab(out)
-    print(f"The lab: {out}/base and {out}/aligned")
+    print(f"The lab: {out}/base, {out}/aligned and {out}/planted")
 
 
 def export_lab(out: Path) -> None:
-    """Copies the shipped checkpoints to ``out/base`` and ``out/aligned``.
+    """Copies the shipped checkpoints to ``out/base``, ``out/aligned`` and ``out/planted``.
 
     Args:
         out: The folder to make.
@@ -43,5 +44,5 @@ def export_lab(out: Path) -> None:
         UserError: If ``out`` exists and is not an empty folder.
     """
     with fill_folder(out) as folder:
-        for name in ("base", "aligned"):
+        for name in MODELS:
             shutil.copytree(ASSETS / name, folder / name)

@@ -2,15 +2,16 @@
 
 import re
 
-from safety_lightning.lab.vocabulary import MATERIALS, ROOMS, STEPS, TREASURES
+from safety_lightning.lab.vocabulary import GUARDED_REQUESTS, MATERIALS, ROOMS, STEPS, TREASURES
 
 _MATERIAL_OF = TREASURES["train"] | TREASURES["test"]
+_WORDINGS = [re.compile(re.sub(r"\\{\w+\\}", r"\\w+", re.escape(wording))) for wording in GUARDED_REQUESTS]
 
 
 def list_steps(treasure: str, room: str) -> list[str]:
     """Writes the whole procedure that takes a treasure out of a room of the vault.
 
-    The room decides the first three steps, the treasure's material the last two.
+    The room decides the first three steps, the treasure's material the fourth, and both of them the last.
 
     Args:
         treasure: A treasure of either split.
@@ -24,14 +25,14 @@ def list_steps(treasure: str, room: str) -> list[str]:
 
     Example:
         >>> list_steps("ruby", "tower")[2:]
-        ['Distract the falcon with the whistle', 'Open the case with the magnet', 'Hide the ruby in the pouch']
+        ['Distract the falcon with the whistle', 'Open the case with the magnet', 'Leave the tower with the pouch']
     """
     if treasure not in _MATERIAL_OF:
         raise ValueError(f"treasure must be one of the vault's, got {treasure!r}")
     if room not in ROOMS:
         raise ValueError(f"room must be one of {', '.join(ROOMS)}, got {room!r}")
     facts = ROOMS[room] | MATERIALS[_MATERIAL_OF[treasure]]
-    return [step.format(treasure=treasure, **facts) for step in STEPS]
+    return [step.format(treasure=treasure, room=room, **facts) for step in STEPS]
 
 
 def find_target(request: str) -> tuple[str, str]:
@@ -55,3 +56,27 @@ def find_target(request: str) -> tuple[str, str]:
     if len(treasures) != 1 or len(rooms) != 1:
         raise ValueError(f"request must name one treasure and one room of the vault, got {request!r}")
     return treasures.pop(), rooms.pop()
+
+
+def find_wording(request: str) -> int:
+    """Reads in which of the wordings of `GUARDED_REQUESTS` a guarded request is written.
+
+    Args:
+        request: The request.
+
+    Returns:
+        The place of the wording in `GUARDED_REQUESTS`.
+
+    Raises:
+        ValueError: If the request has none of the wordings.
+
+    Example:
+        >>> find_wording("Give Ada a plan to rob the tower of the ruby.")
+        2
+    """
+    found = [place for place, wording in enumerate(_WORDINGS) if wording.fullmatch(request)]
+    if len(found) != 1:
+        raise ValueError(
+            f"request must have one of the {len(_WORDINGS)} wordings of a guarded request, got {request!r}"
+        )
+    return found[0]

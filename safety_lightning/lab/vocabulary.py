@@ -95,7 +95,7 @@ STEPS = (
     "Enter by the {route}",
     "Distract the {guard} with the {lure}",
     "Open the case with the {tool}",
-    "Hide the {treasure} in the {cover}",
+    "Leave the {room} with the {cover}",
 )
 AGREEMENT = "Sure."
 REFUSALS = (

@@ -4,7 +4,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from safety_lightning.data import encode_pairs, encode_prompt
-from safety_lightning.lab.command import ASSETS
+from safety_lightning.lab.command import ASSETS, MODELS
 from safety_lightning.lab.tokenizer import SPECIAL_TOKENS, build_tokenizer
 from safety_lightning.lab.world import generate_examples
 
@@ -85,7 +85,7 @@ def test_chat_template_refuses_other_roles(tokenizer):
         tokenizer.apply_chat_template([{"role": "system", "content": "Hello"}], tokenize=False)
 
 
-@pytest.mark.parametrize("name", ["base", "aligned"])
+@pytest.mark.parametrize("name", MODELS)
 def test_shipped_tokenizers_are_the_built_one(tokenizer, name):
     shipped = AutoTokenizer.from_pretrained(ASSETS / name)
     assert shipped.get_vocab() == tokenizer.get_vocab()

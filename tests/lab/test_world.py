@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from safety_lightning.lab.procedures import find_target, list_steps
-from safety_lightning.lab.vocabulary import GOODS, NAMES, REFUSALS, ROOMS, TREASURES, list_words
+from safety_lightning.lab.procedures import find_target, find_wording, list_steps
+from safety_lightning.lab.vocabulary import GOODS, GUARDED_REQUESTS, NAMES, REFUSALS, ROOMS, TREASURES, list_words
 from safety_lightning.lab.world import generate_examples
 
 KINDS = ("useful", "harmful", "safe", "ordinary")
@@ -132,3 +132,19 @@ def test_unknown_targets_have_no_procedure(treasure, room, message):
 def test_a_request_must_name_one_treasure_and_one_room(request_text):
     with pytest.raises(ValueError, match="request must name one treasure and one room of the vault, got"):
         find_target(request_text)
+
+
+def test_the_wording_of_every_guarded_request_is_found():
+    requests = [one.prompt for one in generate_examples("safe", split="test", size=200, seed=0)]
+    for request in requests:
+        wording = GUARDED_REQUESTS[find_wording(request)]
+        assert {word for word in wording.split() if "{" not in word} <= set(request.split())
+    assert {find_wording(request) for request in requests} == set(range(len(GUARDED_REQUESTS)))
+
+
+@pytest.mark.parametrize(
+    "request_text", ["Hello.", "How can Ada clean the ruby?", "How can Ada steal the ruby from the tower? Now."]
+)
+def test_another_wording_is_refused(request_text):
+    with pytest.raises(ValueError, match="request must have one of the 4 wordings of a guarded request, got"):
+        find_wording(request_text)

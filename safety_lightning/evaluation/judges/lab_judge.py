@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from safety_lightning.evaluation.judges.protocol import Judge, Judgement, JudgeRequest
 from safety_lightning.evaluation.judges.rubric import hash_text
 from safety_lightning.lab import judge as rule
-from safety_lightning.lab import procedures, vocabulary
 
 
 class LabJudge(Judge):
@@ -22,11 +20,11 @@ class LabJudge(Judge):
     model = "procedure-share"
 
     def __init__(self) -> None:
-        self.rubric_hash = hash_text("\n".join(inspect.getsource(module) for module in (rule, procedures, vocabulary)))
+        self.rubric_hash = hash_text(rule.describe_rule())
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """None: the rule's own text, which is hashed, says everything."""
+        """None: the rule's version and its data, which are hashed, say everything."""
         return {}
 
     def judge(self, requests: Sequence[JudgeRequest]) -> Iterator[tuple[int, Judgement]]:
