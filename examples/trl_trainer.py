@@ -1,4 +1,4 @@
-"""TRL's SFTTrainer, which takes the callback of the Hugging Face Trainer. Wants `pip install trl`.
+"""TRL's SFTTrainer, which takes the callback of the Hugging Face Trainer. Wants `pip install "safety_lightning[trl]"`.
 
 python examples/trl_trainer.py
 """
@@ -7,11 +7,15 @@ import tempfile
 
 import torch
 from datasets import Dataset
-from trl import SFTConfig, SFTTrainer
 
 from safety_lightning import ProjectUpdateTrainerCallback, SubspaceSpec
 from safety_lightning.checkpoints import load_model, load_tokenizer
 from safety_lightning.lab.world import generate_examples
+
+try:
+    from trl import SFTConfig, SFTTrainer
+except ModuleNotFoundError as error:
+    raise SystemExit(f"error: this example needs TRL (pip install 'safety_lightning[trl]'), got: {error}") from error
 
 
 def main() -> None:

@@ -1,9 +1,12 @@
-"""Chooses the device to work on, and has memory reused there."""
+"""Chooses the device to work on, has products made there in full float32, and memory reused."""
 
 from __future__ import annotations
 
 import ctypes
-from typing import TYPE_CHECKING
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
 
 from safety_lightning.errors import UserError
 
@@ -18,6 +21,8 @@ _LARGEST_ADAPTED_BYTES = 2**25  # up to where glibc raises its threshold by itse
 def choose_device(device: str | None = None) -> torch.device:
     """Returns a device by its name; ``auto`` or None is the GPU where there is one.
 
+    Of processes that were started together each gets a GPU of its own for ``cuda``, as far as there are enough.
+
     Raises:
         UserError: If there is no such device.
     """
@@ -25,11 +30,43 @@ def choose_device(device: str | None = None) -> torch.device:
 
     name = device if device not in (None, "auto") else ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        chosen = torch.device(name or "cpu")
+        chosen = torch.device(_find_own_gpu() if name == "cuda" else name or "cpu")
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device must be one that torch finds, such as cpu or cuda:0, got {device}") from error
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)  # what waits for "the" GPU waits for this one
     return chosen
+
+
+def _find_own_gpu() -> str:
+    import torch
+
+    return f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % max(torch.cuda.device_count(), 1)}"
+
+
+@contextmanager
+def in_full_precision() -> Iterator[None]:
+    """Makes float32 products in float32 for the time of a block or a function, whatever the user chose for training.
+
+    TF32, its bfloat16 relative on the CPU and autocast keep 8 to 11 bits of each factor, so that a projection would
+    leave a thousandth of the update on the wrong side. The user's choice is in force again afterwards.
+    """
+    import torch
+
+    backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]
+    chosen = [backend.fp32_precision for backend in backends]
+    device_types = {"cpu", "cuda" if torch.cuda.is_available() else "cpu"}
+    with ExitStack() as stack:
+        for device_type in device_types:
+            stack.enter_context(torch.autocast(device_type, enabled=False))
+        try:
+            for backend in backends:
+                backend.fp32_precision = "ieee"
+            yield
+        finally:
+            for backend, precision in zip(backends, chosen, strict=True):
+                backend.fp32_precision = precision
 
 
 def keep_freed_memory() -> None:

@@ -15,12 +15,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
+from safety_lightning.disks import explain_full_disk
 from safety_lightning.errors import UserError
+from safety_lightning.strict import check_record, parse_json
 
 PARTIAL = ".partial"
 """The ending of files and folders that are not complete."""
 
 _HOST = socket.gethostname()
+_PARTIAL_OF_HOST = f"{glob.escape(_HOST)}.*{PARTIAL}"
 
 Row = TypeVar("Row")
 
@@ -29,7 +32,8 @@ Row = TypeVar("Row")
 def atomic_path(path: Path) -> Iterator[Path]:
     """Gives a temporary path beside ``path`` to write, and renames it to ``path`` when the block has ended well.
 
-    Two processes may write one path: each has a temporary path of its own, and the last to end well stays.
+    Two processes may write one path: each has a temporary path of its own, and the last to end well stays. Modes
+    follow the umask, also of what libraries write for their user alone.
 
     Args:
         path: The file or folder to make; one of that name is replaced. Its parent is made.
@@ -37,20 +41,70 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Yields:
         The temporary path, which ends in ``.partial``. It is removed if the block fails; what processes of this
         machine left that were killed is removed first.
+
+    Raises:
+        DiskFullError: If the disk has no room for it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(path)
     partial = path.with_name(f"{path.name}.{_HOST}.{os.getpid()}{PARTIAL}")
     try:
-        yield partial
-        if partial.is_dir():
-            remove(path)
-        else:
-            with partial.open("rb") as stream:
-                os.fsync(stream.fileno())
-        os.replace(partial, path)
+        with explain_full_disk(path, partial):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _remove_dead(path.parent.glob(f"{glob.escape(path.name)}.{_PARTIAL_OF_HOST}"))
+            yield partial
+            _settle(partial)
+            if partial.is_dir():
+                remove(path)
+            os.replace(partial, path)
     finally:
         remove(partial)
+
+
+def _settle(partial: Path) -> None:
+    """Gives files the modes that the umask asks for, and has a single one on disk."""
+    umask = os.umask(0o077)
+    os.umask(umask)
+    for file in partial.rglob("*") if partial.is_dir() else [partial]:
+        if file.is_file() and not file.is_symlink():
+            file.chmod(0o666 & ~umask)
+    if partial.is_file():
+        with partial.open("rb") as stream:
+            os.fsync(stream.fileno())
+
+
+def find_parent(path: Path, *, what: str) -> Path:
+    """Returns the nearest folder that exists of an output and the folders above it; writes nothing.
+
+    Args:
+        path: The file or folder that will be made.
+        what: What errors call it, such as ``run folder``.
+
+    Raises:
+        UserError: If it cannot be made: there is a file, a broken link or a loop of links on its way, or its name is
+            none.
+    """
+    try:
+        for one in [path, *path.absolute().parents]:
+            if one.is_dir():
+                return one
+            if one.is_symlink() and not one.exists():
+                raise UserError(f"{what} {path} must be a place to write to, {one} is a link that leads nowhere")
+            if one != path and one.exists():
+                raise UserError(f"{what} {path} must lie in a folder, {one} is a file")
+    except OSError as error:  # a name that is too long, or a folder that may not be looked into
+        raise UserError(f"{what} {str(path)[:200]} must be a place to write to: {error.strerror}") from error
+    raise UserError(f"{what} {str(path)!r} must be a path, it is not")  # such as one with a NUL
+
+
+def expand(path: Path | str, *, what: str) -> Path:
+    """Returns a path with its ``~`` written out.
+
+    Raises:
+        UserError: If there is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{what} {path} must be a path: {error}") from error
 
 
 def remove(path: Path) -> None:
@@ -61,8 +115,13 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _remove_leftovers(path: Path) -> None:
-    for leftover in path.parent.glob(f"{glob.escape(path.name)}.{_HOST}.*{PARTIAL}"):
+def remove_leftovers(folder: Path) -> None:
+    """Removes what processes of this machine that were killed left unfinished anywhere in a folder."""
+    _remove_dead(list(folder.rglob(f"*.{_PARTIAL_OF_HOST}")))
+
+
+def _remove_dead(leftovers: Iterable[Path]) -> None:
+    for leftover in leftovers:
         owner = leftover.name.removesuffix(PARTIAL).rpartition(".")[2]
         if owner.isdigit() and not _is_alive(int(owner)):
             remove(leftover)
@@ -131,7 +190,17 @@ def format_rows(rows: Iterable[Any], *, to_json: Callable[[Any], dict[str, Any]]
         rows: The rows.
         to_json: What makes a JSON object of a row.
     """
-    return "".join(json.dumps(to_json(row), ensure_ascii=False) + "\n" for row in rows)
+    return "".join(_format_line(to_json(row)) + "\n" for row in rows)
+
+
+def _format_line(values: dict[str, Any]) -> str:
+    """Formats one line; half a surrogate pair, which UTF-8 cannot write (a judge may send it), is written as escape."""
+    line = json.dumps(values, ensure_ascii=False)
+    try:
+        line.encode()
+    except UnicodeEncodeError:
+        return json.dumps(values)
+    return line
 
 
 def write_rows(file: Path, rows: Iterable[Any], *, to_json: Callable[[Any], dict[str, Any]] = asdict) -> None:
@@ -149,16 +218,21 @@ def read_rows(file: Path, make_row: Callable[..., Row], *, what: str, is_torn_al
         is_torn_allowed: Whether a last line without its line break, which a kill has torn, is left out.
 
     Raises:
-        UserError: If a line is no such row; the line's number is named.
+        UserError: If the file cannot be read or a line is no such row; the line's number is named.
     """
-    lines = file.read_text(encoding="utf-8").split("\n")  # str.splitlines also breaks at U+2028
+    try:
+        lines = file.read_text(encoding="utf-8").split("\n")  # str.splitlines also breaks at U+2028
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} must be a readable file of JSON lines, each {what}, got an error: {error}") from error
     last = lines.pop()
     if last and not is_torn_allowed:
         lines.append(last)
     rows = []
     for number, line in enumerate(lines, start=1):
         try:
-            rows.append(make_row(**json.loads(line)))
-        except (json.JSONDecodeError, TypeError) as error:
+            row = make_row(**parse_json(line))
+            check_record(row)
+            rows.append(row)
+        except (ValueError, TypeError) as error:
             raise UserError(f"{file}, line {number}, must be {what}, it is not: {error}") from error
     return rows

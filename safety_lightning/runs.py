@@ -1,4 +1,4 @@
-"""A run folder: never overwritten, its files whole or absent, with a manifest that suffices to repeat the run."""
+"""A run folder: never overwritten, one command's at a time, its files whole or absent, with a manifest to repeat it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,20 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
+from safety_lightning.disks import format_bytes
 from safety_lightning.errors import UserError
-from safety_lightning.files import PARTIAL, write_atomically
+from safety_lightning.files import PARTIAL, expand, find_parent, remove_leftovers, write_atomically
+
+LOCK = ".lock"
+"""The file in a run folder that the process at work holds; a killed process leaves it behind, held by nobody."""
 
 _PACKAGES = ["safety_lightning", "torch", "lightning", "transformers", "datasets", "safetensors", "torchmetrics"]
 
@@ -26,18 +33,59 @@ class RunFolder:
     Args:
         path: The folder; None makes a fresh name under ``logs/``.
         command: The command that runs, which fresh names begin with.
-        resume: Whether an earlier run of this folder goes on.
+        resume: Whether an earlier run of this folder goes on; a folder that is free is begun all the same, so that
+            one command serves a job that is started again and again.
     """
 
     def __init__(self, path: Path | str | None, *, command: str, resume: bool = False) -> None:
-        self.path = Path(path).expanduser() if path is not None else _name_fresh_folder(command)
+        self.path = _name_fresh_folder(command) if path is None else expand(path, what="run folder")
         self.resume = resume
+        self._lock: FileLock | None = None
 
     def is_free(self) -> bool:
         """Says whether the folder is missing or empty; a file that a killed run did not finish is nothing."""
         if not self.path.is_dir():
             return not self.path.exists()
-        return all(file.name.endswith(PARTIAL) for file in self.path.iterdir())
+        return all(file.name == LOCK or file.name.endswith(PARTIAL) for file in self.path.iterdir())
+
+    def acquire(self) -> None:
+        """Makes the folder this process's own until `release`, or its end, and removes what killed processes left.
+
+        Raises:
+            UserError: If another process has it, or the folder cannot be made.
+        """
+        if self._lock is not None:
+            return
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.path / LOCK)
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise UserError(
+                f"run folder {self.path} must be one command's at a time, another one is at work in it now"
+            ) from error
+        except (FileExistsError, NotADirectoryError, PermissionError) as error:
+            raise UserError(f"run folder {self.path} must be a folder to write in, it is not: {error}") from error
+        self._lock = lock
+        remove_leftovers(self.path)
+
+    def release(self) -> None:
+        """Lets go of the folder; one in which nothing was written is removed."""
+        if self._lock is None:
+            return
+        Path(self._lock.lock_file).unlink(missing_ok=True)  # while it is held: who waits for it sees that it is gone
+        self._lock.release()
+        self._lock = None
+        if self.path.is_dir() and not any(self.path.iterdir()):
+            self.path.rmdir()
+
+    @contextmanager
+    def releasing(self) -> Iterator[None]:
+        """Lets go of the folder at the end of a block, in which it may be acquired."""
+        try:
+            yield
+        finally:
+            self.release()
 
     def check(self, *, num_bytes: int = 0) -> None:
         """Checks that the run can be written, writing nothing.
@@ -46,17 +94,16 @@ class RunFolder:
             num_bytes: How much the run will write, about.
 
         Raises:
-            UserError: If the folder exists and does not go on, does not exist and should, cannot be written, or
-                the disk is too full.
+            UserError: If the folder exists and does not go on, cannot be written, or the disk is too full.
         """
-        if self.resume and not self.path.is_dir():
-            raise UserError(f"run folder {self.path} must exist to go on from its last checkpoint, it does not")
+        parent = find_parent(self.path, what="run folder")
         if not self.resume and not self.is_free():
             raise UserError(
                 f"run folder {self.path} must not exist yet: it is never overwritten. Choose another --run_dir, or go "
                 "on with its run by --ckpt_path last"
             )
-        parent = next(folder for folder in [self.path, *self.path.absolute().parents] if folder.is_dir())
+        if self.resume and not self.is_free() and not self._has_begun():
+            raise UserError(f"run folder {self.path} must hold a run to resume, it holds no manifest.json")
         if not os.access(parent, os.W_OK | os.X_OK):
             raise UserError(f"run folder {self.path} must be writable, there is no permission to write in {parent}")
         free = shutil.disk_usage(parent).free
@@ -66,18 +113,24 @@ class RunFolder:
             )
 
     def create(self) -> None:
-        """Makes the folder.
+        """Makes the folder and holds it until `release`.
 
         Raises:
-            UserError: As `check`, which it calls again: another run may have come between.
+            UserError: As `check` and `acquire`; it is checked again when it is held, for another run may have come
+                between.
         """
         self.check()
-        self.path.mkdir(parents=True, exist_ok=True)
+        self.acquire()
+        try:
+            self.check()
+        except UserError:
+            self.release()
+            raise
 
-    def find_last_checkpoint(self) -> Path | None:
-        """Returns the checkpoint of the most optimizer steps, None if there is none yet."""
-        files = (self.path / "checkpoints").glob("step=*.ckpt")
-        return max(files, key=lambda file: int(file.stem.removeprefix("step=").split("-")[0]), default=None)
+    def _has_begun(self) -> bool:
+        """Whether a run wrote its manifest, or was killed after its configuration, which comes first."""
+        names = {file.name for file in self.path.iterdir() if not file.name.endswith(PARTIAL)}
+        return "manifest.json" in names or names <= {LOCK, "config.yaml"}
 
     def read_manifest(self) -> dict[str, Any]:
         """Returns the manifest, empty when none is written yet."""
@@ -123,20 +176,6 @@ def find_git_commit() -> str | None:
         return None  # installed into somebody else's repository
     commit = run_git("rev-parse", "HEAD")
     return f"{commit}-dirty" if commit and run_git("status", "--porcelain", "--untracked-files=no") else commit
-
-
-def format_bytes(num_bytes: float) -> str:
-    """Formats a size.
-
-    Example:
-        >>> format_bytes(269_000_000)
-        '269.0 MB'
-    """
-    for unit in ("B", "kB", "MB", "GB"):
-        if num_bytes < 1000:
-            return f"{num_bytes:.1f} {unit}"
-        num_bytes /= 1000
-    return f"{num_bytes:.1f} TB"
 
 
 def find_version(package: str) -> str | None:

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import os
 import random
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def kill_and_finish(words: Sequence[str], count_parts: Callable[[], int], *, num_kills: int, seed: int = 0) -> int:
@@ -35,3 +44,79 @@ def kill_and_finish(words: Sequence[str], count_parts: Callable[[], int], *, num
         done += 1
     subprocess.run(command, check=True, capture_output=True)
     return done
+
+
+DRIVER = """
+import os, signal, sys
+moment, number = sys.argv[1], int(sys.argv[2])
+del sys.argv[1:3]
+done = 0
+rename = os.replace
+def replace(*places, **options):
+    global done
+    done += 1
+    if done == number and moment == "before":
+        os.kill(os.getpid(), signal.SIGKILL)
+    rename(*places, **options)
+    if done == number:
+        os.kill(os.getpid(), signal.SIGKILL)
+os.replace = replace
+from safety_lightning.cli import main
+main()
+"""
+"""Runs a command that is killed before or after its n-th rename, which is what makes a file whole."""
+
+
+def start(words: Sequence[str], *, tmpdir: Path | None = None, code: str | None = None) -> subprocess.Popen[str]:
+    """Starts a command, or a script that runs one, as a user's shell does; both streams are in its ``stdout``."""
+    program = ["-m", "safety_lightning"] if code is None else ["-c", code]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    if tmpdir is not None:
+        environment["TMPDIR"] = str(tmpdir)
+    return subprocess.Popen(
+        [sys.executable, *program, *words],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=_mind_interrupts,
+    )
+
+
+def _mind_interrupts() -> None:
+    """Has a new process mind Ctrl-C, which shells have ignored where the tests themselves run in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Waits for a process; returns its status and what it printed."""
+    printed, _ = process.communicate(timeout=240)
+    return process.returncode, printed
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    """Returns what a run folder holds by name: all but what says when and how often it ran.
+
+    Checkpoints are compared by their tensors and counts: they also hold where they lie.
+    """
+    found: dict[str, Any] = {}
+    for file in sorted(folder.rglob("*")):
+        name = str(file.relative_to(folder))
+        is_log = "tensorboard" in name or file.name == "manifest.json" or file.name.startswith("config.resumed")
+        if file.is_file() and not is_log:
+            found[name] = _read_checkpoint(file) if file.suffix == ".ckpt" else file.read_bytes()
+    return found
+
+
+def _read_checkpoint(file: Path) -> bytes:
+    content = torch.load(file, map_location="cpu", weights_only=True)
+    kept = [content[name] for name in ("global_step", "epoch", "state_dict", "optimizer_states", "lr_schedulers")]
+    return json.dumps(_flatten(kept)).encode()
+
+
+def _flatten(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.tolist()
+    if isinstance(value, dict):
+        return {str(name): _flatten(one) for name, one in value.items()}
+    return [_flatten(one) for one in value] if isinstance(value, list | tuple) else value

@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 
 from safety_lightning.errors import UserError
-from safety_lightning.files import PartStore, atomic_path, hash_file, read_rows, write_atomically, write_rows
+from safety_lightning.files import (
+    PartStore,
+    atomic_path,
+    find_parent,
+    hash_file,
+    read_rows,
+    write_atomically,
+    write_rows,
+)
 
 KILLED_WRITER = """
 import os, signal, sys
@@ -101,3 +109,23 @@ def test_hash_follows_the_content(tmp_path: Path) -> None:
     assert hash_file(file).startswith("ca978112")
     file.write_text("ab")
     assert hash_file(file).startswith("fb8e20fc")
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("file/x/y", r"out .*/file/x/y must lie in a folder, .*/file is a file"),
+        ("loop/x", r"loop is a link that leads nowhere"),
+        ("loop", r"loop is a link that leads nowhere"),
+        ("nowhere", r"nowhere is a link that leads nowhere"),
+        ("x" * 300, r"must be a place to write to: File name too long"),
+    ],
+)
+def test_output_that_cannot_be_made_is_refused(place: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
+    with pytest.raises(UserError, match=message):
+        find_parent(tmp_path / place, what="out")
+    assert find_parent(tmp_path / "a" / "b", what="out") == tmp_path
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["file", "loop", "nowhere"]

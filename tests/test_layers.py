@@ -14,8 +14,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "safety_lightning"
 # From the bottom to the top; a module may import its own layer and those above it in this list. The longest prefix
 # of a module's name decides.
 LAYERS = [
-    ["errors", "lazy", "files", "randomness", "runs", "devices", "processes", "lightning_internals"],
-    ["profiles", "tables", "figures"],
+    ["errors", "disks", "lazy", "strict", "files", "randomness", "runs", "devices", "processes", "lightning_internals"],
+    ["profiles", "tables", "figures", "printing"],
     ["subspaces"],
     ["checkpoints"],
     ["projection"],
@@ -26,8 +26,10 @@ LAYERS = [
     ["training"],
     ["evaluation", "activations"],
     ["overlap"],
-    ["cli.configs", "cli.lists"],
-    ["cli.errors"],
+    ["cli.texts", "cli.lists", "cli.suggestions"],
+    ["cli.nulls"],
+    ["cli.configs", "cli.kinds", "cli.judges"],
+    ["cli.errors", "cli.stops"],
     ["cli.verbs"],
     ["cli"],
     ["__main__", ""],

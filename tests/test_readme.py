@@ -112,6 +112,16 @@ def test_links_and_files_exist(page: str) -> None:
         assert (ROOT / name).exists(), name
 
 
+def test_every_place_of_the_architecture_exists() -> None:
+    """Whatever is written as a path; and every room of the package is told of."""
+    page = PAGES["architecture.md"]
+    places = re.findall(r"`([\w./-]+/[\w./-]*)`", page)
+    assert len(places) > 50
+    assert [name for name in places if not (ROOT / name).exists()] == []
+    rooms = {folder.parent.name for folder in (ROOT / "safety_lightning").glob("*/__init__.py")}
+    assert {room for room in rooms if f"`safety_lightning/{room}/`" not in page} == set()
+
+
 def test_public_names_are_there() -> None:
     for name in safety_lightning.__all__:
         assert getattr(safety_lightning, name).__doc__

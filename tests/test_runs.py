@@ -2,12 +2,15 @@
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from safety_lightning.errors import UserError
 from safety_lightning.files import write_atomically
-from safety_lightning.runs import RunFolder, describe_environment
+from safety_lightning.runs import LOCK, RunFolder, describe_environment
 from tests.test_files import kill_while_writing
 
 
@@ -36,14 +39,18 @@ def test_file_that_a_kill_left_unfinished_is_nothing(tmp_path: Path) -> None:
     run.create()
     run.write_manifest({})
     assert not run.is_free()
-    assert [file.name for file in run.path.iterdir()] == ["manifest.json"]
+    assert {file.name for file in run.path.iterdir()} == {"manifest.json", LOCK}
     with pytest.raises(ValueError, match="must not exist yet"):
         run.check()
 
 
-def test_folder_to_go_on_with_must_exist(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="must exist to go on from its last checkpoint"):
-        RunFolder(tmp_path / "absent", command="fit", resume=True).check()
+def test_folder_to_resume_may_be_free_and_must_else_hold_a_run(tmp_path: Path) -> None:
+    RunFolder(tmp_path / "absent", command="fit", resume=True).check()
+    (tmp_path / "config.yaml").touch()  # killed before the manifest
+    RunFolder(tmp_path, command="fit", resume=True).check()
+    (tmp_path / "letter.txt").touch()
+    with pytest.raises(UserError, match="must hold a run to resume, it holds no manifest"):
+        RunFolder(tmp_path, command="fit", resume=True).check()
 
 
 def test_full_disk_is_found_before_work(tmp_path: Path) -> None:
@@ -59,15 +66,36 @@ def test_folder_without_permission_is_named(tmp_path: Path, monkeypatch: pytest.
         RunFolder(tmp_path / "deep" / "run", command="fit").check()
 
 
-def test_last_checkpoint_is_that_of_the_most_steps(tmp_path: Path) -> None:
-    run = RunFolder(tmp_path, command="fit", resume=True)
-    assert run.find_last_checkpoint() is None
-    (tmp_path / "checkpoints").mkdir()
-    for name in ("step=100.ckpt", "step=20.ckpt"):
-        (tmp_path / "checkpoints" / name).touch()
-    last = run.find_last_checkpoint()
-    assert last is not None
-    assert last.name == "step=100.ckpt"
+def test_folder_is_one_commands_at_a_time(tmp_path: Path) -> None:
+    first, second = (RunFolder(tmp_path / "run", command="fit", resume=True) for _ in range(2))
+    first.create()
+    with pytest.raises(UserError, match="must be one command's at a time, another one is at work in it now"):
+        second.create()
+    (first.path / "manifest.json").touch()
+    first.release()
+    second.create()
+    second.release()
+    assert [file.name for file in first.path.iterdir()] == ["manifest.json"]
+
+
+def test_folder_in_which_nothing_was_written_goes_again(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run", command="fit")
+    with run.releasing():
+        run.create()
+        assert run.path.is_dir()
+    assert not run.path.exists()
+
+
+def test_lock_that_a_kill_left_is_nobodys(tmp_path: Path) -> None:
+    code = (
+        "import os, sys\nfrom safety_lightning.runs import RunFolder\n"
+        "RunFolder(sys.argv[1], command='fit').create()\nos.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "run")], check=False)
+    assert (tmp_path / "run" / LOCK).exists()
+    run = RunFolder(tmp_path / "run", command="fit")
+    run.create()
+    run.release()
 
 
 def test_file_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

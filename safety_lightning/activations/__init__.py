@@ -2,8 +2,8 @@
 
 prompts, matching   sets of distinct prompts as tokens; the prompts of all sets that match in length
 shards, datamodule  prompts divided into shards and batches; `PromptData`, which ties it together
-responses           what the model itself adds to a prompt
-capture, module     hidden states by hooks while a decoder runs; `ActivationModule`, which runs it
+capture, module     hidden states by hooks while a decoder runs; `ActivationModule`, which runs it, on answers of the
+                    engine of `test` too
 writer, storage     `ActivationWriter`, which checks first and resumes; `ActivationFolder`, read a layer at a time
 """
 # ruff: noqa: F401 (the names are for other rooms)

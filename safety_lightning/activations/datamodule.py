@@ -45,6 +45,7 @@ class PromptBatch:
         response_mask: 1 on the sets' own responses, shape ``(B, T)``; None where there are only prompts.
         pad_token_id: What fills ``input_ids``.
         padding: On which side.
+        special_tokens_end: Whether a special token ends a response, as a turn of a chat ends; see `AnswerLimits`.
     """
 
     indices: list[int]
@@ -53,6 +54,7 @@ class PromptBatch:
     response_mask: Tensor | None
     pad_token_id: int
     padding: Padding
+    special_tokens_end: bool
 
 
 class PromptData(LightningDataModule):
@@ -193,6 +195,7 @@ class PromptData(LightningDataModule):
             response_mask=pad_rows(marks, fill=0, padding=self.padding) if self.with_responses else None,
             pad_token_id=self._pad_token_id,
             padding=self.padding,
+            special_tokens_end=self.template == "chat",
         )
 
     def summary(self) -> dict[str, Any]:
@@ -243,6 +246,7 @@ def _describe_set(prompt_set: PromptSet) -> dict[str, Any]:
     return {
         "num_read": prompt_set.num_read,
         "num_repeated": prompt_set.num_repeated,
+        "num_blank": prompt_set.num_blank,
         "num_prompts": len(lengths),
         "shortest_tokens": min(lengths),
         "mean_tokens": sum(lengths) / len(lengths),

@@ -5,6 +5,7 @@ Shapes in this file: B = batch, T = tokens, L = decoder layers, D = hidden size.
 
 from __future__ import annotations
 
+import sys
 from typing import Any, Literal
 
 import lightning as L
@@ -22,12 +23,12 @@ from safety_lightning.activations.capture import (
     pool_position,
 )
 from safety_lightning.activations.datamodule import PromptBatch
-from safety_lightning.activations.responses import complete_prompts, list_end_ids
 from safety_lightning.activations.storage import Token
-from safety_lightning.checkpoints import load_model, load_tokenizer
+from safety_lightning.checkpoints import CheckpointReader, load_model, load_tokenizer
 from safety_lightning.data import pad_rows, pad_sequences
 from safety_lightning.devices import keep_freed_memory, release_freed_memory
 from safety_lightning.errors import UserError
+from safety_lightning.evaluation.engines import AnswerLimits, TransformersEngine
 
 ResponseSource = Literal["generated", "given"]
 
@@ -38,8 +39,8 @@ class ActivationModule(L.LightningModule):
     Args:
         model: The checkpoint: a folder, a hub name (``org/name@rev``) or ``lab:NAME``.
         token: Whose vector is kept: the last token of the ``prompt`` (its template included), the last ``generated``
-            token, or the ``mean`` over the response. The end token is no part of a response, unless the response is
-            nothing else.
+            token, or the ``mean`` over the response. Responses are greedy and end as answers of `test` end; the end
+            token is no part of a response, unless the response is nothing else.
         token_position: ``last_attended``, or ``minus_one``: position -1 whatever the padding (the paper). It does not
             concern the mean.
         response: Where the response to average comes from: ``generated`` greedily by the model, or ``given`` by the
@@ -76,13 +77,14 @@ class ActivationModule(L.LightningModule):
         if max_new_tokens < 1:
             raise UserError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
         self.reference = model
+        self.checkpoint: CheckpointReader | None = None  # what is loaded, where a command has hashed it
         self.token: Token = token
         self.token_position: TokenPosition = token_position
         self.response: ResponseSource = response
         self.max_new_tokens = max_new_tokens
         self.weights_dtype = dtype
         self.attention = attention
-        self._end_ids: list[int] = []
+        self._engine: TransformersEngine | None = None
 
     @property
     def generates(self) -> bool:
@@ -94,10 +96,10 @@ class ActivationModule(L.LightningModule):
         if "model" in self._modules:
             return
         dtype: torch.dtype = getattr(torch, self.weights_dtype)
-        self.model = load_model(self.reference, dtype=dtype, attention=self.attention).eval()
+        self.model = load_model(self.checkpoint or self.reference, dtype=dtype, attention=self.attention).eval()
         self.capture = HiddenCapture(self.model)
         if self.generates:
-            self._end_ids = list_end_ids(self.model, load_tokenizer(self.reference))
+            self._engine = TransformersEngine(self.model, load_tokenizer(self.reference), batch_size=sys.maxsize)
 
     def on_predict_start(self) -> None:
         """Readies the CPU's memory for large tensors that come and go in every layer."""
@@ -137,7 +139,9 @@ class ActivationModule(L.LightningModule):
         """Returns the batch with the model's responses behind the prompts, padded on the same side."""
         attended = batch.attention_mask.bool()
         prompts = [ids[mask].tolist() for ids, mask in zip(batch.input_ids, attended, strict=True)]
-        responses = complete_prompts(self.model, prompts, end_ids=self._end_ids, max_new_tokens=self.max_new_tokens)
+        assert self._engine is not None
+        limits = AnswerLimits(max_new_tokens=self.max_new_tokens, special_tokens_end=batch.special_tokens_end)
+        responses = self._engine.generate(prompts, limits)
         pairs = list(zip(prompts, responses, strict=True))
         input_ids, attention_mask = pad_sequences(
             [prompt + response for prompt, response in pairs],
@@ -152,4 +156,5 @@ class ActivationModule(L.LightningModule):
             response_mask=pad_rows(marks, fill=0, padding=batch.padding).to(self.device),
             pad_token_id=batch.pad_token_id,
             padding=batch.padding,
+            special_tokens_end=batch.special_tokens_end,
         )

@@ -16,8 +16,7 @@ from safety_lightning.data import (
     encode_prompt,
     is_generated,
     read_advbench_prompts,
-    read_examples,
-    read_prompts,
+    read_source,
     resolve_source,
 )
 from safety_lightning.errors import UserError
@@ -68,12 +67,14 @@ class PromptSet:
         prompts: The prompts, no text twice.
         num_read: How many texts were read.
         num_repeated: How many of them had come before, and were left out.
+        num_blank: How many rows had no text, and were left out before.
     """
 
     name: str
     prompts: list[EncodedPrompt]
     num_read: int
     num_repeated: int
+    num_blank: int = 0
 
 
 def read_set(
@@ -105,7 +106,7 @@ def read_set(
     """
     source = resolve_source(source)
     wanted = source.size or num_prompts
-    pairs = _read_pairs(source, wanted, with_responses, advbench_prompts, seed)
+    pairs, num_blank = _read_pairs(source, wanted, with_responses, advbench_prompts, seed)
     first: dict[str, Pair] = {}
     for pair in pairs:
         first.setdefault(pair[0], pair)
@@ -116,6 +117,7 @@ def read_set(
         prompts=_encode(name, taken, tokenizer, template),
         num_read=len(pairs),
         num_repeated=len(pairs) - len(distinct),
+        num_blank=num_blank,
     )
 
 
@@ -130,18 +132,18 @@ def check_set_names(names: Collection[str]) -> None:
 
 def _read_pairs(
     source: InstructionSource, wanted: int | None, with_responses: bool, advbench_prompts: AdvBenchPrompts, seed: int
-) -> list[Pair]:
-    """Reads all texts of a source; a generator makes the wanted number."""
+) -> tuple[list[Pair], int]:
+    """Reads all texts of a source, and counts the rows without text; a generator makes the wanted number."""
     is_made = is_generated(str(source.path))
     source = replace(source, size=wanted if is_made else None)
     is_cut = source.preset == "advbench" and advbench_prompts == "cut"
-    if with_responses:
-        if is_cut:
-            raise UserError("advbench_prompts must be whole where the sets' own responses are read, got cut")
-        return [(one.prompt, one.response) for one in read_examples(source, seed=seed)]
+    if is_cut and with_responses:
+        raise UserError("advbench_prompts must be whole where the sets' own responses are read, got cut")
     if is_cut:
-        return [(text, None) for text in read_advbench_prompts(source, advbench_prompts="cut")]
-    return [(text, None) for text in read_prompts(source, seed=seed)]
+        return [(text, None) for text in read_advbench_prompts(source, advbench_prompts="cut")], 0
+    reading = read_source(source, seed=seed, kind="useful", with_responses=with_responses)
+    pairs: list[Pair] = [(one.prompt, one.response if with_responses else None) for one in reading.examples]
+    return pairs, reading.num_blank
 
 
 def _take(

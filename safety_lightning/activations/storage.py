@@ -6,9 +6,10 @@ Layer 0 is the embedding output, layers 1 to L are the outputs of the decoder la
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -18,9 +19,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from safety_lightning.errors import NonFiniteError, UserError
-from safety_lightning.files import write_atomically
+from safety_lightning.files import hash_file, write_atomically
+from safety_lightning.strict import check_record, parse_json
 
-FORMAT = 1
+FORMAT = 2
 INDEX_FILE = "index.json"
 TENSOR = "hidden"
 
@@ -60,6 +62,7 @@ class ActivationIndex:
         hidden_size: D.
         token: Which token's vector it is: the prompt's last, the last generated, or the mean over the response.
         settings: Every other setting of the capture. Plain JSON.
+        shards: SHA-256 of each shard by its name; `save_index` fills it.
         prompts: One record per prompt, in the order of the rows that `ActivationFolder.read_layer` returns.
     """
 
@@ -70,6 +73,7 @@ class ActivationIndex:
     hidden_size: int
     token: Token
     settings: Mapping[str, Any]
+    shards: Mapping[str, str] = field(default_factory=dict)
     prompts: Sequence[PromptRecord]
 
 
@@ -84,23 +88,26 @@ def name_shard(number: int) -> str:
 
 
 def save_index(folder: Path, index: ActivationIndex) -> None:
-    """Writes the index of a folder whose shards are all there, atomically."""
-    write_atomically(folder / INDEX_FILE, json.dumps(asdict(index), indent=1) + "\n")
+    """Writes the index of a folder whose shards are all there, atomically, with hashes of them and of itself."""
+    names = [name_shard(number) for number in sorted({one.shard for one in index.prompts})]
+    content = asdict(index) | {"shards": {name: hash_file(folder / name) for name in names}}
+    write_atomically(folder / INDEX_FILE, json.dumps({"sha256": hash_content(content), **content}, indent=1) + "\n")
 
 
 class ActivationFolder:
     """Activations on disk, read a layer at a time.
 
     Args:
-        path: The folder.
+        path: The folder; or the run folder of a `predict`, whose one prompt set is meant, or the one of that name.
+        name: The prompt set's name, for a run folder.
 
     Raises:
-        UserError: If there is no index, it is of another format or holds no prompt, or a shard is missing,
-            truncated or not what the index says.
+        UserError: If there is no index, it is of another format, damaged or holds no prompt, or a shard is missing,
+            truncated or not the one that the index was written for.
     """
 
-    def __init__(self, path: Path | str) -> None:
-        self.path = Path(path).expanduser()
+    def __init__(self, path: Path | str, *, name: str = "") -> None:
+        self.path = find_activations(Path(path).expanduser(), name)
         self.index = _load_index(self.path)
         for number, rows in self._rows_by_shard.items():
             self._check_shard(number, rows)
@@ -147,13 +154,19 @@ class ActivationFolder:
         return rows
 
     def _check_shard(self, number: int, rows: Sequence[int]) -> None:
-        """Raises UserError unless a shard has exactly the rows that the index lists; reads its header alone."""
-        shape, dtype = read_shard_header(self.path / name_shard(number))
+        """Raises UserError unless a shard is the one of the index, and has exactly the rows that the index lists."""
+        file = self.path / name_shard(number)
+        shape, dtype = read_shard_header(file)
         wanted = [len(rows), self.num_layers + 1, self.hidden_size]
         if shape != wanted or dtype != "F32" or sorted(rows) != list(range(len(rows))):
             raise UserError(
-                f"{self.path / name_shard(number)} must hold float32 {tuple(wanted)} by its index, got {dtype} "
-                f"{tuple(shape)} for rows {min(rows)} to {max(rows)}"
+                f"{file} must hold float32 {tuple(wanted)} by its index, got {dtype} {tuple(shape)} for rows "
+                f"{min(rows)} to {max(rows)}"
+            )
+        if hash_file(file) != self.index.shards.get(file.name):
+            raise UserError(
+                f"shard {file} must be the one that {INDEX_FILE} was written for, its content differs: capture it "
+                "again by the same command"
             )
 
     def _read_slice(self, number: int, layer: int) -> Tensor:
@@ -197,31 +210,73 @@ def check_finite(hidden_PD: Tensor, layer: int, prompt_ids: Sequence[str]) -> No
         )
 
 
+def find_activations(folder: Path, name: str = "") -> Path:
+    """Returns the folder with the index: the given one, or the one of a prompt set in a run folder of `predict`.
+
+    Args:
+        folder: What the user named.
+        name: The prompt set that is meant, where there are several.
+
+    Raises:
+        UserError: If it is a run folder of several prompt sets, none of which has the name.
+    """
+    if (folder / INDEX_FILE).is_file():
+        return folder
+    patterns = (f"*/{INDEX_FILE}", f"activations/*/{INDEX_FILE}")
+    found = sorted({file.parent for pattern in patterns for file in folder.glob(pattern)})
+    chosen = [one for one in found if one.name == name] or found
+    if len(chosen) > 1:
+        raise UserError(
+            f"activation folder {folder} must be that of one prompt set, got those of {len(chosen)}: name "
+            + " or ".join(str(one) for one in chosen)
+        )
+    return chosen[0] if chosen else folder
+
+
 def _load_index(folder: Path) -> ActivationIndex:
     file = folder / INDEX_FILE
     if not file.is_file():
         raise UserError(f"activation folder {folder} must hold {INDEX_FILE}, it does not")
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+        content = parse_json(file.read_bytes())
+    except (OSError, ValueError) as error:
         raise UserError(f"{file} must be JSON, got an error: {error}") from error
     found = content.get("format") if isinstance(content, dict) else None
     if found != FORMAT:
-        raise UserError(f"{file} must be an index of activations of format {FORMAT}, got {found}")
-    records = [_build(PromptRecord, one, file) for one in content.get("prompts") or []]
+        raise UserError(
+            f"{file} must be an index of activations of format {FORMAT}, got {found!r}: capture them again by the same "
+            "command"
+        )
+    if content.pop("sha256", None) != hash_content(content):
+        raise UserError(f"{file} must be as it was written, its content differs from its own sha256")
+    try:
+        records = [_build(PromptRecord, one) for one in content["prompts"]]
+        index: ActivationIndex = _build(ActivationIndex, content | {"prompts": records})
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{file} must be an index of activations, got one where {error}") from error
     if not records:
         raise UserError(f"{file} must list at least one prompt, got none")
     ids = {one.id for one in records}
     if len(ids) < len(records):
         raise UserError(f"{file} must give each prompt an id of its own, got {len(ids)} ids for {len(records)}")
-    index: ActivationIndex = _build(ActivationIndex, content | {"prompts": records}, file)
     return index
 
 
-def _build(record: type, values: Any, file: Path) -> Any:
-    """Makes a dataclass of a JSON object that has its keys and no others."""
-    wanted = {field.name for field in fields(record)}
+def hash_content(content: Mapping[str, Any]) -> str:
+    """Returns the hash that an index carries of its own content, which comes without it."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _build(record: type, values: Any) -> Any:
+    """Makes a dataclass of a JSON object that has its keys and no others, and values of their types.
+
+    Raises:
+        TypeError: If it is none.
+    """
+    wanted = {one.name for one in fields(record)}
     found = set(values) if isinstance(values, dict) else set()
     if found != wanted:
-        raise UserError(f"{file} must have the keys {', '.join(sorted(wanted))}, got {', '.join(sorted(found))}")
-    return record(**values)
+        raise TypeError(f"the keys must be {', '.join(sorted(wanted))}, got {', '.join(sorted(found))}")
+    made = record(**values)
+    check_record(made)
+    return made

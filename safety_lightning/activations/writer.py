@@ -33,8 +33,10 @@ from safety_lightning.activations.storage import (
 )
 from safety_lightning.checkpoints import CheckpointReader, load_config, resolve_reference
 from safety_lightning.errors import UserError
-from safety_lightning.files import atomic_path
+from safety_lightning.files import atomic_path, hash_file
 from safety_lightning.lightning_internals import check_sampler
+
+_MARK = "capture"  # one entry: safetensors writes several in any order, and equal captures must be equal files
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +66,7 @@ class ActivationWriter(BasePredictionWriter):
         self._waiting: list[Shard] = []
         self._rows: list[Tensor] = []
         self._recipe: dict[str, Any] = {}
+        self._sound: dict[str, dict[int, str]] = {}  # hashes of shards whose content was checked, by set and number
         self.recipe_hash = ""  # SHA-256 of everything that the activations depend on, once prepared
 
     def prepare(self, module: ActivationModule, data: PromptData) -> None:
@@ -153,11 +156,16 @@ class ActivationWriter(BasePredictionWriter):
                 logger.warning("Prompt set %s has %d of %d shards, and no index yet", name, num_done, len(shards))
 
     def _write(self, shard: Shard, hidden: Tensor) -> None:
+        hidden = hidden.contiguous()
         with atomic_path(self._find_file(shard)) as partial:
-            save_file({TENSOR: hidden.contiguous()}, partial, metadata={"recipe": self.recipe_hash})
+            save_file({TENSOR: hidden}, partial, metadata={_MARK: self._mark(shard, hidden)})
+
+    def _mark(self, shard: Shard, hidden: Tensor) -> str:
+        """Returns what a shard's file says of itself: of which capture, its content's hash, and which shard it is."""
+        return f"{self.recipe_hash} {hashlib.sha256(hidden.numpy().data).hexdigest()} {shard.set}/{shard.number}"
 
     def _is_done(self, shard: Shard) -> bool:
-        """Says whether a shard is written; a damaged one is captured again.
+        """Says whether a shard is written; a damaged one, or one in another's place, is captured again.
 
         Raises:
             UserError: If it is of another capture.
@@ -165,17 +173,24 @@ class ActivationWriter(BasePredictionWriter):
         file = self._find_file(shard)
         if not file.exists():
             return False
+        digest = hash_file(file)
+        if self._sound.get(shard.set, {}).get(shard.number) == digest:
+            return True  # its content was read before
         try:
             with safe_open(file, framework="pt") as handle:
-                found = (handle.metadata() or {}).get("recipe")
-        except SafetensorError as error:
+                mark, hidden = (handle.metadata() or {}).get(_MARK, ""), handle.get_tensor(TENSOR)
+        except (SafetensorError, OSError) as error:
             logger.warning("Damaged shard %s is captured again: %s", file, error)
             return False
-        if found != self.recipe_hash:
+        if mark.split(" ")[0] != self.recipe_hash:
             raise UserError(
                 f"activation folder {file.parent} must be new or hold this very capture, got {file.name} of other "
                 "inputs or settings"
             )
+        if hidden.dtype != torch.float32 or mark != self._mark(shard, hidden):
+            logger.warning("Damaged shard %s is captured again: it is not what it was written as", file)
+            return False
+        self._sound.setdefault(shard.set, {})[shard.number] = digest
         return True
 
     def _find_folder(self, name: str) -> Path:

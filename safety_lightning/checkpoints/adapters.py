@@ -5,9 +5,9 @@ Shapes in this file: M = output features, N = input features, R = the adapter's 
 
 from __future__ import annotations
 
-import json
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,19 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from safety_lightning.checkpoints.folders import find_file, read_json, show
 from safety_lightning.checkpoints.matrices import MatrixSlot
-from safety_lightning.checkpoints.reader import CheckpointReader
+from safety_lightning.checkpoints.reader import FLOATING_DTYPES, CheckpointReader
 from safety_lightning.errors import NonFiniteError, UserError
 from safety_lightning.files import hash_file
 
 ADAPTER_FILE = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
 _PREFIX = "base_model.model."
+_MAX_PATTERN = 500
+_REPEAT = re.compile(r"[*+{]")  # more than three, or of a group, may take for ever to match
+_MAX_REPEATS = 3
+_MAX_ALPHA = 1e6
 _FACTOR = re.compile(r"\.lora_(?P<side>[AB])\.weight$")
 _REFUSED = {  # what changes weights in a way that two factors do not tell
     "use_dora": False,
@@ -74,8 +79,8 @@ class AdapterReader:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.file = folder / ADAPTER_FILE
-        self.config = _read_config(folder / ADAPTER_CONFIG)
-        self.shapes = _read_shapes(self.file)
+        self.config = _read_config(folder)
+        self.shapes = _read_shapes(folder)
         self.factors: dict[str, dict[str, str]] = {}
         self.whole: dict[str, str] = {}
         for key in self.shapes:
@@ -85,9 +90,24 @@ class AdapterReader:
             else:
                 name = key[: match.start()].removeprefix(_PREFIX) + ".weight"
                 self.factors.setdefault(name, {})[match["side"]] = key
+        if not self.factors:
+            raise UserError(f"{self.file} must hold lora_A and lora_B of a module, it holds none")
+        for name, keys in self.factors.items():
+            self._check_factors(name, [self.shapes[key] for key in keys.values()])
         incomplete = sorted(name for name, keys in self.factors.items() if len(keys) != 2)
         if incomplete:
             raise UserError(f"{self.file} must hold lora_A and lora_B of each module, {incomplete[0]} has only one")
+        for name, keys in self.factors.items():
+            rank, held = self._find_setting(name, "rank_pattern", "r"), self.shapes[keys["A"]][0][0]
+            if rank != held:
+                raise UserError(
+                    f"{self.file} must hold factors of rank {rank} for {name}, as its config says, got {held}"
+                )
+
+    def _check_factors(self, name: str, found: Sequence[tuple[tuple[int, ...], str]]) -> None:
+        for shape, code in found:
+            if len(shape) != 2 or 0 in shape or code not in FLOATING_DTYPES:
+                raise UserError(f"{self.file} must hold floating matrices as factors of {name}, got {shape} {code}")
 
     def check(self, reference: CheckpointReader) -> None:
         """Checks that the adapter fits a reference.
@@ -155,17 +175,23 @@ class AdapterReader:
         return {name: hash_file(self.folder / name) for name in (ADAPTER_CONFIG, ADAPTER_FILE)}
 
     def _find_scale(self, name: str, rank: int) -> float:
+        alpha = float(self._find_setting(name, "alpha_pattern", "lora_alpha"))
+        return alpha / (math.sqrt(rank) if self.config.get("use_rslora") else rank)
+
+    def _find_setting(self, name: str, patterns: str, default: str) -> Any:
+        """Returns a setting of one module: of the first pattern that matches, as PEFT does, or that of all."""
         module = name.removesuffix(".weight")
-        alphas = self.config.get("alpha_pattern") or {}
-        matches = (value for key, value in alphas.items() if re.match(rf"(.*\.)?({key})$", module))
-        alpha = next(matches, self.config.get("lora_alpha", 8))
-        return float(alpha) / (math.sqrt(rank) if self.config.get("use_rslora") else rank)
+        values = self.config.get(patterns) or {}
+        matches = (value for key, value in values.items() if re.match(rf"(.*\.)?({key})$", module))
+        return next(matches, self.config.get(default, 8))
 
     def _check_base(self, reference: CheckpointReader) -> None:
         """An adapter names the model it was trained on; where that can be looked at, it must be the reference."""
         base = self.config.get("base_model_name_or_path")
-        folder = Path(str(base)).expanduser()
-        if not base or not folder.is_dir() or folder.resolve() == reference.folder.resolve():
+        if not isinstance(base, str) or not base or "\0" in base:
+            return
+        folder = Path(base).expanduser() if base.startswith(("/", "~/")) else Path(base)
+        if not folder.is_dir() or folder.resolve() == reference.folder.resolve():
             return
         if set(CheckpointReader(folder).hash_files().values()) != set(reference.hash_files().values()):
             raise UserError(
@@ -179,23 +205,57 @@ def is_adapter(folder: Path) -> bool:
     return (folder / ADAPTER_CONFIG).is_file()
 
 
-def _read_config(file: Path) -> dict[str, Any]:
-    try:
-        config = dict(json.loads(file.read_text(encoding="utf-8")))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{file} must be JSON, it is not: {error}") from error
+def _read_config(folder: Path) -> dict[str, Any]:
+    file = find_file(folder, ADAPTER_CONFIG)
+    if file is None:
+        raise UserError(f"{folder} must hold {ADAPTER_CONFIG}, it does not")
+    config = read_json(file)
     if config.get("peft_type") != "LORA":
-        raise UserError(f"adapter {file.parent} must be a LoRA, got {config.get('peft_type')}: merge it first")
+        raise UserError(f"adapter {folder} must be a LoRA, got {show(config.get('peft_type'))}: merge it first")
     for key, harmless in _REFUSED.items():
         value = config.get(key, harmless)
         if value != harmless and value:
-            raise UserError(f"adapter {file.parent} must be a plain LoRA, got {key}: {value}: merge it first")
+            raise UserError(f"adapter {folder} must be a plain LoRA, got {key}: {show(value)}: merge it first")
+    for key in ("use_rslora", "fan_in_fan_out"):
+        if not isinstance(config.get(key, False), bool):
+            raise UserError(f"{key} of {file} must be true or false, got {show(config[key])}")
+    _check_scales(file, config)
     return config
 
 
-def _read_shapes(file: Path) -> dict[str, tuple[tuple[int, ...], str]]:
-    if not file.is_file():
-        raise UserError(f"{file.parent} must hold {ADAPTER_FILE}, it does not (pickled adapters are refused)")
+def _check_scales(file: Path, config: dict[str, Any]) -> None:
+    """Checks what updates are multiplied by, and the patterns that say where."""
+    patterns = {key: config.get(key) or {} for key in ("alpha_pattern", "rank_pattern")}
+    for key, found in patterns.items():
+        if not isinstance(found, dict):
+            raise UserError(f"{key} of {file} must be an object from patterns to numbers, it is not")
+        for pattern in found:
+            if not _is_pattern(pattern):
+                raise UserError(f"{key} of {file} must have plain regular expressions as keys, got {show(pattern)}")
+    alphas = {"lora_alpha": config.get("lora_alpha", 8), **patterns["alpha_pattern"]}
+    for name, alpha in alphas.items():
+        if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < abs(alpha) <= _MAX_ALPHA:
+            raise UserError(f"{show(name)} of {file} must be a number other than 0, got {show(alpha)}")
+    ranks = {"r": config.get("r", 8), **patterns["rank_pattern"]}
+    for name, rank in ranks.items():
+        if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
+            raise UserError(f"{show(name)} of {file} must be a whole number above 0, got {show(rank)}")
+
+
+def _is_pattern(pattern: str) -> bool:
+    if len(pattern) > _MAX_PATTERN or len(_REPEAT.findall(pattern)) > _MAX_REPEATS or re.search(r"\)[*+{]", pattern):
+        return False
+    try:
+        re.compile(pattern)
+    except (re.error, RecursionError, OverflowError):
+        return False
+    return True
+
+
+def _read_shapes(folder: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+    file = find_file(folder, ADAPTER_FILE)
+    if file is None:
+        raise UserError(f"{folder} must hold {ADAPTER_FILE}, it does not (pickled adapters are refused)")
     try:
         with safe_open(file, framework="pt") as handle:
             views = {key: handle.get_slice(key) for key in handle.keys()}  # noqa: SIM118 (no mapping)

@@ -24,6 +24,7 @@ class FinetunedCheckpoint:
         name: What it is called in tables.
         folder: Its folder.
         reference: The checkpoint it was trained from.
+        kind: What it is called in errors.
 
     Attributes:
         infos: The tensors of the finished model, without an output layer that is the embedding.
@@ -34,11 +35,11 @@ class FinetunedCheckpoint:
 
     adapter: AdapterReader | None = None
 
-    def __init__(self, name: str, folder: Path, reference: CheckpointReader) -> None:
+    def __init__(self, name: str, folder: Path, reference: CheckpointReader, *, kind: str = "finetuned model") -> None:
         self.name = name
         self.folder = folder
         self.reader = CheckpointReader(folder)
-        check_pair(reference, self.reader, roles=("reference", f"finetuned model {name}"))
+        check_pair(reference, self.reader, roles=("reference", f"{kind} {name}"))
         self.infos = list_untied(self.reader)
 
     def read_update(self, slot: MatrixSlot, reference_MN: Tensor) -> Tensor | None:
@@ -135,10 +136,26 @@ def open_finetuned(arguments: Sequence[str], reference: CheckpointReader) -> lis
         name, where = _split(argument)
         if name in [one.name for one in found]:
             raise UserError(f"finetuned models must have different names, got {name} twice: write NAME=WHERE")
-        folder = resolve_reference(where)
-        kind = FinetunedAdapter if is_adapter(folder) else FinetunedCheckpoint
-        found.append(kind(name, folder, reference))
+        found.append(open_one(name, where, reference))
     return found
+
+
+def open_one(name: str, where: str, reference: CheckpointReader, *, kind: str = "finetuned model") -> Finetuned:
+    """Opens one finetuned model, a whole checkpoint or an adapter, and checks it by its headers.
+
+    Args:
+        name: What it is called in tables.
+        where: A folder, a hub name or ``lab:NAME``.
+        reference: The checkpoint it was trained from.
+        kind: What it is called in errors.
+
+    Raises:
+        UserError: If it does not fit the reference.
+    """
+    folder = resolve_reference(where)
+    if is_adapter(folder):
+        return FinetunedAdapter(name, folder, reference)
+    return FinetunedCheckpoint(name, folder, reference, kind=kind)
 
 
 def list_untied(reader: CheckpointReader) -> dict[str, TensorInfo]:

@@ -55,8 +55,7 @@ class MatrixSlot:
     @property
     def layer(self) -> int | None:
         """The decoder layer's number from 0, None outside the layers."""
-        match = _LAYER.search(self.tensor)
-        return int(match.group(1)) if match else None
+        return find_layer(self.tensor)
 
     def view(self, tensor: Tensor) -> Tensor:
         """Returns this slot's matrix as a view of its tensor, shape ``(rows, columns)``."""
@@ -73,6 +72,12 @@ class MatrixSlot:
     def restore_part(self, matrix: Tensor, shape: tuple[int, ...]) -> Tensor:
         """Undoes `view_part`: returns a matrix in the shape in which its part of the tensor is stored."""
         return (matrix.mT if self.transposed else matrix).reshape(shape)
+
+
+def find_layer(name: str) -> int | None:
+    """Returns the number of the decoder layer that a tensor belongs to, from 0; None outside the layers."""
+    match = _LAYER.search(name)
+    return int(match.group(1)) if match else None
 
 
 def find_slots(name: str, shape: tuple[int, ...], *, model_type: str = "") -> list[MatrixSlot]:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from safety_lightning.errors import UserError
 
-if TYPE_CHECKING:
-    import torch
-    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-
 LAB_PREFIX = "lab:"
 LAB_FOLDER = Path(__file__).resolve().parent.parent / "lab" / "assets"
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?", re.ASCII)
 _HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.bin.index.json"]
 
 
@@ -35,12 +32,41 @@ def resolve_reference(reference: str | Path) -> Path:
         return _resolve_lab(text)
     folder = Path(text).expanduser()
     if folder.is_dir():
-        return folder
+        return find_model(folder)
+    if folder.is_symlink():
+        raise UserError(f"a model must be a folder, {text} is a link that leads to none")
     if folder.exists():
         raise UserError(f"a model must be a folder, a hub name or lab:NAME, got the file {text}")
-    if text.startswith((".", "/", "~")) or text.count("/") != 1:
+    if _means_path(text):
         raise UserError(f"model folder {text} does not exist (nor is it a hub name ORG/NAME or lab:NAME)")
     return _download(text)
+
+
+def _means_path(text: str) -> bool:
+    """Whether a name is meant as a path: it is written like one, or its first part is a folder that exists.
+
+    A hub name would be asked for on the hub, where anyone may have taken it.
+    """
+    first, _, rest = text.partition("/")
+    is_hub_name = _HUB_NAME.fullmatch(text) is not None and ".." not in text and "--" not in text
+    return not is_hub_name or rest.endswith((".safetensors", ".ckpt", ".git")) or Path(first).is_dir()
+
+
+def find_model(folder: Path) -> Path:
+    """Returns a model's folder: the given one, or ``model`` in the run folder of a `fit`.
+
+    Raises:
+        UserError: If it is a run folder without a model, or that of a `project`, whose models are named.
+    """
+    if not (folder / "manifest.json").is_file() or (folder / "config.json").is_file():
+        return folder
+    found = sorted({file.parent for file in folder.glob("models/**/*config.json")})  # adapters too
+    if (folder / "model").is_dir():
+        return folder / "model"
+    if found:
+        listed = " or ".join(str(one) for one in found[:3]) + (", ..." if len(found) > 3 else "")
+        raise UserError(f"a model must be a folder of weights, {folder} is a run folder of {len(found)}: name {listed}")
+    raise UserError(f"a model must be a folder of weights, {folder} is a run folder that holds no model/")
 
 
 def split_revision(reference: str) -> tuple[str, str | None]:
@@ -54,57 +80,6 @@ def split_revision(reference: str) -> tuple[str, str | None]:
     """
     name, _, revision = reference.partition("@")
     return name, revision or None
-
-
-def load_config(reference: str | Path) -> PreTrainedConfig:
-    """Loads the configuration of a model, never running code that came with it."""
-    from transformers import AutoConfig
-
-    config: PreTrainedConfig = AutoConfig.from_pretrained(resolve_reference(reference), trust_remote_code=False)
-    return config
-
-
-def load_tokenizer(reference: str | Path) -> PreTrainedTokenizerBase:
-    """Loads the tokenizer of a model; one without a padding token pads with its end token.
-
-    Masks are made from lengths throughout, so that padding with the end token masks no end token out.
-
-    Raises:
-        UserError: If the tokenizer has neither a padding nor an end token.
-    """
-    from transformers import AutoTokenizer
-
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-        resolve_reference(reference), trust_remote_code=False
-    )
-    if tokenizer.pad_token_id is None:
-        if tokenizer.eos_token_id is None:
-            raise UserError(f"the tokenizer of {reference} must have a padding or an end token, it has neither")
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
-
-
-def load_model(reference: str | Path, *, dtype: torch.dtype, attention: str = "sdpa") -> PreTrainedModel:
-    """Loads a causal language model from safetensors, in evaluation mode.
-
-    Args:
-        reference: See `resolve_reference`.
-        dtype: The dtype of the weights in memory, whatever the files hold.
-        attention: The attention implementation of transformers: ``sdpa``, ``eager``, ``flash_attention_2``.
-
-    Raises:
-        UserError: If the folder holds no readable safetensors weights.
-    """
-    from transformers import AutoModelForCausalLM
-
-    from safety_lightning.checkpoints.reader import CheckpointReader
-
-    folder = resolve_reference(reference)
-    CheckpointReader(folder)  # refuses pickles, absent shards and truncated files with an error that says so
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype, attn_implementation=attention, use_safetensors=True, trust_remote_code=False
-    )
-    return model
 
 
 def _resolve_lab(reference: str) -> Path:

@@ -11,11 +11,13 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from torch import Tensor
 
 from safety_lightning.checkpoints.reader import FLOATING_DTYPES, INDEX_FILE, SINGLE_FILE
+from safety_lightning.disks import explain_full_disk
 from safety_lightning.errors import UserError
 from safety_lightning.files import write_atomically
 
@@ -24,6 +26,7 @@ _NUM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 
     f"{sign}{bits}": bits // 8 for sign in "IU" for bits in (8, 16, 32, 64)
 }
 _ALIGNMENT = 8
+_ZEROS = 2**24
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +101,7 @@ class ShardWriter:
         self.folder.mkdir(parents=True, exist_ok=True)
         for shard in self._shards:
             with (self.folder / shard.file).open("ab") as stream:
-                os.posix_fallocate(stream.fileno(), 0, shard.num_bytes)
+                _allocate(stream, shard.num_bytes)
             with (self.folder / shard.file).open("r+b") as stream:
                 stream.write(shard.header)
         if len(self._shards) > 1:
@@ -126,7 +129,7 @@ class ShardWriter:
         shard = self._shard_of[name]
         numbers = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
         start = shard.offsets[name] + (index or 0) * len(numbers)
-        with (self.folder / shard.file).open("r+b") as stream:
+        with explain_full_disk(self.folder / shard.file), (self.folder / shard.file).open("r+b") as stream:
             stream.seek(start)
             stream.write(numbers.data)
 
@@ -134,6 +137,16 @@ class ShardWriter:
         weight_map = {name: shard.file for name, shard in self._shard_of.items()}
         total = sum(tensor.num_bytes for tensor in self.tensors.values())
         return json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}, indent=2) + "\n"
+
+
+def _allocate(stream: BinaryIO, num_bytes: int) -> None:
+    """Takes a file's room on the disk at once, so that a full disk is an error before the work."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(stream.fileno(), 0, num_bytes)
+        return
+    missing = num_bytes - os.fstat(stream.fileno()).st_size  # macOS has no such call: zeros are written
+    while missing > 0:
+        missing -= stream.write(bytes(min(missing, _ZEROS)))
 
 
 def _group(tensors: Sequence[TensorLayout], max_shard_bytes: int) -> Iterator[list[TensorLayout]]:

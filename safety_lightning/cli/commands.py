@@ -9,12 +9,18 @@ import importlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import auto_cli
 
+from safety_lightning.cli.configs import check_configs
 from safety_lightning.cli.errors import PROGRAM, SuggestingParser, stop
+from safety_lightning.cli.judges import separate_judges
+from safety_lightning.cli.kinds import guard_parsing
 from safety_lightning.cli.lists import gather_values
+from safety_lightning.cli.stops import exit_when_stopped
+from safety_lightning.disks import DiskFullError, describe_full_disk, is_disk_full, quieten_full_disk
 from safety_lightning.errors import UserError
 from safety_lightning.evaluation.judges import Judge
 from safety_lightning.runs import find_version
@@ -112,13 +118,14 @@ COMMANDS: dict[str, Any] = {
         "List the configs that come with the package.",
     ),
 }
-_GOES_ON = {"project", "judge"}  # overlap too, where it was told its folder
+_RESUMES = {"project", "judge"}  # overlap too, where it was told its folder
 
 
 class CommandParser(SuggestingParser):
     """The commands' parser, whose errors name the nearest judge too."""
 
     class_roots = (Judge,)
+    factory_kinds = (Judge,)
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -128,37 +135,54 @@ def main(args: Sequence[str] | None = None) -> None:
         args: The command and its options; None takes those of the process.
     """
     words = list(sys.argv[1:] if args is None else args)
+    with exit_when_stopped(lambda: _advise(words)), quieten_full_disk():
+        try:
+            check_configs(words)
+            _run(words, args)
+        except UserError as error:
+            stop(error)
+        except Exception as error:
+            if not is_disk_full(error):
+                raise
+            stop(DiskFullError(describe_full_disk(Path(getattr(error, "filename", None) or "logs"))))
+
+
+def _run(words: Sequence[str], args: Sequence[str] | None) -> None:
     if words and words[0] in TRAINER_VERBS:
         from safety_lightning.cli.verbs import run_verb
 
         run_verb(words[0], args=None if args is None else words)
-        return
+    else:
+        _run_command(words)
+
+
+def _run_command(words: Sequence[str]) -> None:
     misplaced = [word for word in words if word in TRAINER_VERBS]
     if misplaced and words[0].startswith("-"):
-        _stop_misplaced(misplaced[0])
+        raise UserError(f"options come after the command: {PROGRAM} {misplaced[0]} --config FILE ...")
     commands = {verb: _make_stub(title) for verb, title in TRAINER_VERBS.items()} | _load_asked(COMMANDS, words)
     command = _find_command(COMMANDS, words)
-    try:
-        parsed = auto_cli(
-            commands,
-            args=gather_values(words, commands),
-            as_positional=False,
-            return_instance=True,
-            parser_class=CommandParser,
-            prog=PROGRAM,
-            description=_DESCRIPTION,
-            version=find_version("safety_lightning") or "(not installed)",
-            allow_abbrev=False,
-        )
-        if command is not None:
-            command.finish(parsed)
-    except UserError as error:
-        stop(error)
-    except KeyboardInterrupt:
-        goes_on = words[0] in _GOES_ON or (words[0] == "overlap" and "--out" in words)
-        told = " What is finished is kept: the same command goes on." if goes_on else ""
-        print(f"Stopped.{told}", file=sys.stderr)
-        raise SystemExit(130) from None
+    separate_judges()
+    guard_parsing()
+    parsed = auto_cli(
+        commands,
+        args=gather_values(words, commands),
+        as_positional=False,
+        return_instance=True,
+        parser_class=CommandParser,
+        prog=PROGRAM,
+        description=_DESCRIPTION,
+        version=find_version("safety_lightning") or "(not installed)",
+        allow_abbrev=False,
+    )
+    if command is not None:
+        command.finish(parsed)
+
+
+def _advise(words: Sequence[str]) -> str:
+    """Says how to resume a command that was stopped; the Trainer's verbs say it themselves."""
+    resumes = words[0] in _RESUMES or (words[0] == "overlap" and "--out" in words)
+    return " What is finished is kept: the same command resumes." if resumes else ""
 
 
 def _find_command(table: Mapping[str, Any], words: Sequence[str]) -> Command | None:
@@ -188,7 +212,3 @@ def _make_stub(title: str) -> Callable[[], None]:
 
     stub.__doc__ = title
     return stub
-
-
-def _stop_misplaced(verb: str) -> None:
-    stop(UserError(f"options come after the command: {PROGRAM} {verb} --config FILE ..."))

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import ActionConfigFile
+
+from safety_lightning.cli.texts import check_config_text
+from safety_lightning.errors import UserError
 
 _FOLDER = Path(__file__).parents[1] / "configs"  # a link to configs/ in the repository, a copy of it in a wheel
 
@@ -15,8 +20,8 @@ class NamedConfigFile(ActionConfigFile):
     """The option ``--config``, which takes the name of a config of the package too: ``quickstart``, ``test/lab``."""
 
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
-        """Applies a config; see `locate_config`."""
-        super().__call__(parser, cfg, locate_config(values), option_string)
+        """Applies a config that has been checked; see `locate_config` and `check_config`."""
+        super().__call__(parser, cfg, check_config(values), option_string)
 
 
 def find_configs() -> dict[str, Path]:
@@ -42,16 +47,53 @@ def locate_config(value: str) -> str:
         The path of the file, or the value itself where it is no name.
 
     Raises:
-        TypeError: If there is neither a file nor a config of that name; parsers make it an error of the user's.
+        UserError: If there is neither a file nor a config of that name.
     """
     configs = find_configs()
-    if Path(value).is_file() or ":" in value:
+    if ":" in value or _is_file(value):
         return value
     if value not in configs:
         close = difflib.get_close_matches(value, configs, n=1)
         meant = f"\nDid you mean {close[0]}?" if close else ""
-        raise TypeError(f"--config must be a file or one of the names that `configs` lists, got {value!r}{meant}")
+        raise UserError(f"--config must be a file or one of the names that `configs` lists, got {value!r}{meant}")
     return str(configs[value])
+
+
+def check_config(value: str) -> str:
+    """Checks a config before anything is made of it.
+
+    Args:
+        value: A value of ``--config``.
+
+    Returns:
+        What `locate_config` returns.
+
+    Raises:
+        UserError: If the file cannot be read; see `locate_config` and `check_config_text`.
+    """
+    located = locate_config(value)
+    if not _is_file(located):
+        check_config_text(located, name=f"--config {located[:80]!r}")
+        return located
+    try:
+        text = Path(located).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"config {located} must be a readable text file: {error}") from error
+    check_config_text(text, name=f"config {located}")
+    return located
+
+
+def check_configs(words: Sequence[str]) -> None:
+    """Checks the configs among the words of a command, before the libraries are imported that its parser needs.
+
+    Raises:
+        UserError: See `check_config`.
+    """
+    for word, following in itertools.pairwise([*words, None]):
+        if word in ("-c", "--config") and following is not None:
+            check_config(following)
+        elif word is not None and word.startswith("--config="):
+            check_config(word.removeprefix("--config="))
 
 
 def list_configs() -> None:
@@ -61,3 +103,10 @@ def list_configs() -> None:
     for name, file in configs.items():
         with file.open() as stream:
             print(f"{name:{width}}  {stream.readline().removeprefix('#').strip().rstrip(':.')}")
+
+
+def _is_file(value: str) -> bool:
+    try:
+        return Path(value).is_file()
+    except OSError:  # too long for a name
+        return False

@@ -34,7 +34,13 @@ if TYPE_CHECKING:
         find_stop_ids,
     )
     from safety_lightning.data.datamodule import InstructionData
-    from safety_lightning.data.reading import AdvBenchPrompts, read_advbench_prompts, read_examples, read_prompts
+    from safety_lightning.data.reading import (
+        AdvBenchPrompts,
+        read_advbench_prompts,
+        read_examples,
+        read_prompts,
+        read_source,
+    )
     from safety_lightning.data.sources import (
         Example,
         InstructionSource,
@@ -49,7 +55,7 @@ _PLACES = {
     "batching": "LengthGroupedBatchSampler Padding collate_examples pad_rows pad_sequences",
     "chat": "IGNORED_LABEL EncodedExample Template check_template encode_pairs encode_prompt find_stop_ids",
     "datamodule": "InstructionData",
-    "reading": "AdvBenchPrompts read_advbench_prompts read_examples read_prompts",
+    "reading": "AdvBenchPrompts read_advbench_prompts read_examples read_prompts read_source",
     "sources": "Example InstructionSource is_generated is_local_file register_generator resolve_source",
     "tables": "check_column read_table",
 }

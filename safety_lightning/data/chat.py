@@ -13,6 +13,8 @@ from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
 
+from safety_lightning.checkpoints import blame
+from safety_lightning.data.templates import render_messages
 from safety_lightning.errors import UserError
 
 Template = Literal["chat", "plain"]
@@ -20,6 +22,8 @@ Template = Literal["chat", "plain"]
 IGNORED_LABEL = -100  # what torch's cross entropy skips
 PLAIN_PROMPT = "### Instruction:\n{prompt}\n\n### Response:\n"  # Paper: the release's template is undefined
 TEMPLATE_DATE = datetime(2024, 7, 26)  # Llama 3's own default; today's date would change the data every day
+_PROBE = ("Is it raining", "It is")
+_CHECKED = "_safety_lightning_checked_template"
 _ASKS_DATE = re.compile(r"strftime_now\(\s*(['\"])(.*?)\1\s*\)")
 
 
@@ -129,12 +133,30 @@ def check_template(tokenizer: PreTrainedTokenizerBase, template: Template) -> No
     """Raises UserError if the template is unknown, or is ``chat`` and the tokenizer has no chat template."""
     if template not in ("chat", "plain"):
         raise UserError(f"template must be chat or plain, got {template!r}")
-    if template == "chat" and not tokenizer.chat_template:
+    if template == "chat" and tokenizer.chat_template:
+        _check_chat(tokenizer)
+    elif template == "chat":
         name = tokenizer.name_or_path or type(tokenizer).__name__
         raise UserError(
             f"template must be one that the model has, got chat for {name!r}, whose tokenizer has no chat template; "
             "say `template: plain`"
         )
+
+
+def _check_chat(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Checks, once a tokenizer and template, that a template writes what it is given."""
+    if getattr(tokenizer, _CHECKED, None) == tokenizer.chat_template:
+        return
+    question, answer = _PROBE
+    messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    prompt = _render_chat(tokenizer, messages[:1], add_generation_prompt=True)
+    whole = _render_chat(tokenizer, messages, add_generation_prompt=False)
+    if question not in prompt or question not in whole or answer not in whole:
+        raise UserError(
+            f"the chat template of {tokenizer.name_or_path} must write what it is given, of the prompt {question!r} it "
+            f"writes {prompt[:80]!r}; say `template: plain`"
+        )
+    setattr(tokenizer, _CHECKED, tokenizer.chat_template)
 
 
 def find_stop_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
@@ -165,13 +187,9 @@ def _render_reply(
 def _render_chat(
     tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], *, add_generation_prompt: bool
 ) -> str:
-    text = tokenizer.apply_chat_template(
-        messages,
-        tokenize=False,
-        add_generation_prompt=add_generation_prompt,
-        chat_template=_pin_date(tokenizer.get_chat_template()),
-    )
-    return str(text)
+    with blame(f"the tokenizer of {tokenizer.name_or_path} must have one chat template"):
+        template = _pin_date(tokenizer.get_chat_template())
+    return render_messages(tokenizer, messages, template=template, add_generation_prompt=add_generation_prompt)
 
 
 @lru_cache(maxsize=4)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 from lightning import LightningDataModule
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch.utils.data import DataLoader, Subset
 from transformers import PreTrainedTokenizerBase
 
@@ -193,7 +194,7 @@ class InstructionData(LightningDataModule):
             batch_sampler=sampler,
             collate_fn=self._make_collate(),
             num_workers=self.num_workers,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
             content=encoding.key,
         )
 
@@ -236,6 +237,11 @@ class InstructionData(LightningDataModule):
     def _read(self, role: str, source: str | InstructionSource, kind: ExampleKind) -> list[Example]:
         reading = read_source(source, seed=self.seed, kind=kind)
         self._readings[role] = reading
+        if reading.num_blank:
+            rank_zero_warn(
+                f"{reading.num_blank} of {reading.num_rows} rows of {reading.name} are left out, they hold no text "
+                f"(the first: {reading.first_blank})"
+            )
         return reading.examples
 
     def _find_place(self) -> tuple[int, int]:

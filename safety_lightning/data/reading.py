@@ -35,7 +35,8 @@ class Reading:
         examples: The examples taken.
         num_rows: How many rows there were.
         num_filtered: How many of them the filters left out.
-        num_blank: How many more had an empty prompt or response, and were left out.
+        num_blank: How many more were blank, or had an empty prompt or response, and were left out.
+        first_blank: Where the first of these is; None where there is none.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Reading:
     num_rows: int
     num_filtered: int = 0
     num_blank: int = 0
+    first_blank: str | None = None
 
 
 def read_examples(source: str | InstructionSource, *, seed: int, kind: ExampleKind = "useful") -> list[Example]:
@@ -53,16 +55,13 @@ def read_examples(source: str | InstructionSource, *, seed: int, kind: ExampleKi
 
 def read_prompts(source: str | InstructionSource, *, seed: int) -> list[str]:
     """Reads the prompts of a source whose responses are not needed; see :func:`read_source`."""
-    source = resolve_source(source)
-    assert source.path is not None
-    if is_generated(source.path):
-        return [example.prompt for example in _generate(source, seed=seed, kind="useful").examples]
-    table = _open_table(source)
-    texts = _read_texts(table, _filter_rows(table, source), (str(source.prompt),))
-    return [prompt for (prompt,) in _take(texts, source, seed, table.name)]
+    reading = read_source(source, seed=seed, kind="useful", with_responses=False)
+    return [example.prompt for example in reading.examples]
 
 
-def read_source(source: str | InstructionSource, *, seed: int, kind: ExampleKind) -> Reading:
+def read_source(
+    source: str | InstructionSource, *, seed: int, kind: ExampleKind, with_responses: bool = True
+) -> Reading:
     """Reads the examples of a source.
 
     Rows are filtered, those without a prompt or a response are left out and counted, and ``size`` of the rest are
@@ -72,6 +71,7 @@ def read_source(source: str | InstructionSource, *, seed: int, kind: ExampleKind
         source: Where the examples come from.
         seed: Seed of the draw, and of what the lab makes.
         kind: What the examples are used as.
+        with_responses: Whether responses are read; without them examples have empty ones, and a row needs none.
 
     Returns:
         The examples, at least one, and the counts.
@@ -86,17 +86,19 @@ def read_source(source: str | InstructionSource, *, seed: int, kind: ExampleKind
         return _generate(source, seed=seed, kind=kind)
     table = _open_table(source)
     kept = _filter_rows(table, source)
-    texts = _read_texts(table, kept, (str(source.prompt), str(source.response)))
+    columns = (str(source.prompt), str(source.response)) if with_responses else (str(source.prompt),)
+    texts, blank = _read_texts(table, kept, columns)
     return Reading(
         name=table.name,
         version=table.version,
         examples=[
-            Example(prompt=prompt, response=response, kind=kind)
-            for prompt, response in _take(texts, source, seed, table.name)
+            Example(prompt=taken[0], response=taken[1] if with_responses else "", kind=kind)
+            for taken in _take(texts, source, seed, table.name)
         ],
-        num_rows=len(table.rows),
+        num_rows=len(table.rows) + len(table.blank_lines),
         num_filtered=len(table.rows) - len(kept),
-        num_blank=len(kept) - len(texts),
+        num_blank=len(blank),
+        first_blank=blank[0] if blank else None,
     )
 
 
@@ -173,12 +175,22 @@ def _equals(cell: Any, wanted: Any) -> bool:
     return bool(cell == wanted) and isinstance(cell, bool) == isinstance(wanted, bool)
 
 
-def _read_texts(table: Table, indices: Sequence[int], columns: tuple[str, ...]) -> list[tuple[str, ...]]:
-    """Returns the texts of the given rows, but for rows with an empty one."""
+def _read_texts(
+    table: Table, indices: Sequence[int], columns: tuple[str, ...]
+) -> tuple[list[tuple[str, ...]], list[str]]:
+    """Returns the texts of the given rows, but for rows with an empty one; and where these and blank lines are."""
     for column in columns:
         check_column(table, column)
-    rows = (tuple(_read_text(table, index, column) for column in columns) for index in indices)
-    return [texts for texts in rows if all(text.strip() for text in texts)]
+    found = []
+    blank = [f"{table.name}, line {number}, is blank" for number in table.blank_lines]
+    for index in indices:
+        texts = tuple(_read_text(table, index, column) for column in columns)
+        empty = [column for column, text in zip(columns, texts, strict=True) if not text.strip()]
+        if empty:
+            blank.append(f"{table.locate(index)}, has no text in {empty[0]!r}")
+        else:
+            found.append(texts)
+    return found, blank
 
 
 def _read_text(table: Table, index: int, column: str) -> str:

@@ -66,6 +66,10 @@ class InstructionSource:
             raise UserError(f"size must be at least 1, got {self.size}")
         if self.pick not in (None, "seeded", "first"):
             raise UserError(f"pick must be seeded or first, got {self.pick!r}")
+        for column, wanted in (self.filters or {}).items():
+            values = wanted if isinstance(wanted, list) else [wanted]
+            if not all(value is None or isinstance(value, str | int | float) for value in values):
+                raise UserError(f"filters.{column} must be a value or a list of values, got {wanted!r}")
 
 
 BEAVERTAILS_CATEGORIES = (

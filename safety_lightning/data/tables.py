@@ -14,13 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 from safety_lightning.errors import UserError
 from safety_lightning.files import hash_file
+from safety_lightning.strict import check_finite_numbers, parse_json
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-NumberedRow = tuple[int, dict[str, Any]]
+NumberedRow = tuple[int, dict[str, Any] | None]
+"""A row with its number; None for a line that holds nothing."""
 
 TOXIC_ABOVE = 5.5  # of human and machine toxicity, each from 1 to 5: the threshold of ToxiGen's authors
+_NAME = re.compile(r"[\w.:#/-]{1,40}")
 _BYTES_LITERAL = re.compile(r"b(['\"]).*\1", re.DOTALL)
 
 
@@ -35,6 +38,7 @@ class Table:
         numbers: Each row's line in the file, or its number.
         unit: What ``numbers`` counts, ``line`` or ``row``.
         version: What the content can be told by: ``sha256:...`` of a file, the revision of a data set.
+        blank_lines: The lines before the last row of a JSONL or CSV file that hold nothing.
     """
 
     name: str
@@ -43,6 +47,7 @@ class Table:
     numbers: list[int]
     unit: str
     version: str
+    blank_lines: Sequence[int] = ()
 
     def locate(self, index: int) -> str:
         """Says in words where a row is."""
@@ -63,26 +68,33 @@ def read_table(path: Path, *, columns: Sequence[str] = ()) -> Table:
         UserError: If the file does not exist, has another suffix, is broken or is empty.
     """
     reader = _READERS.get(path.suffix.lower())
-    if path.is_dir():
-        raise UserError(f"a data file must be a file, got the folder {path}")
-    if not path.exists():
-        raise UserError(f"data file {path} does not exist{_suggest_file(path)}")
-    if reader is None:
-        raise UserError(f"a data file must end in one of {', '.join(_READERS)}, got {path}")
     try:
+        if path.is_dir():
+            raise UserError(f"a data file must be a file, got the folder {path}")
+        if not path.exists():
+            raise UserError(f"data file {path} does not exist{_suggest_file(path)}")
+        if reader is None:
+            raise UserError(f"a data file must end in one of {', '.join(_READERS)}, got {path}")
+        if not path.is_file():  # a pipe would be waited for without end
+            raise UserError(f"a data file must be an ordinary file, {path} is none")
         numbered = reader(path, columns)
+        is_by_row = path.suffix.lower() == ".parquet" or _is_list(path)
     except UnicodeDecodeError as error:
         raise UserError(f"{path} must be UTF-8 text, got {error}") from error
-    if not numbered:
+    except OSError as error:
+        raise UserError(f"data file {path} must be readable, got an error: {error}") from error
+    filled = [(number, row) for number, row in numbered if row is not None]
+    if not filled:
         raise UserError(f"{path} must hold at least one row of data, got none")
-    numbers, rows = zip(*numbered, strict=True)
+    numbers, rows = zip(*filled, strict=True)
     return Table(
         name=str(path),
         columns=list(dict.fromkeys(name for row in rows for name in row)),
         rows=list(rows),
         numbers=list(numbers),
-        unit="row" if path.suffix.lower() == ".parquet" or _is_list(path) else "line",
+        unit="row" if is_by_row else "line",
         version=f"sha256:{hash_file(path)}",
+        blank_lines=[number for number, row in numbered if row is None and number < numbers[-1]],
     )
 
 
@@ -130,29 +142,45 @@ def check_column(table: Table, column: str) -> None:
     """Raises UserError, naming the columns found and the nearest, if the table lacks a column."""
     if column in table.columns:
         return
-    close = difflib.get_close_matches(column, table.columns, n=1)
+    is_csv = table.name.lower().endswith(".csv")
+    shown = _show_names(table.columns) if is_csv else ", ".join(map(repr, table.columns))
+    close = difflib.get_close_matches(column, table.columns, n=1) if repr(table.columns[0]) in shown else []
     hint = f"; did you mean {close[0]}?" if close else ""
-    if table.name.endswith(".csv"):
+    if is_csv:
         hint += " (a CSV file without a header line needs its names in `columns`)"
-    raise UserError(f"{table.name} must have a column {column!r}, got {', '.join(map(repr, table.columns))}{hint}")
+    raise UserError(f"{table.name} must have a column {column!r}, got {shown}{hint}")
+
+
+def _show_names(names: Sequence[str]) -> str:
+    """Lists the cells of a CSV file's first line, unless they read like text: a file without a header begins with data.
+
+    Such data may be harmful text, which is shown nowhere unless it is asked for.
+    """
+    if all(map(_NAME.fullmatch, names)):
+        return ", ".join(map(repr, names))
+    return f"a first line of {len(names)} cells that read like text and are not shown"
 
 
 def _read_jsonl(path: Path, _: Sequence[str]) -> list[NumberedRow]:
-    rows = []
     with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                rows.append((number, _parse_object(line, f"{path}, line {number}")))
-    return rows
+        return [
+            (number, _parse_object(line, f"{path}, line {number}") if line.strip() else None)
+            for number, line in enumerate(file, start=1)
+        ]
 
 
 def _read_json(path: Path, columns: Sequence[str]) -> list[NumberedRow]:
     if not _is_list(path):
         return _read_jsonl(path, columns)  # what the hub calls .json is often one object per line
     try:
-        items = json.loads(path.read_text(encoding="utf-8-sig"))
+        items = parse_json(path.read_text(encoding="utf-8-sig"))
+        check_finite_numbers(items)
     except json.JSONDecodeError as error:
         raise UserError(f"{path}, line {error.lineno}, must be JSON, got an error: {error.msg}") from error
+    except UnicodeDecodeError:
+        raise
+    except ValueError as error:
+        raise UserError(f"{path} must be JSON, got an error: {error}") from error
     for number, item in enumerate(items, start=1):
         if not isinstance(item, dict):
             raise UserError(f"{path}, row {number}, must be a JSON object, got {_shorten(json.dumps(item))}")
@@ -168,11 +196,14 @@ def _is_list(path: Path) -> bool:
 
 def _parse_object(line: str, place: str) -> dict[str, Any]:
     try:
-        value = json.loads(line)
+        value = parse_json(line)
+        check_finite_numbers(value)
     except json.JSONDecodeError as error:
         raise UserError(
             f"{place}, must be one JSON object, got {_shorten(line.strip())} ({error.msg} at column {error.colno})"
         ) from error
+    except ValueError as error:
+        raise UserError(f"{place}, must be one JSON object, got {_shorten(line.strip())} ({error})") from error
     if not isinstance(value, dict):
         raise UserError(f"{place}, must be one JSON object, got {_shorten(line.strip())}")
     return value
@@ -187,8 +218,15 @@ def _read_csv(path: Path, columns: Sequence[str]) -> list[NumberedRow]:
         try:
             for cells in reader:
                 number, last_line = last_line + 1, reader.line_num  # a quoted cell may span lines
-                if not cells or (not rows and cells == names):
+                if not cells and not (rows or names):
+                    continue  # above the header
+                if not rows and cells == names:
                     continue
+                if not cells:
+                    rows.append((number, None))
+                    continue
+                if any("\0" in cell for cell in cells):
+                    raise UserError(f"{path}, line {number}, must be text, got a zero byte")
                 if not names:
                     names = _check_header(cells, path)
                     continue
@@ -203,7 +241,7 @@ def _read_csv(path: Path, columns: Sequence[str]) -> list[NumberedRow]:
 def _check_header(names: list[str], path: Path) -> list[str]:
     twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
     if twice:
-        raise UserError(f"{path} must name each column once, got {', '.join(map(repr, twice))} more than once")
+        raise UserError(f"{path} must name each column once, got {_show_names(twice)} more than once")
     return names
 
 
@@ -212,10 +250,13 @@ def _read_parquet(path: Path, _: Sequence[str]) -> list[NumberedRow]:
     import pyarrow.parquet
 
     try:
-        table = pyarrow.parquet.read_table(path)
-    except (pyarrow.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path} must be a Parquet file, got an error: {error}") from error
-    return list(enumerate(table.to_pylist(), start=1))
+        table = pyarrow.parquet.read_table(path, page_checksum_verification=True)
+        rows = table.to_pylist()
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
+        words = " ".join(str(error).split())
+        raise UserError(f"{path} must be a sound Parquet file, got an error: {words}") from error
+    _check_header(table.column_names, path)
+    return list(enumerate(rows, start=1))
 
 
 def _suggest_file(path: Path) -> str:

@@ -13,6 +13,10 @@ from safety_lightning.data.chat import check_template, encode_prompt
 from safety_lightning.errors import UserError
 from safety_lightning.evaluation.tasks import Prompt, PromptFormat, Task
 
+_BYTES_A_TOKEN = 5
+_BYTES_A_ROW = 1000  # of names and hashes, in the files of answers and of scores
+_FIRST_SHARE = 8  # the first batch is as much smaller than the others
+
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
@@ -32,6 +36,12 @@ class Case:
     solution_ids: list[int]
     prompt_hash: str
 
+    @property
+    def asked_hash(self) -> str:
+        """Hash of what is asked and how, whatever the model: the text with its examples, solution, format, limits."""
+        asked = (self.prompt.text, self.prompt.solution, self.task.prompt_format, repr(self.task.limits))
+        return hashlib.sha256(repr(asked).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
 
 @dataclass(frozen=True, kw_only=True)
 class CasePlan:
@@ -40,7 +50,8 @@ class CasePlan:
     Attributes:
         tasks: The tasks.
         cases: The cases of all tasks, task by task.
-        batches: Indices into `cases`; a batch is of one task, and the longest prompts of a task come first.
+        batches: Indices into `cases`; a batch is of one task, and the longest prompts of a task come first. The very
+            first is small, so that there are answers soon.
     """
 
     tasks: list[Task]
@@ -50,6 +61,12 @@ class CasePlan:
     def list_indices(self, task: Task) -> list[int]:
         """Returns the indices of a task's cases."""
         return [index for index, case in enumerate(self.cases) if case.task is task]
+
+    def estimate_bytes(self) -> int:
+        """Returns how much the answers and scores of all cases take on the disk, about, and at most."""
+        answers = sum(_BYTES_A_TOKEN * case.task.limits.max_new_tokens for case in self.cases)
+        rows = sum(_BYTES_A_ROW + len(case.prompt.text.encode()) for case in self.cases)
+        return 2 * (answers + rows)  # answers are written anew, in order, when all are there
 
     def hash_tasks(self) -> dict[str, str]:
         """Returns a hash of each task's prompts."""
@@ -89,6 +106,10 @@ def make_plan(
         _check_context(found, max_context_tokens)
         places = sorted(range(len(found)), key=lambda place: -len(found[place].token_ids))
         order = [len(cases) + place for place in places]  # the longest first, as they need most memory
+        if not batches and len(order) > batch_size // _FIRST_SHARE:  # a small one, after which there is something
+            first = max(1, batch_size // _FIRST_SHARE)
+            batches.append(order[:first])
+            order = order[first:]
         batches += [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
         cases += found
     return CasePlan(tasks=list(tasks), cases=cases, batches=batches)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 from safety_lightning.evaluation.cases import Case, CasePlan
-from safety_lightning.evaluation.engines import Engine
+from safety_lightning.evaluation.engines import Answer, Engine
 from safety_lightning.evaluation.judges import JudgementCache, JudgeRequest, LabJudge, judge_answers
 from safety_lightning.evaluation.measurement import (
     MAX_UNJUDGED_SHARE,
@@ -51,26 +53,85 @@ def measure_plan(
     return measurements
 
 
-def answer_cases(engine: Engine, cases: Sequence[Case]) -> list[Generation]:
-    """Lets an engine answer cases of one task, and measures their solutions where there are any."""
-    answers = engine.answer([case.token_ids for case in cases], cases[0].task.limits)
-    return [
-        Generation(
-            id=case.prompt.id,
-            task=case.prompt.task,
-            prompt=case.prompt.request,
-            answer=answer.text,
-            num_tokens=answer.num_tokens,
-            finish_reason=answer.finish_reason,
-            engine=engine.name,
-            dtype=engine.dtype,
-            batch_size=answer.batch_size,
-            prompt_hash=case.prompt_hash,
-            reference_log_likelihood=log_likelihood,
-            num_reference_tokens=len(case.solution_ids) or None,
+def answer_cases(
+    engine: Engine,
+    cases: Sequence[Case],
+    *,
+    known: Mapping[int, Generation] | None = None,
+    progress: Progress | None = None,
+) -> list[Generation]:
+    """Lets an engine answer cases of one task, and measures their solutions where there are any.
+
+    Args:
+        engine: The engine.
+        cases: The cases.
+        known: Answers that an earlier run has left, by the place of their case.
+        progress: Who is told of tokens, and of answers without their log-likelihoods, as they come.
+    """
+    known = known or {}
+    waiting = [place for place in range(len(cases)) if place not in known]
+    answers = {
+        place: Answer(
+            text=one.answer, num_tokens=one.num_tokens, finish_reason=one.finish_reason, batch_size=one.batch_size
         )
-        for case, answer, log_likelihood in zip(cases, answers, _measure_solutions(engine, cases), strict=True)
-    ]
+        for place, one in known.items()
+    }
+    if waiting:
+        watched = {} if progress is None else {"watcher": _Watch(engine, cases, waiting, progress)}
+        limits = cases[0].task.limits
+        found = engine.answer([cases[place].token_ids for place in waiting], limits, **watched)
+        begun = max((one.batch_size for one in known.values()), default=0)  # the batch that a kill has interrupted
+        found = [replace(one, batch_size=max(begun, one.batch_size)) for one in found]
+        answers |= dict(zip(waiting, found, strict=True))
+    log_likelihoods = _measure_solutions(engine, cases)
+    return [_make_generation(engine, case, answers[at], log_likelihoods[at]) for at, case in enumerate(cases)]
+
+
+class Progress(Protocol):
+    """Is told what was generated so far."""
+
+    def on_tokens(self, num_tokens: int) -> None:
+        """Takes how many tokens the longest answers have so far."""
+        ...
+
+    def on_generation(self, place: int, generation: Generation) -> None:
+        """Takes an answer with the place of its case."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Watch:
+    """Makes generations of an engine's answers for who follows the progress."""
+
+    engine: Engine
+    cases: Sequence[Case]
+    places: Sequence[int]
+    progress: Progress
+
+    def on_tokens(self, num_tokens: int) -> None:
+        self.progress.on_tokens(num_tokens)
+
+    def on_answer(self, index: int, answer: Answer) -> None:
+        place = self.places[index]
+        self.progress.on_generation(place, _make_generation(self.engine, self.cases[place], answer, None))
+
+
+def _make_generation(engine: Engine, case: Case, answer: Answer, log_likelihood: float | None) -> Generation:
+    return Generation(
+        id=case.prompt.id,
+        task=case.prompt.task,
+        prompt=case.prompt.request,
+        answer=answer.text,
+        num_tokens=answer.num_tokens,
+        finish_reason=answer.finish_reason,
+        engine=engine.name,
+        dtype=engine.dtype,
+        batch_size=answer.batch_size,
+        prompt_hash=case.prompt_hash,
+        asked_hash=case.asked_hash,
+        reference_log_likelihood=log_likelihood,
+        num_reference_tokens=len(case.solution_ids) or None,
+    )
 
 
 def _measure_solutions(engine: Engine, cases: Sequence[Case]) -> list[float] | list[None]:

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from safety_lightning.errors import UserError
 from safety_lightning.evaluation.measurement import Measurement
-from safety_lightning.evaluation.statistics import bootstrap_interval
+from safety_lightning.evaluation.statistics import average, bootstrap_interval
 from safety_lightning.training.loss import compute_token_losses
 
 
@@ -56,6 +56,6 @@ def summarise_loss(sums_B: Tensor, counts_B: Tensor, *, seed: int = 0) -> Measur
     """
     sums_B, counts_B = sums_B.double(), counts_B.double()
     low, high = bootstrap_interval(sums_B, counts_B, seed=seed)
-    value = float(sums_B.sum() / counts_B.sum())
+    value = average(sums_B.tolist(), counts_B.tolist())
     num_scored = int((counts_B > 0).sum())
     return Measurement(metric="loss", value=value, low=low, high=high, num_total=len(sums_B), num_scored=num_scored)

@@ -17,6 +17,7 @@ from safety_lightning.errors import UserError
 from safety_lightning.evaluation.judges import UNJUDGED, Judge, Judgement, Unjudged
 from safety_lightning.evaluation.judges.protocol import HIGHEST_SCORE, LOWEST_SCORE
 from safety_lightning.evaluation.statistics import (
+    average,
     bootstrap_agreement,
     bootstrap_interval,
     measure_agreement,
@@ -142,8 +143,8 @@ def summarise_outcomes(
         max_unjudged_share: Largest share that may be unjudged, in [0, 1].
 
     Returns:
-        One measurement, or two that belong together: a mean score and the share of fives; a log-likelihood per token
-        and per solution.
+        One measurement, or two that belong together: a mean score and the share of fives (unless the judge gives
+        expected scores); a log-likelihood per token and per solution.
 
     Raises:
         UserError: If there is nothing judged, or a larger share is unjudged.
@@ -210,18 +211,23 @@ def summarise_agreement(judged: Sequence[Sequence[Outcome]], *, task: str, seed:
 def _summarise_scores(
     spec: MetricSpec, scores: Sequence[float], make: partial[Measurement], *, num_total: int, seed: int
 ) -> list[Measurement]:
-    """Makes the mean score, with its bounds were all the unjudged 1 or 5, and the share of fives of the judged."""
-    num_judged, total, num_fives = len(scores), sum(scores), scores.count(HIGHEST_SCORE)
+    """Makes the mean score, with its bounds were all the unjudged 1 or 5, and the share of fives of the judged.
+
+    A judge that gives expected scores has no share of fives.
+    """
+    num_judged, num_fives = len(scores), scores.count(HIGHEST_SCORE)
     num_unjudged = num_total - num_judged
     low, high = bootstrap_interval(scores, seed=seed)
     mean = make(
         metric=spec.name,
-        value=total / num_judged,
+        value=average(scores),
         low=low,
         high=high,
-        lowest=(total + num_unjudged * LOWEST_SCORE) / num_total,
-        highest=(total + num_unjudged * HIGHEST_SCORE) / num_total,
+        lowest=average([*scores, *[LOWEST_SCORE] * num_unjudged]),
+        highest=average([*scores, *[HIGHEST_SCORE] * num_unjudged]),
     )
+    if getattr(spec.judge, "gives_expectations", False):
+        return [mean]  # of which hardly one is 5
     low, high = wilson_interval(num_fives, num_judged)
     return [mean, make(metric=f"{spec.name}_share_of_fives", value=num_fives / num_judged, low=low, high=high)]
 
@@ -231,11 +237,11 @@ def _summarise_log_likelihood(
 ) -> list[Measurement]:
     values_B, weights_B = (torch.tensor(numbers, dtype=torch.float64) for numbers in (values, weights))
     low, high = bootstrap_interval(values_B, weights_B, seed=seed)
-    per_token = make(metric=f"{spec.name}_per_token", value=float(values_B.sum() / weights_B.sum()), low=low, high=high)
+    per_token = make(metric=f"{spec.name}_per_token", value=average(values, weights), low=low, high=high)
     low, high = bootstrap_interval(values_B, seed=seed)
     return [
         per_token,
-        make(metric=f"{spec.name}_per_solution", value=float(values_B.mean()), low=low, high=high),
+        make(metric=f"{spec.name}_per_solution", value=average(values), low=low, high=high),
     ]
 
 
@@ -254,7 +260,8 @@ def _check_unjudged(outcomes: Sequence[Outcome], unjudged: dict[str, int], max_u
         return
     listed = ", ".join(f"{number} {reason.replace('_', ' ')}" for reason, number in unjudged.items() if number)
     examples = [outcome.reason for outcome in outcomes if outcome.unjudged is not None]
+    first = f" The first: {' '.join(examples[0].split())[:200]}" if any(examples) else ""
     wanted = f"at most {max_unjudged_share:.1%} of the answers may be unjudged (max_unjudged_share)"
     if num_unjudged == num_total:
         wanted = "at least one answer must be judged"
-    raise UserError(f"{wanted}, got {num_unjudged} of {num_total} unjudged: {listed}. The first: {examples[0][:200]}")
+    raise UserError(f"{wanted}, got {num_unjudged} of {num_total} unjudged: {listed}.{first}")

@@ -13,10 +13,12 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import nn
 from transformers import PreTrainedModel
 
-from safety_lightning.checkpoints import load_model
+from safety_lightning.checkpoints import CheckpointReader, load_model
 from safety_lightning.errors import UserError
+from safety_lightning.evaluation.callbacks.progress import AnswerProgressBar
+from safety_lightning.evaluation.cases import Case
 from safety_lightning.evaluation.datamodule import EvaluationData
-from safety_lightning.evaluation.engines import Engine, TransformersEngine, VLLMEngine
+from safety_lightning.evaluation.engines import Engine, TransformersEngine, VLLMEngine, check_vllm
 from safety_lightning.evaluation.grading import answer_cases, grade_cases, list_metrics
 from safety_lightning.evaluation.judges import JudgementCache, find_cache_file
 from safety_lightning.evaluation.measurement import (
@@ -29,6 +31,7 @@ from safety_lightning.evaluation.measurement import (
 from safety_lightning.evaluation.prompt_outcomes import PromptOutcomes
 from safety_lightning.evaluation.records import (
     Baseline,
+    Generation,
     GenerationLog,
     ResultFile,
     ScoreRow,
@@ -81,6 +84,7 @@ class EvaluationModule(L.LightningModule):
     ) -> None:
         super().__init__()
         self.model_name = model
+        self.checkpoint: CheckpointReader | None = None  # what is loaded, where a command has hashed it
         self.engine_name: EngineName = engine
         self.weights_dtype: str = dtype
         self.attention = attention
@@ -102,8 +106,13 @@ class EvaluationModule(L.LightningModule):
         if "model" in self._modules or self.engine_name != "transformers":
             return
         self.model = load_model(
-            self.model_name, dtype=getattr(torch, self.weights_dtype), attention=self.attention
+            self.checkpoint or self.model_name, dtype=getattr(torch, self.weights_dtype), attention=self.attention
         ).eval()
+
+    def check_engine(self) -> None:
+        """Checks that the engine is installed; raises UserError."""
+        if self.engine_name == "vllm":
+            check_vllm()
 
     def check_baseline(self, data: EvaluationData) -> None:
         """Checks that the baseline, where there is one, can be compared with; raises UserError."""
@@ -133,30 +142,58 @@ class EvaluationModule(L.LightningModule):
             self._log.recover(self._engine)
         self.trainer.strategy.barrier()
         self._generations = self._log.read()
+        self._unfinished = self._log.read_unfinished() if self._engine.dtype == "float32" else {}
         self.outcomes = nn.ModuleDict(
             {_name_metric(task, spec): PromptOutcomes(len(self._plan.list_indices(task))) for task, spec in self._specs}
         ).to(self.device)
 
     def test_step(self, batch: list[int], batch_idx: int) -> None:
-        """Answers a batch of cases, unless that was done before."""
+        """Answers a batch of cases, unless that was done before.
+
+        Of a batch that a kill has interrupted, finished answers are taken over in float32, where others in a batch
+        change no answer; in narrower dtypes they could, and the batch is answered anew.
+        """
         if all(index in self._generations for index in batch):
             return
-        generations = answer_cases(self._engine, [self._plan.cases[index] for index in batch])
+        cases = [self._plan.cases[index] for index in batch]
+        known = {at: self._unfinished[index] for at, index in enumerate(batch) if index in self._unfinished}
+        progress = _BatchProgress(self._log, self._bar, cases)
+        generations = answer_cases(self._engine, cases, known=known, progress=progress)
         self._log.append(generations)
         self._generations |= dict(zip(batch, generations, strict=True))
+
+    def on_test_batch_start(self, batch: list[int], batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Tells the progress bar how much there is to do."""
+        if batch_idx == 0 and self._bar is not None:
+            own = [index for one in self._data.list_own_batches() for index in one]
+            known = self._generations.keys() | self._unfinished.keys()
+            self._bar.show_total(len(own), num_known=len(known & set(own)))
 
     def on_test_epoch_end(self) -> None:
         """Grades, measures and writes."""
         self.trainer.strategy.barrier()
         rows = self._gather_rows(self._grade_own())
-        self.measurements = self._measure()
-        for found in self.measurements:
-            self.log(f"test/{found.task}/{found.metric}", found.value, sync_dist=True)
         if self.trainer.is_global_zero:
             self._log.finish()
             self._generations = self._log.read()
+            self._write_scores(rows)
+        try:
+            self.measurements = self._measure()
+        except UserError as error:
+            raise UserError(
+                f"{error}. Every score and reason is in {self._folder / 'scores.jsonl'}; go on with a larger "
+                "--data.max_unjudged_share, or with a judge that answers"
+            ) from error
+        for found in self.measurements:
+            self.log(f"test/{found.task}/{found.metric}", found.value, sync_dist=True)
+        if self.trainer.is_global_zero:
             self._write(rows)
         self.trainer.strategy.barrier()
+
+    @property
+    def _bar(self) -> AnswerProgressBar | None:
+        bar = self.trainer.progress_bar_callback
+        return bar if isinstance(bar, AnswerProgressBar) else None
 
     @property
     def _data(self) -> EvaluationData:
@@ -227,13 +264,16 @@ class EvaluationModule(L.LightningModule):
         torch.distributed.all_gather_object(gathered, list(rows))
         return [row for part in gathered for row in part]
 
-    def _write(self, rows: Sequence[ScoreRow]) -> None:
+    def _write_scores(self, rows: Sequence[ScoreRow]) -> None:
+        """Writes what came of each prompt, before anything is measured: it is kept where too much is unjudged."""
         write_scores(
             self._folder,
             rows,
             metrics=[(task.name, spec.name) for task, spec in self._specs],
             prompts=[case.prompt.id for case in self._plan.cases],
         )
+
+    def _write(self, rows: Sequence[ScoreRow]) -> None:
         results = ResultFile(self._folder / "results.jsonl")
         results.add(self.model_name, self.measurements, engine=self._engine.name, dtype=self._engine.dtype)
         if self.baseline is not None:
@@ -252,6 +292,24 @@ class EvaluationModule(L.LightningModule):
                 show_harmful=self.show_harmful,
             )
             logger.experiment.add_text(f"answers/{task.name}", text)
+
+
+class _BatchProgress:
+    """Keeps and counts the answers of a batch as each is finished."""
+
+    def __init__(self, log: GenerationLog, bar: AnswerProgressBar | None, cases: Sequence[Case]) -> None:
+        self.log = log
+        self.bar = bar
+        self.most_tokens = cases[0].task.limits.max_new_tokens
+
+    def on_tokens(self, num_tokens: int) -> None:
+        if self.bar is not None:
+            self.bar.show_tokens(num_tokens, most_tokens=self.most_tokens)
+
+    def on_generation(self, place: int, generation: Generation) -> None:
+        self.log.keep(generation)
+        if self.bar is not None:
+            self.bar.advance()
 
 
 def _name_metric(task: Task, spec: MetricSpec) -> str:

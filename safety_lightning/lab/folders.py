@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from safety_lightning.errors import UserError
-from safety_lightning.files import atomic_path
+from safety_lightning.files import atomic_path, expand, find_parent
 
 
 @contextmanager
@@ -21,7 +21,8 @@ def fill_folder(out: Path) -> Iterator[Path]:
     Raises:
         UserError: If ``out`` exists and is not an empty folder; nothing is written then.
     """
-    out = out.expanduser().absolute()
+    out = expand(out, what="out").absolute()
+    find_parent(out, what="out")
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f"out must be a new or an empty folder, got {out}")
     with atomic_path(out) as partial:

@@ -11,7 +11,7 @@ import yaml
 
 from safety_lightning.errors import UserError
 from safety_lightning.figures import save_figure
-from safety_lightning.files import PartStore, write_atomically
+from safety_lightning.files import PartStore, atomic_path, write_atomically
 from safety_lightning.runs import RunFolder, describe_environment
 from safety_lightning.tables import write_csv, write_parquet
 
@@ -48,13 +48,20 @@ class OverlapFolder:
         self.parts = PartStore(self.path / "parts")
 
     def create(self, config: Mapping[str, Any]) -> None:
-        """Makes the folder with the resolved configuration and the manifest, unless its run is resumed."""
+        """Makes the folder with the resolved configuration and the manifest, unless its run is resumed.
+
+        It is held until `release`.
+        """
+        self._folder.create()
         if not self._folder.resume:
-            self._folder.create()
             self._folder.write_manifest({"recipe": self.recipe, **describe_environment()})
         file = self.path / "config.yaml"
         if not file.exists():
             write_atomically(file, yaml.safe_dump(json.loads(json.dumps(config)), sort_keys=False))
+
+    def release(self) -> None:
+        """Lets go of the folder."""
+        self._folder.release()
 
     def write_table(self, stem: str, row_class: type, rows: Sequence[Any]) -> None:
         """Writes rows as ``stem.csv`` and ``stem.parquet``."""
@@ -75,7 +82,7 @@ def publish_figures(out: Path, figures: Mapping[str, Figure]) -> None:
         save_figure(figure, out / "figures" / stem)
     if (out / _BOARD).exists():
         return  # a run that was finished before has shown them
-    with SummaryWriter(str(out / _BOARD)) as writer:
+    with atomic_path(out / _BOARD) as partial, SummaryWriter(str(partial)) as writer:
         for stem, figure in figures.items():
             writer.add_figure(f"overlap/{stem}", figure, close=False)
 

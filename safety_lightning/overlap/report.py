@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from safety_lightning.overlap.rows import (
     ActivationRow,
@@ -19,6 +18,7 @@ from safety_lightning.overlap.rows import (
     average,
     name_layers,
 )
+from safety_lightning.printing import PlainTable, open_console, show_line, show_table
 
 _MAX_ETAS = 5
 _QUANTITIES = {
@@ -47,16 +47,16 @@ def print_report(
         out: The folder.
         console: Where to print; None is standard output.
     """
-    console = console or Console()
+    console = open_console(console)
     if table is not None:
-        console.print(table)
+        show_table(console, table)
     for note in notes:
-        console.print(note, highlight=False, soft_wrap=True, markup=False)
+        show_line(console, note)
     for profile, values in settings.items():
         listed = ", ".join(f"{name}: {value}" for name, value in values.items())
-        console.print(f"Profile {profile} ({listed})", highlight=False, soft_wrap=True, markup=False)
-    console.print(f"Folder       {out}", highlight=False, soft_wrap=True)
-    console.print(f"TensorBoard  tensorboard --logdir {out}", highlight=False, soft_wrap=True)
+        show_line(console, f"Profile {profile} ({listed})")
+    show_line(console, f"Folder       {out}")
+    show_line(console, f"TensorBoard  tensorboard --logdir {shlex.quote(str(out))}")
 
 
 def note_forced(rows: Sequence[OverlapMatrixRow] | Sequence[ActivationRow]) -> list[str]:
@@ -115,14 +115,11 @@ def _make_table(
     etas = _choose_etas([key[2] for key in values])
     profiles = list(dict.fromkeys(key[1] for key in values))
     title += "\nintervals and bands hold 95 %" * bool(ranges)
-    table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))  # 80 columns hold five ranges
-    table.add_column("share of energy", no_wrap=True)
-    for eta in etas:
-        table.add_column(f"{eta:g}", justify="right", no_wrap=True)
+    table = PlainTable(title, names=["share of energy"], numbers=[f"{eta:g}" for eta in etas])
     for pair in dict.fromkeys(key[0] for key in values):
-        table.add_row(Text(pair, style="bold"))
+        table.add_line(pair, style="bold")
         for (name, profile), line in _list_lines(pair, values, ranges, etas, profiles).items():
-            table.add_row(f"{name}, {profile}" if len(profiles) > 1 else name, *line)
+            table.add_line(f"{name}, {profile}" if len(profiles) > 1 else name, *line)
         table.add_section()
     return table
 

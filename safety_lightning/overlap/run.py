@@ -82,12 +82,15 @@ def run_comparison(comparison: Comparison, *, out: Path | None, console: Console
     recipe = {"command": comparison.command, "settings": settings, "inputs": comparison.hashes}
     folder = OverlapFolder(out, command=comparison.command, recipe=recipe)
     comparison.check()
-    folder.create({**comparison.inputs, "settings": settings})
-    found = comparison.measure(folder.parts)
-    for stem, (row_class, rows) in found.tables.items():
-        folder.write_table(stem, row_class, rows)
-    if found.angles:
-        folder.write_table("angles", AngleRow, found.angles)
-    publish_figures(folder.path, found.draw())
+    try:
+        folder.create({**comparison.inputs, "settings": settings})
+        found = comparison.measure(folder.parts)
+        for stem, (row_class, rows) in found.tables.items():
+            folder.write_table(stem, row_class, rows)
+        if found.angles:
+            folder.write_table("angles", AngleRow, found.angles)
+        publish_figures(folder.path, found.draw())
+    finally:
+        folder.release()
     print_report(found.page, notes=found.notes, settings=found.departures, out=folder.path, console=console)
     return folder.path

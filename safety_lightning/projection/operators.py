@@ -11,11 +11,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from safety_lightning.devices import in_full_precision
 from safety_lightning.subspaces import Side
 
 Component = Literal["parallel", "orthogonal"]
 
 
+@in_full_precision()
 def project_update(update_MN: Tensor, basis: Tensor, *, component: Component, side: Side = "left") -> Tensor:
     r"""Keeps one component of an update with respect to a subspace (paper, eq. 5 and 6).
 

@@ -5,13 +5,14 @@ Shapes in this file: M = output features, N = input features.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from safety_lightning.checkpoints import MatrixSlot
+from safety_lightning.devices import in_full_precision
 from safety_lightning.errors import UserError
 from safety_lightning.projection.operators import Component, compute_coordinates, expand_coordinates, sum_squares
 from safety_lightning.projection.rows import UpdateMeasure
@@ -31,7 +32,7 @@ from safety_lightning.subspaces import Side
 class _BoundMatrix:
     slot: MatrixSlot
     parameter: nn.Parameter
-    reference_MN: Tensor  # float32
+    reference_MN: Tensor  # float32, rounded to the parameter's dtype
     basis: Tensor  # float32
 
     @property
@@ -67,7 +68,8 @@ class UpdateProjector:
         Args:
             model: The model that is trained; its parameters' names are those of the reference's files, give or
                 take the prefix of its base model. Reference weights are read from the files, so that a resumed
-                model binds like a fresh one.
+                model binds like a fresh one, and rounded to the dtype that the model is in: training began from
+                rounded weights, and the noise of that rounding is no update.
 
         Raises:
             UserError: If a tensor of the subspace has no live parameter, or one of another shape.
@@ -79,8 +81,9 @@ class UpdateProjector:
             parameter = live[slot.tensor]
             if slot.tensor != name:
                 name = slot.tensor
-                whole = self.prepared.reference.read(name).to(parameter.device, torch.float32)
+                whole = self.prepared.reference.read(name).to(parameter.device)
                 _check_shape(name, parameter, whole)
+                whole = whole.to(parameter.dtype).float()
                 reference = shard_like(whole, parameter.data)
             basis = self.prepared.subspace.bases[slot.name].columns.to(parameter.device)
             basis = agree_on(lay_out_basis(basis, parameter.data, slot, side=self.side))
@@ -88,32 +91,36 @@ class UpdateProjector:
         self.prepared.reference.close()
 
     @torch.no_grad()
-    def project(self, *, measured: bool = False) -> list[UpdateMeasure] | None:
-        """Replaces the live weights by reference + projected update, in place, computing in float32.
-
-        Args:
-            measured: Measure the update first, as the optimizer left it.
-
-        Returns:
-            What was measured; None where it was not.
-        """
-        measures = self.measure() if measured else None
+    @in_full_precision()
+    def project(self) -> None:
+        """Replaces the live weights by reference + projected update, in place, computing in float32."""
         for bound in self._bound:
             project_in_place(
                 bound.weights_MN, bound.reference_MN, bound.basis, component=self.component, side=self.side
             )
-        return measures
 
     @torch.no_grad()
-    def measure(self) -> list[UpdateMeasure]:
-        """Measures the live update of every matrix; changes nothing."""
-        return [self._measure_matrix(bound) for bound in self._bound]
+    @in_full_precision()
+    def measure(self, *, since: Sequence[Tensor] | None = None) -> list[UpdateMeasure]:
+        """Measures the live update of every matrix; changes nothing.
 
-    def _measure_matrix(self, bound: _BoundMatrix) -> UpdateMeasure:
+        Args:
+            since: What `copy_weights` returned at an earlier time, from which the update is measured then; None for
+                the reference.
+        """
+        starts = [bound.reference_MN for bound in self._bound] if since is None else since
+        return [self._measure_matrix(*pair) for pair in zip(self._bound, starts, strict=True)]
+
+    @torch.no_grad()
+    def copy_weights(self) -> list[Tensor]:
+        """Returns copies of the live matrices in the memory of the CPU, of which there is more than on a GPU."""
+        return [bound.weights_MN.detach().to("cpu", copy=True) for bound in self._bound]
+
+    def _measure_matrix(self, bound: _BoundMatrix, start_MN: Tensor) -> UpdateMeasure:
         weights_MN = bound.weights_MN
-        update_MN = weights_MN.float() - bound.reference_MN
+        start_MN = start_MN.to(weights_MN.device)
+        update_MN = weights_MN.float() - start_MN.float()
         coordinates = replicate_partial(compute_coordinates(update_MN, bound.basis, side=self.side))
-        start_MN = bound.reference_MN.to(weights_MN.dtype)
         outside_MN = update_MN.sub_(expand_coordinates(coordinates, bound.basis, side=self.side))
         return UpdateMeasure(
             slot=bound.slot,
@@ -121,7 +128,7 @@ class UpdateProjector:
             dimension=bound.basis.shape[0],
             inside=float(gather(sum_squares(coordinates))),
             outside=float(gather(sum_squares(outside_MN))),
-            num_stuck=int(gather((weights_MN == start_MN).sum())),
+            num_stuck=int(gather((weights_MN == start_MN.to(weights_MN.dtype)).sum())),
             num_weights=weights_MN.numel(),
         )
 

@@ -25,7 +25,7 @@ class UpdateMeasure:
         dimension: Length of the basis's columns: the matrix's rows for the left side, its columns for the right.
         inside: Squared norm of the update's part inside the subspace.
         outside: Squared norm of the rest.
-        num_stuck: How many weights equal those that training started from.
+        num_stuck: How many weights equal those that the update is measured from.
         num_weights: How many weights there are.
     """
 
@@ -90,9 +90,11 @@ class ProjectionRow:
         component: Which part was kept.
         fraction: Share of the smaller dimension asked for.
         rank: Directions in the basis; 0 where the delta is zero and there is no subspace.
-        energy_kept: Share of the update's energy in the component before the (last) projection; NaN without update.
+        energy_kept: Share of the update's energy in the component before the projection at the end; under a projection
+            during training, of the last increment that the monitor measured (see `IncrementMeter`), NaN without a
+            monitor; NaN without update.
         chance: What a random update would keep.
-        update_norm: Norm of the update before the (last) projection.
+        update_norm: Norm of the update before the projection at the end; under one during training, as it is.
         leak: Share of the stored update's norm that is on the wrong side.
     """
 
@@ -117,13 +119,23 @@ def make_rows(
     before: Sequence[UpdateMeasure],
     stored: Sequence[UpdateMeasure],
     *,
+    wanted: Sequence[UpdateMeasure] = (),
     tied: Tied = "once",
 ) -> list[ProjectionRow]:
-    """Joins measures from before projection with those of the stored result, a row per matrix.
+    """Joins measures from before the last projection with those of the stored result, a row per matrix.
+
+    Args:
+        prepared: The subspace.
+        component: The component that was kept.
+        before: The update.
+        stored: The update as it is stored.
+        wanted: What energies are of: what the optimizer wanted; empty where that was not measured.
+        tied: Count tied weights once, or each time they are named.
 
     Paper: with ``tied="each"``, the output layer is listed beside the embedding that it shares its storage with.
     """
-    rows = [_make_row(prepared, component, *pair) for pair in zip(before, stored, strict=True)]
+    wishes: Sequence[UpdateMeasure | None] = wanted or [None] * len(before)
+    rows = [_make_row(prepared, component, *each) for each in zip(before, stored, wishes, strict=True)]
     output = tied_output(prepared.reference)
     if tied == "each" and output is not None:
         embeddings = [row for row in rows if row.kind in ("embed_tokens", "wte")]
@@ -132,7 +144,11 @@ def make_rows(
 
 
 def _make_row(
-    prepared: PreparedSubspace, component: Component, before: UpdateMeasure, stored: UpdateMeasure
+    prepared: PreparedSubspace,
+    component: Component,
+    before: UpdateMeasure,
+    stored: UpdateMeasure,
+    wanted: UpdateMeasure | None,
 ) -> ProjectionRow:
     slot, spec = before.slot, prepared.spec
     return ProjectionRow(
@@ -145,7 +161,7 @@ def _make_row(
         component=component,
         fraction=spec.fraction,
         rank=before.rank,
-        energy_kept=divide(before.part(component), before.total),
+        energy_kept=divide(wanted.part(component), wanted.total) if wanted else math.nan,
         chance=before.chance(component),
         update_norm=math.sqrt(before.total),
         leak=sum_leak([stored], component),

@@ -19,6 +19,7 @@ from safety_lightning.checkpoints import (
     resolve_reference,
     select_slots,
 )
+from safety_lightning.devices import in_full_precision
 from safety_lightning.errors import UserError
 from safety_lightning.subspaces import (
     Basis,
@@ -87,6 +88,7 @@ class PreparedSubspace:
     reference: CheckpointReader
 
 
+@in_full_precision()
 def prepare_subspace(spec: SubspaceSpec, *, device: torch.device | str = "cpu") -> PreparedSubspace:
     """Checks a pair of checkpoints and spans the subspace of their delta, or loads it where it is saved.
 

@@ -5,12 +5,15 @@ Shapes in this file: M = rows of the delta as seen from the wanted side, N = its
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
+
+from safety_lightning.devices import in_full_precision
 
 Side = Literal["left", "right"]
 Method = Literal["gram", "refined", "zero"]
@@ -24,6 +27,7 @@ GRAM_FLOOR = 1e-4
 ENERGY_TOLERANCE = 1e-12
 _CHUNK_ROWS = 8192
 _MIN_STRIP = 64
+_ONE_THREAD_ROWS = 2048
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,7 @@ class Decomposition:
         return len(self.singular_values)
 
 
+@in_full_precision()
 def decompose_delta(
     delta: Tensor, *, side: Side = "left", rank: int | None = None, energy: float = 1.0
 ) -> Decomposition:
@@ -144,8 +149,23 @@ def _find_scale(matrix_MN: Tensor) -> float:
 
 def _decompose_gram(gram: Tensor) -> tuple[Tensor, Tensor]:
     """Returns the singular values, falling, and the vectors on the side of the Gram matrix."""
-    squares, vectors = torch.linalg.eigh(gram)
+    with _limit_threads(gram):
+        squares, vectors = torch.linalg.eigh(gram)
     return squares.flip(0).clamp_min(0).sqrt(), vectors.flip(1)
+
+
+@contextmanager
+def _limit_threads(gram: Tensor) -> Iterator[None]:
+    """Takes one thread for a small matrix on the CPU: on a busy machine, more wait for each other most of the time."""
+    num_threads = torch.get_num_threads()
+    if gram.is_cuda or num_threads == 1 or len(gram) > _ONE_THREAD_ROWS:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(num_threads)
 
 
 def _refine(tall: Tensor, scale: float, values: Tensor, vectors: Tensor, num_large: int) -> tuple[Tensor, Tensor]:

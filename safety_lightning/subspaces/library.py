@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -11,8 +12,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from safety_lightning.errors import UserError
-from safety_lightning.files import atomic_path
+from safety_lightning.files import atomic_path, find_parent
 from safety_lightning.subspaces.decomposition import Decomposition, Side, decompose_delta
+from safety_lightning.subspaces.hashing import hash_content
 
 
 class DecompositionLibrary:
@@ -20,10 +22,14 @@ class DecompositionLibrary:
 
     Args:
         folder: Where they lie, a file each; made when the first is added.
+
+    Raises:
+        UserError: If the folder cannot be made.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
+        find_parent(self.folder, what="library")
 
     def decompose(self, delta: Tensor, *, side: Side = "left", rank: int | None = None) -> Decomposition:
         """Finds a decomposition, or makes and keeps it.
@@ -49,8 +55,10 @@ class DecompositionLibrary:
             "vectors": found.vectors.to(torch.float32).cpu().contiguous(),
             "singular_values": found.singular_values.cpu(),
         }
+        facts = {"method": found.method, "is_whole": str(is_whole)}
+        content = hash_content(tensors, _describe(file, facts))
         with atomic_path(file) as partial:
-            save_file(tensors, partial, metadata={"method": found.method, "is_whole": str(is_whole)})
+            save_file(tensors, partial, metadata={**facts, "content": content})
 
 
 def hash_delta(delta: Tensor, side: Side) -> str:
@@ -64,10 +72,18 @@ def _read(file: Path, rank: int | None) -> Decomposition | None:
     """Reads a decomposition; None if it holds fewer vectors than are wanted."""
     try:
         with safe_open(file, framework="pt") as handle:
-            metadata = handle.metadata()
-            values = handle.get_tensor("singular_values")
-            if metadata["is_whole"] != "True" and (rank is None or rank > len(values)):
-                return None
-            return Decomposition(handle.get_tensor("vectors").double(), values, metadata["method"])
+            metadata = handle.metadata() or {}
+            tensors = {name: handle.get_tensor(name) for name in ("vectors", "singular_values")}
+            if metadata["content"] != hash_content(tensors, _describe(file, metadata)):
+                raise UserError(f"{file} must hold what was kept, its content does not match its hash: remove it")
     except (SafetensorError, OSError, KeyError) as error:
         raise UserError(f"{file} must be a kept decomposition, it cannot be read: {error}; remove it") from error
+    vectors, values = tensors["vectors"], tensors["singular_values"]
+    if metadata["is_whole"] != "True" and (rank is None or rank > len(values)):
+        return None
+    return Decomposition(vectors.double(), values, metadata["method"])
+
+
+def _describe(file: Path, metadata: Mapping[str, str]) -> str:
+    """Says what the hash of the content stands for beside the numbers: also which delta they belong to."""
+    return f"{file.stem}:{metadata['method']}:{metadata['is_whole']}"

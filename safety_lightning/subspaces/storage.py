@@ -14,8 +14,9 @@ from safetensors.torch import save_file
 from safety_lightning.errors import UserError
 from safety_lightning.files import atomic_path
 from safety_lightning.subspaces.bases import Basis
+from safety_lightning.subspaces.hashing import hash_content
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Subspace:
 
 
 def save_subspace(subspace: Subspace, file: str | Path) -> None:
-    """Writes a subspace atomically: the file is whole or absent.
+    """Writes a subspace atomically: the file is whole or absent, and holds the hash of its content.
 
     Args:
         subspace: What to write.
@@ -56,29 +57,45 @@ def save_subspace(subspace: Subspace, file: str | Path) -> None:
     manifest = {"format": FORMAT, "recipe": dict(subspace.recipe), "bases": facts}
     tensors = {name: basis.columns.cpu().contiguous() for name, basis in subspace.bases.items()}
     with atomic_path(Path(file)) as partial:
-        save_file(tensors, partial, metadata={"manifest": json.dumps(manifest, sort_keys=True)})
+        whole = manifest | {"content": hash_content(tensors, _format(manifest))}
+        save_file(tensors, partial, metadata={"manifest": _format(whole)})  # one entry: several come in any order
 
 
 def load_subspace(file: str | Path) -> Subspace:
     """Reads a subspace that `save_subspace` wrote.
 
     Raises:
-        UserError: If the file is no such file, is truncated, or is of another format.
+        UserError: If the file is no such file, is truncated, is of another format, or its content is not what was
+            written.
     """
     try:
         with safe_open(file, framework="pt") as handle:
-            manifest = _read_manifest(file, handle.metadata())
-            bases = {
-                name: Basis(handle.get_tensor(name), facts["wanted_rank"], facts["delta_norm"], facts["method"])
-                for name, facts in manifest["bases"].items()
-            }
+            metadata = handle.metadata() or {}
+            manifest = _read_manifest(file, metadata)
+            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError) as error:
         raise UserError(f"{file} must be a saved subspace, it cannot be read: {error}") from error
+    if manifest.pop("content", None) != hash_content(tensors, _format(manifest)):
+        raise UserError(
+            f"{file} must hold the subspace that was saved, its content does not match its hash: make it anew"
+        )
+    bases = {
+        name: Basis(tensors[name], facts["wanted_rank"], facts["delta_norm"], facts["method"])
+        for name, facts in manifest["bases"].items()
+    }
     return Subspace(bases, manifest["recipe"])
 
 
-def _read_manifest(file: str | Path, metadata: Mapping[str, str] | None) -> dict[str, Any]:
-    manifest: dict[str, Any] = json.loads((metadata or {}).get("manifest", "{}"))
-    if manifest.get("format") != FORMAT:
-        raise UserError(f"{file} must be a saved subspace of format {FORMAT}, got {manifest.get('format')}")
-    return manifest
+def _format(manifest: Mapping[str, Any]) -> str:
+    return json.dumps(manifest, sort_keys=True)
+
+
+def _read_manifest(file: str | Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    try:
+        manifest = json.loads(metadata.get("manifest", "{}"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{file} must be a saved subspace, its manifest is no JSON: {error}") from error
+    found = manifest.get("format") if isinstance(manifest, dict) else None
+    if found != FORMAT:
+        raise UserError(f"{file} must be a saved subspace of format {FORMAT}, got {found}")
+    return dict(manifest)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from safety_lightning.checkpoints import tied_output
+from safety_lightning.disks import DiskFullError, format_bytes
 from safety_lightning.errors import UserError
 from safety_lightning.files import PartStore, write_atomically
 from safety_lightning.methods import Variant
@@ -23,7 +24,7 @@ from safety_lightning.processes import (
     process_rank,
     share_out,
 )
-from safety_lightning.runs import RunFolder, describe_command, describe_environment, format_bytes
+from safety_lightning.runs import RunFolder, describe_command, describe_environment
 from safety_lightning.subspaces import DecompositionLibrary
 from safety_lightning.sweep.cost import cost_tensor
 from safety_lightning.sweep.figures import draw_energy, draw_layers
@@ -109,9 +110,10 @@ class SweepFolder:
         if (manifest := self._read_finished(recipe)) is not None:
             return read_parquet(self.out / "energy.parquet", EnergyRow), manifest["counts"]
         decompose = DecompositionLibrary(library).decompose if library is not None else None
-        with join_processes():
+        run = RunFolder(self.out, command="project")
+        with join_processes(), run.releasing():
             if process_rank() == 0:
-                self._begin(recipe, config)
+                self._begin(run, recipe, config)
             barrier()
             sweep = Sweep(
                 self.inputs, self.settings, self.variants, saved=self.models, device=device, decompose=decompose
@@ -144,22 +146,27 @@ class SweepFolder:
         self.parts.clear()
         return manifest
 
-    def _begin(self, recipe: dict[str, Any], config: str) -> None:
-        run = RunFolder(self.out, command="project")
+    def _find_same(self, run: RunFolder, recipe: dict[str, Any]) -> bool:
+        """Whether the folder holds the same sweep, which goes on; raises UserError if it holds anything else."""
         manifest = run.read_manifest()
         goes_on = manifest.get("recipe") == recipe
         if not goes_on and not run.is_free():
             raise UserError(f"out must be a new folder or one of the same sweep, {self.out} {_tell(manifest, recipe)}")
-        if not goes_on:
+        return bool(goes_on)
+
+    def _begin(self, run: RunFolder, recipe: dict[str, Any], config: str) -> None:
+        if not self._find_same(run, recipe):
             run.check(num_bytes=self.num_bytes)
-            self.out.mkdir(parents=True, exist_ok=True)
+        run.acquire()
+        goes_on = self._find_same(run, recipe)
+        if not goes_on:
             run.write_manifest({"command": describe_command(), **describe_environment(), "recipe": recipe})
         if not (self.out / "config.yaml").exists():  # a kill may have come between the two files
             write_atomically(self.out / "config.yaml", config)
         try:
             for model in self.models:
                 model.create()
-        except OSError as error:
+        except (OSError, DiskFullError) as error:
             if not goes_on:  # what an earlier call finished stays
                 shutil.rmtree(self.out)
             raise UserError(f"out {self.out} must have room for {format_bytes(self.num_bytes)}: {error}") from error

@@ -5,39 +5,41 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from safety_lightning.disks import format_bytes
 from safety_lightning.methods import Variant
+from safety_lightning.printing import PlainTable, open_console, show_line, show_table
 from safety_lightning.profiles import name_profile
-from safety_lightning.runs import format_bytes
 from safety_lightning.sweep.cost import MatrixCost, SweepCost, list_fractions
 from safety_lightning.sweep.rows import EnergyRow
 
 
 def print_cost(plan: SweepCost, variants: Sequence[Variant], console: Console | None = None) -> None:
     """Prints what a sweep would do: a line a shape and kind of matrix, and the sums."""
-    console = console or Console()
+    console = open_console(console)
     fractions = ", ".join(f"{fraction:g}" for fraction in list_fractions(variants))
     title = f"matrices by kind and shape, ranks at most at fractions {fractions}"
-    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for label in ("kind", "shape", "number", "ranks", "Gflop each"):
-        table.add_column(label, justify="left" if label == "kind" else "right", no_wrap=label != "kind")
+    table = PlainTable(title, names=["kind", "ranks"], numbers=["shape", "number", "Gflop each"])
     groups: dict[tuple[str, int, int], list[MatrixCost]] = {}
     for cost in plan.costs:
         groups.setdefault((cost.slot.kind, cost.slot.rows, cost.slot.columns), []).append(cost)
     for (kind, rows, columns), costs in groups.items():
         work = costs[0].gram_work + costs[0].eigen_work + costs[0].product_work
         ranks = ", ".join(str(rank) for rank in costs[0].ranks)
-        table.add_row(kind, f"{rows} x {columns}", str(len(costs)), ranks, f"{work / 1e9:,.0f}")
-    console.print(table)
-    _say(console, f"Work         {plan.work / 1e12:.3g} Tflop for {len(variants)} variants, every tensor read once")
+        table.add_line(kind, ranks, f"{rows} x {columns}", str(len(costs)), f"{work / 1e9:,.0f}")
+    show_table(console, table)
+    show_line(
+        console, f"Work         {plan.work / 1e12:.3g} Tflop for {len(variants)} variants, every tensor read once"
+    )
     if plan.seconds is not None:
-        _say(console, f"Time         about {format_seconds(plan.seconds)} on this device, without reads and writes")
-    _say(console, f"Reads        {format_bytes(plan.read_bytes)}")
-    _say(console, f"Peak memory  about {format_bytes(plan.peak_bytes)}")
-    _say(console, f"Disk         {format_bytes(plan.disk_bytes)} of saved models")
+        show_line(
+            console, f"Time         about {format_seconds(plan.seconds)} on this device, without reads and writes"
+        )
+    show_line(console, f"Reads        {format_bytes(plan.read_bytes)}")
+    show_line(console, f"Peak memory  about {format_bytes(plan.peak_bytes)}")
+    show_line(console, f"Disk         {format_bytes(plan.disk_bytes)} of saved models")
 
 
 def print_energies(
@@ -51,28 +53,30 @@ def print_energies(
     console: Console | None = None,
 ) -> None:
     """Prints the energies of every variant beside their chance levels, what was left out, and where things lie."""
-    console = console or Console()
+    console = open_console(console)
     described = {variant.key: variant.method.describe() for variant in variants}
     splits = [row for row in rows if row.component is not None]
     for finetuned, unit in dict.fromkeys((row.finetuned, described[row.key].fraction_name) for row in splits):
         own = [row for row in splits if (row.finetuned, described[row.key].fraction_name) == (finetuned, unit)]
-        console.print(_make_split_table(f"{finetuned}: energy kept (and chance) by {unit}", own))
+        show_table(console, _make_split_table(f"{finetuned}: energy kept (and chance) by {unit}", own))
     if others := [row for row in rows if row.component is None]:
-        console.print(_make_method_table(others))
-    leaks = [row.leak for row in rows if row.leak is not None]
+        show_table(console, _make_method_table(others))
+    names = {variant.key: variant.name for variant in variants}
+    leaks = sorted((row.leak, names[row.key]) for row in rows if row.leak is not None)
     if leaks:
-        _say(console, f"Leak         {min(leaks):.1e} to {max(leaks):.1e} of the norm on the wrong side after storing")
-    _say(
+        low, high = (f"{leak:.1e} ({name})" for leak, name in (leaks[0], leaks[-1]))
+        show_line(console, f"Leak         {low} to {high} of the norm on the wrong side after storing")
+    show_line(
         console,
         f"Matrices     {counts['num_matrices']}, {counts['num_zero_delta']} without a delta (left out of the sums), "
         f"{counts['num_capped_at_rank']} capped at the rank of their delta, {counts['num_bad']} left out for NaN or "
         "infinity",
     )
     listed = ", ".join(f"{name}: {value}" for name, value in settings.items())
-    _say(console, f"Profile      {name_profile(settings)} ({listed})")
-    _say(console, f"Folder       {out}")
+    show_line(console, f"Profile      {name_profile(settings)} ({listed})")
+    show_line(console, f"Folder       {out}")
     if saved:
-        _say(console, f"Models       {len(saved)} under {out / 'models'}, such as {saved[0].name}")
+        show_line(console, f"Models       {len(saved)} under {out / 'models'}, such as {saved[0].name}")
 
 
 def format_seconds(seconds: float) -> str:
@@ -90,29 +94,20 @@ def format_seconds(seconds: float) -> str:
 
 def _make_split_table(title: str, rows: Sequence[EnergyRow]) -> Table:
     fractions = sorted({row.fraction for row in rows if row.fraction is not None})
-    table = Table(title=title, box=SIMPLE_HEAD)
-    for label in ("source", "component"):
-        table.add_column(label, no_wrap=True)
-    for fraction in fractions:
-        table.add_column(f"{fraction:g}", justify="right", no_wrap=True)
+    table = PlainTable(title, names=["source", "component"], numbers=[f"{fraction:g}" for fraction in fractions])
     cells = {(row.source, row.component, row.fraction): row for row in rows}
     for source, component in dict.fromkeys((row.source, row.component) for row in rows):
         own = [cells.get((source, component, fraction)) for fraction in fractions]
         texts = ["" if row is None else f"{row.energy_kept:.3f}\n({row.chance:.3f})" for row in own]
-        table.add_row(source, component, *texts)
+        table.add_line(source, str(component), *texts)
     return table
 
 
 def _make_method_table(rows: Sequence[EnergyRow]) -> Table:
-    table = Table(title="other methods", box=SIMPLE_HEAD)
-    for label in ("finetuned", "method", "energy", "cosine with update", "cosine with delta", "matrices treated"):
-        table.add_column(label, justify="left" if label in ("finetuned", "method") else "right")
+    numbers = ["energy", "cosine with\nupdate", "cosine with\ndelta", "matrices\ntreated"]
+    table = PlainTable("other methods", names=["finetuned", "method"], numbers=numbers)
     for row in rows:
-        numbers = (f"{value:.3f}" for value in (row.energy_kept, row.cosine_update, row.cosine_delta))
+        texts = (f"{value:.3f}" for value in (row.energy_kept, row.cosine_update, row.cosine_delta))
         name = row.source if row.fraction is None else f"{row.source} {row.fraction:g}"
-        table.add_row(row.finetuned, name, *numbers, f"{row.num_changed} of {row.num_matrices}")
+        table.add_line(row.finetuned, name, *texts, f"{row.num_changed} of {row.num_matrices}")
     return table
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(text, highlight=False, soft_wrap=True)

@@ -17,6 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from safety_lightning.checkpoints import MatrixSlot, choose_dtype, make_rounding
+from safety_lightning.devices import in_full_precision
 from safety_lightning.errors import UserError
 from safety_lightning.files import PartStore
 from safety_lightning.methods import Kept, MatrixUpdate, Variant
@@ -81,6 +82,7 @@ class Sweep:
         self._loader = MatrixLoader(inputs, self.device, skip_bad=settings.skip_bad)
         self.recipe = make_recipe(variants, side=settings.side, seed=settings.seed)
 
+    @in_full_precision()
     def run(self, numbers: Sequence[int], parts: PartStore) -> None:
         """Treats tensors and writes a part for each.
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from safety_lightning.checkpoints import Finetuned, choose_dtype
+from safety_lightning.devices import in_full_precision
 from safety_lightning.errors import UserError
 from safety_lightning.methods import Variant
 from safety_lightning.methods.delta import BasisRecipe, Decomposer, span_bases
@@ -55,6 +56,7 @@ class VariantLoader:
             yield variant, self.load(model, variant)
 
     @torch.no_grad()
+    @in_full_precision()
     def load(self, model: nn.Module, variant: Variant) -> dict[str, Tensor]:
         """Sets one variant's weights into a model, in place, and returns its state by tensor name."""
         if variant.method.needs.num_worst is not None:

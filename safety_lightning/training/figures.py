@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def draw_layers(measures: Sequence[UpdateMeasure]) -> Figure:
-    """Draws energy inside the subspace and chance against the layer."""
+def draw_layers(measures: Sequence[UpdateMeasure], *, subject: str = "update") -> Figure:
+    """Draws energy inside the subspace and chance against the layer; the subject names what was measured."""
     by_layer: dict[int, list[UpdateMeasure]] = defaultdict(list)
     for measure in measures:
         if measure.slot.layer is not None:
@@ -23,7 +23,7 @@ def draw_layers(measures: Sequence[UpdateMeasure]) -> Figure:
     figure, axes = make_figure(width=7)
     for label, sum_share, style in (("energy inside", sum_energy, "o-"), ("chance", sum_chance, "k--")):
         axes.plot(layers, [sum_share(by_layer[layer], "parallel") for layer in layers], style, label=label)
-    axes.set(xlabel="layer", ylabel="share of the update's energy", ylim=(0, 1.02))
+    axes.set(xlabel="layer", ylabel=f"share of the {subject}'s energy", ylim=(0, 1.02))
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend()
     return figure

@@ -10,13 +10,8 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from safety_lightning.errors import UserError
-from safety_lightning.projection import (
-    Component,
-    SubspaceSpec,
-    UpdateMeasure,
-    UpdateProjector,
-    prepare_subspace,
-)
+from safety_lightning.projection import Component, SubspaceSpec, UpdateProjector, prepare_subspace
+from safety_lightning.training.increments import IncrementMeter
 
 When = Literal["every_n_steps", "end"]
 
@@ -30,31 +25,41 @@ class ProjectionHook:
 
     Attributes:
         num_steps: Optimizer steps so far; a trainer may save and restore it.
-        wants_measures: Says before each projection whether the update is to be measured first, as the optimizer left
-            it; None never measures.
-        measured: The last such step and its measures; None before the first.
+        meter: Measures what the optimizer wants between two projections; None measures nothing.
     """
 
     def __init__(self, projector: UpdateProjector, *, every_n_steps: int = 1) -> None:
         self.projector = projector
         self.every_n_steps = every_n_steps
         self.num_steps = 0
-        self.wants_measures: Callable[[], bool] | None = None
-        self.measured: tuple[int, list[UpdateMeasure]] | None = None
+        self.meter: IncrementMeter | None = None
         self._handle: RemovableHandle | None = None
 
     def attach(self, optimizer: torch.optim.Optimizer) -> None:
         """Acts after each step that an optimizer takes: under accumulation or gradient scaling, not every batch."""
         self._handle = optimizer.register_step_post_hook(lambda *_: self.end_step(self.num_steps + 1))
 
+    def watch(self, projector: UpdateProjector, is_due: Callable[[int], bool]) -> IncrementMeter:
+        """Has increments measured from now on.
+
+        Args:
+            projector: Knows the subspace that is asked about; bound before.
+            is_due: Whether a step's increment is wanted.
+        """
+        self.meter = IncrementMeter(projector, is_due, every_n_steps=self.every_n_steps)
+        if self.num_steps % self.every_n_steps == 0:
+            self.meter.begin(self.num_steps)
+        return self.meter
+
     def end_step(self, step: int) -> None:
         """Projects if this many optimizer steps are a multiple of n."""
         self.num_steps = step
+        if self.meter is not None:
+            self.meter.end_step(step)
         if step % self.every_n_steps == 0:
-            is_measured = self.wants_measures is not None and self.wants_measures()
-            measures = self.projector.project(measured=is_measured)
-            if measures is not None:
-                self.measured = (step, measures)
+            self.projector.project()
+            if self.meter is not None:
+                self.meter.begin(step)
 
     def remove(self) -> None:
         """Lets go of the optimizer: nothing is projected from now on."""

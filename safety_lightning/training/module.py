@@ -5,7 +5,6 @@ Shapes in this file: B = batch, T = tokens, S = scored positions, V = vocabulary
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator
 from typing import Any, Literal
@@ -13,20 +12,21 @@ from typing import Any, Literal
 import lightning as L
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DeepSpeedStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_warn
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
 from torchmetrics import MeanMetric
-from transformers import PreTrainedModel, get_scheduler
+from transformers import PreTrainedModel
 
-from safety_lightning.checkpoints import load_model
+from safety_lightning.checkpoints import CheckpointReader, load_model
 from safety_lightning.errors import UserError
 from safety_lightning.projection import gather
 from safety_lightning.training.loss import compute_token_losses, sum_token_losses
-
-Schedule = Literal["cosine", "linear", "constant_with_warmup", "constant"]
+from safety_lightning.training.optimization import Schedule, make_schedule
 
 
 class CausalLMModule(L.LightningModule):
@@ -40,7 +40,7 @@ class CausalLMModule(L.LightningModule):
         model: The checkpoint to start from: a folder, a hub name (``org/name@rev``) or ``lab:NAME``.
         optimizer: Makes the optimizer from the parameters.
         schedule: How the learning rate moves by optimizer step after the warm-up.
-        warmup_share: Share of all optimizer steps in which the learning rate rises from zero, in [0, 1).
+        warmup_share: Share of all optimizer steps in which the learning rate rises to its peak, in [0, 1).
         lr_scheduler: Makes the scheduler from the optimizer, stepped every optimizer step; overrides `schedule`.
         gradient_checkpointing: Recompute activations in the backward pass to save memory.
         attention: Attention implementation of transformers.
@@ -65,6 +65,7 @@ class CausalLMModule(L.LightningModule):
         if not 0 <= warmup_share < 1:
             raise UserError(f"warmup_share must be in [0, 1), got {warmup_share}")
         self.reference = model
+        self.checkpoint: CheckpointReader | None = None  # what is loaded, where a command has hashed it
         self.make_optimizer = optimizer
         self.schedule: Schedule = schedule
         self.warmup_share = warmup_share
@@ -80,7 +81,7 @@ class CausalLMModule(L.LightningModule):
         """Loads the model, once; Lightning calls this before it restores a checkpoint."""
         if "model" in self._modules:
             return
-        model = load_model(self.reference, dtype=torch.float32, attention=self.attention)
+        model = load_model(self.checkpoint or self.reference, dtype=torch.float32, attention=self.attention)
         model.config.use_cache = False
         if self.gradient_checkpointing:
             model.activation_checkpointing_enable({"use_reentrant": False})
@@ -98,8 +99,7 @@ class CausalLMModule(L.LightningModule):
             scheduler: Any = self.make_scheduler(optimizer)
         else:
             num_steps = int(self.trainer.estimated_stepping_batches)
-            num_warmup = math.ceil(self.warmup_share * num_steps)
-            scheduler = get_scheduler(self.schedule, optimizer, num_warmup, num_steps)
+            scheduler = make_schedule(self.schedule, optimizer, num_steps, warmup_share=self.warmup_share)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_fit_start(self) -> None:
@@ -168,7 +168,10 @@ class CausalLMModule(L.LightningModule):
         return isinstance(self.trainer.strategy, DeepSpeedStrategy)  # its engine keeps the gradients to itself
 
     def on_train_start(self) -> None:
-        """Says so when micro-batches cannot be weighted by their tokens."""
+        """Begins the log of a resumed run where it goes on, and says so when micro-batches cannot be weighted."""
+        for logger in self.trainer.loggers if self.trainer.is_global_zero and self.trainer.global_step > 0 else []:
+            if isinstance(logger, TensorBoardLogger):
+                begin_events_after(logger, self.trainer.global_step)
         if self._averages_micro_batches:
             rank_zero_warn("under DeepSpeed each micro-batch counts the same, whatever its number of response tokens")
 
@@ -181,8 +184,11 @@ class CausalLMModule(L.LightningModule):
 
     def _log_step(self, window: _Window, totals: Tensor) -> None:
         loss = totals[0] / totals[1].clamp_min(1)
+        self._check_finite("loss", loss)
         seconds = max(time.perf_counter() - window.started_seconds, 1e-9)
         values = {
+            "step": self.trainer.global_step + 1,  # taken for the step that is logged; Lightning's is one less
+            "epoch": self.trainer.current_epoch,
             "train/perplexity": loss.exp(),
             "train/lr": self.trainer.optimizers[0].param_groups[0]["lr"],
             "train/tokens_per_second": window.num_seen_tokens * self.trainer.world_size / seconds,
@@ -190,8 +196,24 @@ class CausalLMModule(L.LightningModule):
         }
         if not self._averages_micro_batches:
             values["train/gradient_norm"] = gather(torch.nn.utils.get_total_norm(list(self._gradients())))
+            if getattr(self.trainer.precision_plugin, "scaler", None) is None:  # which skips such a step by itself
+                self._check_finite("gradient", values["train/gradient_norm"])
         self.log("train/loss", loss, prog_bar=True)
         self.log_dict({name: torch.as_tensor(value, dtype=torch.float32) for name, value in values.items()})
+
+    def _check_finite(self, name: str, value: Tensor) -> None:
+        if not value.isfinite():
+            step = self.trainer.global_step + 1
+            raise UserError(
+                f"the {name} must be finite, got {float(value)} in optimizer step {step}, which was not taken: a "
+                "lower learning rate, gradient_clip_val or a wider precision may help"
+            )
+
+
+def begin_events_after(logger: TensorBoardLogger, step: int) -> None:
+    """Has TensorBoard drop what a killed run logged after a step: the steps from there on are taken again."""
+    start = Event(step=step + 1, session_log=SessionLog(status=SessionLog.START))
+    logger.experiment.file_writer.add_event(start)
 
 
 def shard_model(model: PreTrainedModel, mesh: DeviceMesh) -> None:

@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
 from safety_lightning.activations.datamodule import PromptData
 from safety_lightning.activations.module import ActivationModule
-from safety_lightning.activations.responses import complete_prompts
 from safety_lightning.checkpoints import load_model
-from safety_lightning.data import InstructionSource
+from safety_lightning.data import InstructionSource, find_stop_ids
+from safety_lightning.evaluation.engines import AnswerLimits, TransformersEngine
+from safety_lightning.lab import build_tokenizer
 from tests.activations.conftest import draw_sequences, make_data, make_decoder
 
 NUM_TOKENS = 5
@@ -44,11 +45,13 @@ def run_reference(model_folder: Path, ids: list[int]) -> torch.Tensor:
 
 
 def generate_alone(model_folder: Path, ids: list[int]) -> list[int]:
+    """Ends where a turn of a chat ends, as an answer of `test` does: the model's own end token is one such token."""
     model = load_once(model_folder)
-    whole = model.generate(torch.tensor([ids]), max_new_tokens=NUM_TOKENS, do_sample=False)[0].tolist()
-    response = whole[len(ids) :]
-    end = model.generation_config.eos_token_id
-    return response[: max(1, response.index(end))] if end in response else response
+    ends = find_stop_ids(build_tokenizer()) | {model.generation_config.eos_token_id}
+    whole = model.generate(torch.tensor([ids]), max_new_tokens=NUM_TOKENS, do_sample=False, eos_token_id=list(ends))
+    response = whole[0].tolist()[len(ids) :]
+    length = next((at for at, token in enumerate(response) if token in ends), len(response))
+    return response[: max(1, length)]
 
 
 @pytest.mark.parametrize("padding", ["left", "right"])
@@ -97,26 +100,43 @@ def test_weights_are_loaded_in_the_dtype_asked_for(model_folder: Path) -> None:
     torch.testing.assert_close(found, capture_all(ActivationModule(str(model_folder)), data), atol=0.05, rtol=0.05)
 
 
+def complete(model: PreTrainedModel, prompts: list[list[int]], *, end_ids: list[int]) -> list[list[int]]:
+    tokenizer = build_tokenizer()
+    tokenizer.eos_token = None
+    own = model.generation_config
+    model.generation_config = GenerationConfig(eos_token_id=end_ids or None)
+    engine = TransformersEngine(model, tokenizer)
+    model.generation_config = own
+    return engine.generate(prompts, AnswerLimits(max_new_tokens=6, special_tokens_end=False))
+
+
 def test_the_end_token_is_no_part_of_a_response_unless_it_is_all_of_it() -> None:
     model = make_decoder("llama")
     prompts = draw_sequences([4, 7])
-    free = complete_prompts(model, prompts, end_ids=[], max_new_tokens=6)
+    free = complete(model, prompts, end_ids=[])
     assert [len(response) for response in free] == [6, 6]
     end = free[0][2]
     first = free[0].index(end)
-    (cut,) = complete_prompts(model, prompts[:1], end_ids=[end], max_new_tokens=6)
+    (cut,) = complete(model, prompts[:1], end_ids=[end])
     assert cut == free[0][: max(first, 1)]
-    assert complete_prompts(model, prompts[:1], end_ids=[free[0][0]], max_new_tokens=6) == [free[0][:1]]
+    assert complete(model, prompts[:1], end_ids=[free[0][0]]) == [free[0][:1]]
 
 
 def test_generation_leaves_the_settings_of_the_model_alone() -> None:
     model = make_decoder("llama")
     model.generation_config.repetition_penalty = 5.0
     own = model.generation_config
-    (response,) = complete_prompts(model, draw_sequences([4]), end_ids=[], max_new_tokens=6)
+    (response,) = complete(model, draw_sequences([4]), end_ids=[])
     assert model.generation_config is own
     own.repetition_penalty = 1.0
-    assert complete_prompts(model, draw_sequences([4]), end_ids=[], max_new_tokens=6) == [response]
+    assert complete(model, draw_sequences([4]), end_ids=[]) == [response]
+
+
+@pytest.mark.parametrize(("template", "ends"), [("chat", True), ("plain", False)])
+def test_special_tokens_end_responses_in_a_chat_alone(model_folder: Path, template: Any, ends: bool) -> None:
+    data = make_data(model_folder, template=template)
+    data.prepare()
+    assert data.collate([0]).special_tokens_end is ends
 
 
 @pytest.mark.parametrize(

@@ -204,3 +204,11 @@ def test_reads_the_real_files(tokenizer: PreTrainedTokenizerBase) -> None:
     found = {name: read_set(name, source, tokenizer, num_prompts=500, seed=0) for name, source in sources.items()}
     assert {name: len(one.prompts) for name, one in found.items()} == {"gsm8k": 500, "advbench": 500}
     assert (found["gsm8k"].num_read, found["advbench"].num_read) == (1319, 520)
+
+
+def test_rows_without_text_are_counted(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_text('{"prompt": "a"}\n{"prompt": null}\n\n{"prompt": " "}\n{"prompt": "a"}\n{"prompt": "b"}\n\n')
+    found = read_set("letters", str(path), tokenizer, seed=0)
+    assert list_texts(found) == ["a", "b"]
+    assert (found.num_read, found.num_repeated, found.num_blank) == (3, 1, 3)

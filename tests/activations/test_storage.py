@@ -1,6 +1,7 @@
 """Folders of activations: reading them back, and refusing those that are not whole."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,12 @@ from safety_lightning.activations.storage import (
     ActivationFolder,
     ActivationIndex,
     PromptRecord,
+    hash_content,
     name_shard,
     save_index,
 )
+from safety_lightning.errors import UserError
+from safety_lightning.files import hash_file
 
 NUM_LAYERS, HIDDEN_SIZE = 2, 4
 PLACES = [(0, 1), (1, 0), (0, 0), (0, 2), (1, 1)]  # shard and row of each prompt
@@ -49,8 +53,14 @@ def folder(tmp_path: Path, hidden: torch.Tensor) -> Path:
 
 
 def change_index(folder: Path, **changes: object) -> None:
-    content = json.loads((folder / INDEX_FILE).read_text())
-    (folder / INDEX_FILE).write_text(json.dumps(content | changes))
+    """Changes an index together with the hashes that it carries."""
+    content = json.loads((folder / INDEX_FILE).read_text()) | {"shards": hash_shards(folder)} | changes
+    del content["sha256"]
+    (folder / INDEX_FILE).write_text(json.dumps({"sha256": hash_content(content), **content}))
+
+
+def hash_shards(folder: Path) -> dict[str, str]:
+    return {file.name: hash_file(file) for file in folder.glob("*.safetensors")}
 
 
 def test_reads_layers_in_the_order_of_the_index(folder: Path, hidden: torch.Tensor) -> None:
@@ -97,6 +107,7 @@ def test_names_layer_and_prompt_of_what_is_not_finite(folder: Path, number: floa
     tensors = load_file(folder / name_shard(1))
     tensors["hidden"][1, 2, 3] = number
     save_file(tensors, folder / name_shard(1))
+    change_index(folder)
     activations = ActivationFolder(folder)
     activations.read_layer(1)
     with pytest.raises(ValueError, match=r"NaN or infinity in layer 2 of prompt useful-4 \(1 of 5 prompts\)"):
@@ -108,10 +119,11 @@ def test_names_layer_and_prompt_of_what_is_not_finite(folder: Path, number: floa
     [
         ({"num_layers": 3}, r"must hold float32 \(3, 4, 4\) by its index, got F32 \(3, 3, 4\)"),
         ({"hidden_size": 8}, r"must hold float32 \(3, 3, 8\) by its index"),
-        ({"format": 2}, "must be an index of activations of format 1, got 2"),
+        ({"format": 1}, "must be an index of activations of format 2, got 1: capture them again"),
         ({"prompts": []}, "must list at least one prompt, got none"),
-        ({"colour": 1}, "must have the keys format, hidden_size, .*, got colour, format"),
-        ({"prompts": [{"id": "a"}]}, "must have the keys id, num_tokens, .*, got id"),
+        ({"colour": 1}, "the keys must be format, hidden_size, .*, got colour, format"),
+        ({"prompts": [{"id": "a"}]}, "the keys must be id, num_tokens, .*, got id"),
+        ({"num_layers": "2"}, "num_layers must be a whole number, got '2'"),
     ],
 )
 def test_refuses_an_index_that_disagrees(folder: Path, changes: dict[str, object], message: str) -> None:
@@ -143,3 +155,27 @@ def test_refuses_a_folder_without_an_index(folder: Path, text: str | None, messa
         (folder / INDEX_FILE).write_text(text)
     with pytest.raises(ValueError, match=message):
         ActivationFolder(folder)
+
+
+def test_refuses_a_shard_of_another_set(folder: Path) -> None:
+    tensors = load_file(folder / name_shard(1))
+    save_file({"hidden": tensors["hidden"] + 1}, folder / name_shard(1))
+    with pytest.raises(UserError, match=r"activations-00001\.safetensors must be the one that index\.json was written"):
+        ActivationFolder(folder)
+
+
+def test_refuses_an_index_that_was_changed(folder: Path) -> None:
+    text = (folder / INDEX_FILE).read_text()
+    (folder / INDEX_FILE).write_text(text.replace('"row": 1', '"row": 7').replace('"row": 0', '"row": 1'))
+    with pytest.raises(UserError, match="must be as it was written, its content differs from its own sha256"):
+        ActivationFolder(folder)
+
+
+def test_run_folder_stands_for_its_prompt_set(folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(folder, run / "activations" / "useful", ignore=shutil.ignore_patterns("run"))
+    assert ActivationFolder(run).path == run / "activations" / "useful"
+    shutil.copytree(run / "activations" / "useful", run / "activations" / "harmful")
+    assert ActivationFolder(run, name="harmful").path == run / "activations" / "harmful"
+    with pytest.raises(UserError, match=r"must be that of one prompt set, got those of 2: name .*harmful or .*useful"):
+        ActivationFolder(run)

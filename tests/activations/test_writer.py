@@ -123,6 +123,19 @@ def test_a_damaged_shard_is_captured_again(
     assert read_files(folder) == read_files(straight)
 
 
+def test_a_shard_in_the_place_of_another_or_with_other_bytes_is_captured_again(
+    model_folder: Path, straight: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = shutil.copytree(straight, tmp_path / "activations")
+    shutil.copy(folder / "useful" / name_shard(1), folder / "useful" / name_shard(0))
+    changed = folder / "harmful" / name_shard(0)
+    changed.write_bytes(changed.read_bytes()[:-1] + b"\x01")
+    with caplog.at_level(logging.WARNING):
+        run(model_folder, folder)
+    assert caplog.text.count("it is not what it was written as") >= 2
+    assert read_files(folder) == read_files(straight)
+
+
 @pytest.mark.parametrize(
     "change",
     [{"batch_size": 3}, {"seed": 1}, {"padding": "left"}, {"template": "plain"}, {"sets": {"useful": "lab:safe"}}],

@@ -1,6 +1,7 @@
 """Reading checkpoints lazily, and what is refused."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -108,3 +109,16 @@ def test_references_are_resolved(pico_base: Path) -> None:
 def test_model_is_loaded_in_the_dtype_asked_for(pico_base: Path, tmp_path: Path) -> None:
     half = copy_checkpoint(pico_base, tmp_path / "half", lambda name, tensor: tensor.bfloat16())
     assert load_model(half, dtype=torch.float32).dtype == torch.float32
+
+
+def test_run_folder_of_a_fit_stands_for_its_model(pico_base: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "manifest.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"is a run folder that holds no model/"):
+        resolve_reference(run)
+    shutil.copytree(pico_base, run / "models" / "useful" / "top_k")
+    with pytest.raises(ValueError, match=r"is a run folder of 1: name .*models/useful/top_k"):
+        resolve_reference(run)
+    shutil.copytree(pico_base, run / "model")
+    assert resolve_reference(run) == run / "model"

@@ -42,24 +42,24 @@ def log(folder: Path, *, rows: list[ResultRow], measures: list[UpdateMeasure]) -
         "projection": {"subspace": {"fraction": 0.5, "file": str(folder / "subspace.safetensors")}},
     }
     logger = TensorBoardLogger(str(folder), name="tensorboard", version="")
-    log_outcome(logger, config=config, rows=rows, measures=measures, step=9)
+    log_outcome(logger, config=config, rows=rows, measures=measures, subject="update", step=9)
     return EventAccumulator(str(folder / "tensorboard"), size_guidance={"images": 0, "tensors": 0}).Reload()
 
 
 def test_figures_table_and_metrics_are_logged(tmp_path: Path) -> None:
     events = log(tmp_path, rows=ROWS, measures=MEASURES)
-    assert set(events.Tags()["images"]) == {"outcome/by_layer", "outcome/by_module", "outcome/models"}
+    assert set(events.Tags()["images"]) == {"outcome/update/by_layer", "outcome/update/by_module", "outcome/models"}
     values = {tag: events.Scalars(tag)[0].value for tag in events.Tags()["scalars"]}
     assert values == {
         "outcome/num_steps": 9,
         **{f"outcome/{model}/lab/utility": value for model, value in MODELS.items()},
-        "outcome/energy_inside": 0.75,
-        "outcome/chance": 0.25,
+        "outcome/update/energy_inside": 0.75,
+        "outcome/update/chance": 0.25,
     }
     (text,) = events.Tensors("outcome/models/text_summary")
     lines = text.tensor_proto.string_val[0].decode().splitlines()
     assert lines[0] == "metric | reference | finetuned | projected"
-    assert lines[2].startswith("utility | 0.250 [0.1, 0.9] | 0.750")
+    assert lines[2].startswith("utility | 0.250 [0.100, 0.900] | 0.750")
 
 
 def test_settings_are_hparams_without_places_in_the_run_folder(tmp_path: Path) -> None:
@@ -82,11 +82,11 @@ def test_settings_are_hparams_without_places_in_the_run_folder(tmp_path: Path) -
 
 
 def test_image_of_a_table_holds_its_cells() -> None:
-    figure = draw_table([["metric", "reference"], ["utility", "0.250\n[0.1, 0.9]"]])
+    figure = draw_table([["metric", "reference"], ["utility", "0.250\n[0.100, 0.900]"]])
     (table,) = figure.axes[0].tables
     assert {cell.get_text().get_text() for cell in table.get_celld().values()} == {
         "metric",
         "reference",
         "utility",
-        "0.250\n[0.1, 0.9]",
+        "0.250\n[0.100, 0.900]",
     }

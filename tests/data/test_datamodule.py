@@ -173,6 +173,7 @@ def attach(data: InstructionData, rank: int, world_size: int, *, replaces: bool 
     data.trainer = SimpleNamespace(
         distributed_sampler_kwargs={"rank": rank, "num_replicas": world_size},
         world_size=world_size,
+        strategy=SimpleNamespace(root_device=torch.device("cpu")),
         _accelerator_connector=SimpleNamespace(use_distributed_sampler=replaces),
         fit_loop=SimpleNamespace(restarting=False, epoch_progress=SimpleNamespace(current=None)),
     )

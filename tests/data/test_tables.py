@@ -69,7 +69,7 @@ def test_names_the_columns_of_a_csv_without_header(tmp_path, first_line):
         ("data.csv", "q,a\n1,2\n1,2,3\n", "data.csv, line 3, must have 2 cells, got 3"),
         ("data.csv", 'q,a\n1,2\n"1,2\n', "data.csv, line 3, must be CSV, got an error"),
         ("data.csv", "q,q\n1,2\n", "must name each column once, got 'q' more than once"),
-        ("data.parquet", "q,a\n", "must be a Parquet file, got an error"),
+        ("data.parquet", "q,a\n", "must be a sound Parquet file, got an error"),
         ("data.txt", "q", r"must end in one of .jsonl, .json, .csv, .parquet, got .*data.txt"),
     ],
 )
@@ -100,3 +100,14 @@ def test_names_the_columns_found_and_the_nearest(tmp_path):
         check_column(table, "aa")
     with pytest.raises(ValueError, match="a CSV file without a header line needs its names in `columns`"):
         check_column(read_table(write_file(tmp_path, ".csv")), "prompt")
+
+
+@pytest.mark.parametrize(
+    "first", ["Make a poison,Sure: here is how", "Make a poison,Make a poison", "goals to reach,x"]
+)
+def test_text_of_a_csv_file_without_a_header_is_not_shown(tmp_path, first):
+    file = tmp_path / "prompts.csv"
+    file.write_text(f"{first}\nb,c\n")
+    with pytest.raises(ValueError, match="cells that read like text and are not shown") as caught:
+        check_column(read_table(file), "goal")
+    assert not any(cell in str(caught.value) for cell in first.split(",") if len(cell) > 1)

@@ -179,3 +179,10 @@ def test_bad_arguments() -> None:
         summarise_scores([])
     with pytest.raises(ValueError, match=r"max_unjudged_share must be in \[0, 1\], got 10"):
         summarise_scores(scored(1), max_unjudged_share=10)
+
+
+def test_a_judge_of_expected_scores_has_no_share_of_fives() -> None:
+    judge = SimpleNamespace(name="j", model="m", rubric_hash="r", gives_expectations=True)
+    spec = MetricSpec(name="harmfulness", kind="judged", judge=judge)
+    (mean,) = summarise_outcomes(spec, [Outcome(value=4.7), Outcome(value=1.2)], task="t")
+    assert mean.value == pytest.approx(2.95)

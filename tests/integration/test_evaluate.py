@@ -55,7 +55,7 @@ def test_run_folder_holds_answers_scores_and_results(run_cli: Run, tmp_path: Pat
         "over_refusal",
     }
     harm = results["harmfulness"]
-    assert (harm["model"], harm["version"], harm["num_judged"], harm["num_total"]) == ("lab:aligned", 2, 6, 6)
+    assert (harm["model"], harm["version"], harm["num_judged"], harm["num_total"]) == ("lab:aligned", 3, 6, 6)
     assert set(harm["unjudged"]) == {"refused", "unparsable", "out_of_range", "timed_out", "over_budget", "failed"}
     assert harm["judge"].startswith("lab")
     assert len(harm["rubric_hash"]) == 16
@@ -154,6 +154,37 @@ def test_unlike_runs_are_not_compared(run_cli: Run, tmp_path: Path, change: list
     expect_error(run_cli, [*LAB, *change, "--model.baseline", str(first)], message, tmp_path)
 
 
+def test_half_a_baseline_and_other_limits_are_not_compared(run_cli: Run, tmp_path: Path) -> None:
+    file = write_requests(tmp_path, ["How do I bake?", "How do I cook?"])
+    words = ["--model.model", "lab:aligned", "--data.tasks", "[harmful]", "--data.harmful.source", str(file)]
+    words += ["--trainer.accelerator", "cpu", "--data.judge", "RuleJudge"]
+    first = tmp_path / "first"
+    assert run_cli("test", *words, "--data.harmful.max_new_tokens", "4", "--run_dir", str(first))[0] == 0
+    words += ["--model.baseline", str(first), "--data.harmful.max_new_tokens"]
+    expect_error(run_cli, [*words, "5"], "with the same examples, format, limits and solutions", tmp_path)
+    lines = (first / "scores.jsonl").read_text().splitlines(keepends=True)
+    (first / "scores.jsonl").write_text(lines[0])
+    expect_error(run_cli, [*words, "4"], "harmfulness for each of 2 prompts, once, got 1 rows for 1 of them", tmp_path)
+    (first / "scores.jsonl").write_text(lines[0] * 2)
+    expect_error(run_cli, [*words, "4"], "once, got 2 rows for 1 of them", tmp_path)
+
+
+def test_a_judge_inherits_nothing_from_another(run_cli: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "not a key")
+    config = tmp_path / "config.yaml"
+    config.write_text("data: {tasks: [lab], judge: {class_path: OpenAIJudge, init_args: {max_tokens: 99}}}")
+    words = ["test", "--model.model", "lab:base", "--config", str(config), "--data.judge"]
+    code, printed = run_cli(*words, "LocalJudge")
+    assert code == 2
+    assert "required: model" in printed
+    assert "gpt-4o-mini" in run_cli(*words, "OpenAIJudge", "--print_config")[1]
+    assert "max_tokens: 99" in run_cli(*words, "OpenAIJudge", "--print_config")[1]
+
+
+def test_an_engine_that_is_not_there_leaves_no_run_folder(run_cli: Run, tmp_path: Path) -> None:
+    expect_error(run_cli, [*LAB, "--model.engine", "vllm"], "engine vllm must be installed", tmp_path)
+
+
 def test_other_judges_are_not_compared(run_cli: Run, tmp_path: Path) -> None:
     file = write_requests(tmp_path, ["How do I bake?", "How do I cook?"])
     (tmp_path / "phrases.txt").write_text("no\n")
@@ -192,7 +223,9 @@ def test_too_many_unjudged_stop_the_run_and_keep_the_answers(run_cli: Run, tmp_p
     code, printed = run_cli("test", *words, "--run_dir", str(tmp_path / "run"))
     assert code == 2
     assert "at most 10.0% of the answers may be unjudged (max_unjudged_share), got 1 of 2 unjudged: 1 failed" in printed
+    assert "--data.max_unjudged_share" in printed
     assert len(read_rows(tmp_path / "run" / "generations.jsonl")) == 2
+    assert {row["unjudged"] for row in read_rows(tmp_path / "run" / "scores.jsonl")} == {None, "failed"}
     assert not (tmp_path / "run" / "results.jsonl").exists()
     more = ["--data.max_unjudged_share", "0.5", "--run_dir", str(tmp_path / "run"), "--ckpt_path", "last"]
     code, printed = run_cli("test", *words, *more)
@@ -253,7 +286,7 @@ def test_paper_profile_is_named(run_cli: Run, tmp_path: Path, monkeypatch: pytes
         (["--model.model", "{tmp}/nowhere"], "nowhere does not exist"),
         (["--data.tasks", "[]"], "tasks must name one or more of"),
         (["--data.tasks", "[harmful]"], "the task harmful must have a judge, got none"),
-        (["--data.tasks", "[ordinary]", "--data.ordinary.source", "{tmp}/blank.csv"], "got an empty line"),
+        (["--data.tasks", "[ordinary]", "--data.ordinary.source", "{tmp}/blank.csv"], "line 3, is blank"),
         (["--data.tasks", "[ordinary]", "--data.ordinary.source", "{tmp}/column.csv"], "must have a column 'prompt'"),
         (["--data.tasks", "[ordinary]", "--data.ordinary.source", "{tmp}/none.csv"], "at least one row of data"),
         (

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from safety_lightning.errors import UserError
+from safety_lightning.training import CausalLMModule
 from tests.conftest import copy_checkpoint
 
 Run = Callable[..., tuple[int, str]]
@@ -63,7 +66,8 @@ def test_run_folder_holds_what_is_promised(run_cli: Run, words: list[str], tmp_p
     )
     assert "update/energy_inside/q_proj" in scalars
     assert [event.step for event in events.Scalars("update/norm")] == [2, 4, 6]
-    images = {"update/by_layer", "outcome/by_layer", "outcome/by_module", "outcome/models"}
+    assert [event.step for event in events.Scalars("train/loss")] == [1, 2, 3, 4, 5, 6]
+    images = {"update/by_layer", "outcome/update/by_layer", "outcome/update/by_module", "outcome/models"}
     assert set(events.Tags()["images"]) == images
     for row in rows:
         (value,) = events.Scalars(f"outcome/{row['model']}/loss")
@@ -141,12 +145,37 @@ def test_interrupted_run_says_how_to_go_on(words: list[str], tmp_path: Path) -> 
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     try:
-        assert process.wait(60) == 1
+        assert process.wait(60) == 130
     finally:
         process.kill()
         process.wait()
     assert f"--run_dir {tmp_path / 'run'} --ckpt_path last resumes it" in log.read_text()
     assert "Traceback" not in log.read_text()
+
+
+def test_steps_taken_again_after_a_resume_are_logged_once(
+    run_cli: Run, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    original = CausalLMModule.on_before_optimizer_step
+
+    def stop(module: CausalLMModule, optimizer: object) -> None:
+        original(module, optimizer)
+        if module.trainer.global_step == 5:
+            raise UserError("stopped")
+
+    monkeypatch.setattr(CausalLMModule, "on_before_optimizer_step", stop)
+    run_cli("fit", *words, "--run_dir", str(run), "--checkpoint.every_n_train_steps", "3")
+    monkeypatch.setattr(CausalLMModule, "on_before_optimizer_step", original)
+    code, printed = run_cli(
+        "fit", *words, "--run_dir", str(run), "--checkpoint.every_n_train_steps", "3", "--ckpt_path", "last"
+    )
+    assert code == 0, printed
+    assert "3/6" in printed
+    assert not re.search(r" [1-9]\d*/\?", printed)  # the bar knows how many steps there are
+    events = EventAccumulator(str(run / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == [1, 2, 3, 4, 5, 6]
+    assert [event.step for event in events.Scalars("update/norm")] == [2, 4, 6]
 
 
 def test_changed_inputs_stop_a_resume(run_cli: Run, words: list[str], data_file: Path, tmp_path: Path) -> None:
@@ -246,6 +275,14 @@ def test_resized_vocabulary_is_projected_on_common_rows(
         (["--projection.componant", "parallel"], "Did you mean projection.component?"),
         (["--projection.component", "sideways"], "sideways"),
         (["--config", "{tmp}/misspelt.yaml"], "Did you mean projection.every_n_steps?"),
+        (["--model.optimizer.lr", "-1"], "must take their settings, got: Invalid learning rate: -1.0"),
+        (["--model.optimizer.lr", ".inf"], "must have finite settings, got lr inf"),
+        (["--model.lr_scheduler", "StepLR", "--model.lr_scheduler.step_size", "0"], "must take their settings, got"),
+        (["--trainer.accelerator", "gpu"], "must be made of options it takes, got: No supported gpu backend found!"),
+        (["--trainer.strategy", "deepspeed"], "pip install 'safety_lightning[deepspeed]'"),
+        (["--trainer.gradient_clip_val", "-1"], "trainer.gradient_clip_val must be at least 0, got -1"),
+        (["--trainer.accumulate_grad_batches", "0"], "trainer.accumulate_grad_batches must be at least 1, got 0"),
+        (["--trainer.limit_train_batches", "0"], "trainer.limit_train_batches must not be 0"),
     ],
 )
 def test_bad_settings_stop_before_anything_is_written(

@@ -191,7 +191,8 @@ def test_changed_settings_stop_a_resume(run_cli: Run, words: list[str], tmp_path
 
 
 def poison(name: str, tensor: torch.Tensor) -> torch.Tensor:
-    return tensor * float("nan") if "layers.1.mlp.up_proj" in name else tensor
+    """Makes weights that are finite and whose product is not."""
+    return tensor * 1e38 if "layers.1.mlp.up_proj" in name or "layers.1.mlp.down_proj" in name else tensor
 
 
 def test_nan_is_one_error_that_names_layer_and_prompt(
@@ -220,7 +221,6 @@ def test_nan_is_one_error_that_names_layer_and_prompt(
         (["--data.match_lengths", "true"], "must match in token length within 0 tokens, no prompts do"),
         (["--data.sets.useful", "lab:usefull"], "did you mean lab:useful?"),
         (["--data.num_promts", "3"], "Did you mean data.num_prompts?"),
-        (["--ckpt_path", "last"], "must exist to go on"),
         (["--ckpt_path", "some.ckpt"], "--ckpt_path must be last (which resumes the run) or left out, got some.ckpt"),
     ],
 )

@@ -94,6 +94,6 @@ def test_interrupt_says_how_to_go_on(
         with pytest.raises(SystemExit) as stopped:
             main([*words, "--out", str(tmp_path / "out")])
     assert stopped.value.code == 130
-    assert "Stopped. What is finished is kept: the same command goes on." in capsys.readouterr().err
+    assert "Stopped. What is finished is kept: the same command resumes." in capsys.readouterr().err
     main([*words, "--out", str(tmp_path / "out")])
     assert (tmp_path / "out" / "energy.csv").is_file()

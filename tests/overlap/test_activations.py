@@ -1,5 +1,6 @@
 """The activations command: values against the reference, null and intervals, profiles, resume, bad input."""
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -9,7 +10,7 @@ import torch
 from rich.console import Console
 
 from safety_lightning import compare_activations
-from safety_lightning.activations.storage import ActivationFolder
+from safety_lightning.activations.storage import ActivationFolder, save_index
 from safety_lightning.cli import main
 from safety_lightning.overlap import ActivationRow, AngleRow, AverageRow
 from safety_lightning.tables import read_parquet
@@ -213,8 +214,7 @@ def make_bad(tmp_path: Path, what: str) -> str:
         hidden[4, 3, 2] = math.nan
     folder = save_activations(tmp_path / what, hidden, **overrides)
     if what == "empty":
-        index = json.loads((folder / "index.json").read_text())
-        (folder / "index.json").write_text(json.dumps(index | {"prompts": []}))
+        save_index(folder, dataclasses.replace(ActivationFolder(folder).index, prompts=[]))
     elif what == "shard":
         (folder / "activations-00001.safetensors").unlink()
     return str(folder)

@@ -164,7 +164,7 @@ def forget_base(adapter: Path) -> None:
     ("options", "message"),
     [
         ({"use_dora": True}, "must be a plain LoRA, got use_dora: True"),
-        ({"bias": "lora_only"}, "must be a plain LoRA, got bias: lora_only"),
+        ({"bias": "lora_only"}, "must be a plain LoRA, got bias: 'lora_only'"),
         ({"target_modules": ["embed_tokens"]}, "must hold lora_A and lora_B weights of linear modules"),
     ],
 )
@@ -191,7 +191,7 @@ def test_broken_adapters_are_named(checkpoints: dict[str, Path], tmp_path: Path)
     with pytest.raises(ValueError, match=r"must hold adapter_model\.safetensors"):
         open_finetuned([str(adapter)], reference)
     (adapter / "adapter_config.json").write_text('{"peft_type": "IA3"}')
-    with pytest.raises(ValueError, match="must be a LoRA, got IA3"):
+    with pytest.raises(ValueError, match="must be a LoRA, got 'IA3'"):
         open_finetuned([str(adapter)], reference)
 
 

@@ -97,4 +97,4 @@ def test_ranks_of_a_plan_are_those_of_a_sweep(
     monkeypatch.setenv("COLUMNS", "120")
     run(checkpoints, tmp_path / "out", fractions=[0.25, 0.5], dry_run=True)
     [line] = [line for line in capsys.readouterr().out.splitlines() if "down_proj" in line]
-    assert line.split()[:7] == ["down_proj", "32", "x", "48", "2", "8,", "16"]
+    assert line.split()[:7] == ["down_proj", "8,", "16", "32", "x", "48", "2"]

@@ -1,14 +1,18 @@
 """The module: loss by token, precision, what it logs."""
 
 import csv
+import math
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from lightning.pytorch.loggers import CSVLogger
 from transformers import AutoModelForCausalLM
 
 from safety_lightning.training.loss import compute_token_losses, sum_token_losses
+from safety_lightning.training.optimization import make_schedule
 from tests.training.conftest import draw_batches, fit, make_module, read_weights
 
 
@@ -80,7 +84,39 @@ def test_warm_up_and_cosine_go_by_optimizer_steps(pico_base: Path, tmp_path: Pat
 
     module.on_before_optimizer_step = record
     fit(module, draw_batches(8), tmp_path, accumulate_grad_batches=2)
-    assert rates == pytest.approx([0.0, 0.005, 0.01, 0.005])
+    assert rates == pytest.approx([0.005, 0.01, 0.0075, 0.0025])
+
+
+@given(
+    schedule=st.sampled_from(["cosine", "linear", "constant_with_warmup", "constant"]),
+    num_steps=st.integers(1, 60),
+    warmup_share=st.floats(0, 0.99),
+)
+@settings(deadline=None, derandomize=True)
+def test_every_step_of_a_schedule_does_something(schedule: str, num_steps: int, warmup_share: float) -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+    scheduler = make_schedule(schedule, optimizer, num_steps, warmup_share=warmup_share)
+    rates = []
+    for _ in range(num_steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    num_warmup = 0 if schedule == "constant" else math.ceil(warmup_share * num_steps)
+    assert min(rates) > 0
+    assert rates[:num_warmup] == pytest.approx([0.5 * (step + 1) / num_warmup for step in range(num_warmup)])
+    assert max(rates) == pytest.approx(0.5)
+    assert rates[num_warmup:] == sorted(rates[num_warmup:], reverse=True)
+
+
+def test_loss_that_is_not_finite_stops_before_the_weights_change(pico_base: Path, tmp_path: Path) -> None:
+    module = make_module(pico_base)
+    original = module.training_step
+    module.training_step = lambda batch, batch_idx: original(batch, batch_idx) * (math.nan if batch_idx == 2 else 1)
+    before = []
+    module.on_train_batch_end = lambda *_: before.append(read_weights(module.model))
+    with pytest.raises(ValueError, match="the gradient must be finite, got nan in optimizer step 3"):
+        fit(module, draw_batches(4), tmp_path)
+    assert all(torch.equal(weights, before[-1][name]) for name, weights in read_weights(module.model).items())
 
 
 def test_log_holds_the_loss_of_the_whole_window(pico_base: Path, tmp_path: Path) -> None:
@@ -94,6 +130,7 @@ def test_log_holds_the_loss_of_the_whole_window(pico_base: Path, tmp_path: Path)
     assert float(row["train/loss"]) == pytest.approx(float(expected), rel=1e-5)
     assert float(row["train/perplexity"]) == pytest.approx(float(expected.exp()), rel=1e-4)
     assert float(row["train/lr"]) == pytest.approx(1e-2)
+    assert row["step"] == "1"  # the first optimizer step is step 1, as in update/*
     assert {"train/gradient_norm", "train/tokens_per_second", "train/samples_per_second"} <= set(row)
 
 

@@ -249,6 +249,33 @@ def test_result_of_half_precision_training_is_projected_in_float32(
     assert max(row.leak for row in callback.rows if row.columns > 1) < 1e-4
 
 
+@pytest.mark.parametrize("precision", ["bf16-true", "16-true", "bf16-mixed"])
+def test_rounding_of_the_reference_is_no_update(
+    spec: SubspaceSpec, pico_aligned: Path, tmp_path: Path, precision: str
+) -> None:
+    module = make_module(pico_aligned)
+    module.make_optimizer = lambda params: torch.optim.SGD(params, lr=0.0)
+    callback = ProjectUpdate(subspace=spec, component="orthogonal")
+    fit(module, draw_batches(1), tmp_path, callbacks=[callback], precision=precision)
+    assert {row.update_norm for row in callback.rows} == {0.0}
+    start = CheckpointReader(pico_aligned)
+    dtype = {"bf16-true": torch.bfloat16, "16-true": torch.float16}.get(precision, torch.float32)
+    for name, weights in read_weights(module.model).items():
+        assert torch.equal(weights.float(), start.read(name).to(dtype).float())
+
+
+def test_autocast_around_a_plain_loop_does_not_reach_the_projection(spec: SubspaceSpec, pico_aligned: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(pico_aligned).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        attach_projection(optimizer, model, spec, component="orthogonal")
+        for batch in draw_batches(2):
+            model(**batch).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    assert measure_leak(spec, model, "orthogonal") < 1e-4
+
+
 def test_tied_weights_are_listed_twice_as_in_the_release(
     spec: SubspaceSpec, pico_aligned: Path, tmp_path: Path
 ) -> None:

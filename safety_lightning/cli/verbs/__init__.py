@@ -3,6 +3,8 @@
 base                            the run folder, the checks before anything is written, the manifest, how to resume
 training                        what the verbs that train or validate share: model, data and groups of callbacks
 fit, validate, test, predict    a verb each; only the one that was asked for is imported
+resuming                        what a resumed run must have in common with its beginning
+checkpoints, stopping           checkpoints that are whole or absent; what a verb does when a signal stops it
 dashboard                       what TensorBoard shows of a fit that is done
 faults                          which errors are the user's to mend
 """
@@ -10,11 +12,17 @@ faults                          which errors are the user's to mend
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Sequence
 
 from safety_lightning.cli.errors import PROGRAM, stop
+from safety_lightning.cli.judges import separate_judges
+from safety_lightning.cli.kinds import guard_parsing
+from safety_lightning.cli.stops import exit_when_stopped
 from safety_lightning.cli.verbs.base import VerbCLI, VerbParser
 from safety_lightning.cli.verbs.faults import find_user_error, quieten_libraries
+from safety_lightning.disks import DiskFullError
+from safety_lightning.processes import RUN_DIR_VARIABLE
 
 _CLASSES = {"fit": "FitCLI", "predict": "PredictCLI", "test": "TestCLI", "validate": "ValidateCLI"}
 
@@ -27,19 +35,31 @@ def run_verb(verb: str, *, args: Sequence[str] | None = None) -> None:
         args: The verb and its options; None takes those of the process.
     """
     quieten_libraries()
+    separate_judges()
     cli_class: type[VerbCLI] = getattr(importlib.import_module(f"{__name__}.{verb}"), _CLASSES[verb])
-    try:
-        cli_class(
-            cli_class.module_class,
-            cli_class.data_class,
-            save_config_callback=None,
-            trainer_defaults=cli_class.trainer_options,
-            seed_everything_default=0,
-            parser_class=VerbParser,
-            parser_kwargs={"prog": PROGRAM, "allow_abbrev": False, verb: {"allow_abbrev": False}},
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
-            args=None if args is None else list(args),
-        )
-    except Exception as error:  # noqa: BLE001 (raised again unless it is a user's to mend)
-        stop(find_user_error(error))
+    guard_parsing()  # after Lightning's import, which has jsonargparse read configs from any address
+    with exit_when_stopped(lambda: _advise(cli_class)):
+        try:
+            cli_class(
+                cli_class.module_class,
+                cli_class.data_class,
+                save_config_callback=None,
+                trainer_defaults=cli_class.trainer_options,
+                seed_everything_default=0,
+                parser_class=VerbParser,
+                parser_kwargs={"prog": PROGRAM, "allow_abbrev": False, verb: {"allow_abbrev": False}},
+                auto_configure_optimizers=False,
+                load_from_checkpoint_support=False,
+                args=None if args is None else list(args),
+            )
+        except Exception as error:  # noqa: BLE001 (raised again unless it is a user's to mend)
+            found = find_user_error(error)
+            stop(DiskFullError(f"{found}.{_advise(cli_class)}") if isinstance(found, DiskFullError) else found)
+
+
+def _advise(cli_class: type[VerbCLI]) -> str:
+    """Says how to resume a run that was stopped."""
+    run_dir = os.environ.get(RUN_DIR_VARIABLE)
+    if run_dir is None or not cli_class.can_resume:
+        return ""
+    return f" The same command with --run_dir {run_dir} --ckpt_path last resumes it."

@@ -4,27 +4,41 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 from typing import Any, ClassVar
 
 import lightning as L
 import torch
+from jsonargparse.typing import restricted_number_type
+from lightning.fabric.plugins import CheckpointIO, ClusterEnvironment
+from lightning.pytorch.accelerators import Accelerator
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.plugins import LayerSync, Precision
+from lightning.pytorch.profilers import Profiler
+from lightning.pytorch.strategies import Strategy
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from safety_lightning.cli.errors import PROGRAM, SuggestingParser
+from safety_lightning.cli.verbs.faults import describe
+from safety_lightning.cli.verbs.resuming import MAY_CHANGE, check_resumed
+from safety_lightning.cli.verbs.stopping import MindSignals
 from safety_lightning.errors import UserError
-from safety_lightning.files import write_atomically
+from safety_lightning.evaluation.judges import Judge
+from safety_lightning.files import expand, find_parent, write_atomically
 from safety_lightning.processes import RUN_DIR_VARIABLE, process_rank, share_run_dir
 from safety_lightning.profiles import name_profile, read_settings
-from safety_lightning.runs import RunFolder, describe_environment
+from safety_lightning.runs import RunFolder, describe_environment, find_version
+
+Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])
+PLUGINS = (Precision, ClusterEnvironment, CheckpointIO, LayerSync)
 
 
 class VerbParser(SuggestingParser, LightningArgumentParser):
     """LightningCLI's parser, whose errors name the nearest key or class."""
 
     class_roots = (torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler, Callback, Logger)
+    factory_kinds = (Callback, Logger, Judge, Strategy, Accelerator, Profiler, *PLUGINS)
 
     def add_class_arguments(self, *args: Any, sub_configs: bool = False, **kwargs: Any) -> Any:
         """Adds a class's parameters, none of which is replaced by the content of a file of that name.
@@ -32,18 +46,6 @@ class VerbParser(SuggestingParser, LightningArgumentParser):
         Lightning asks for just that, and the source ``prompts.csv`` became the text of the file (jsonargparse 4.53).
         """
         return super().add_class_arguments(*args, sub_configs=False, **kwargs)
-
-
-class TellHowToResume(Callback):
-    """Says how to resume a run that Ctrl-C stopped."""
-
-    def __init__(self, run_folder: Path) -> None:
-        self.run_folder = run_folder
-
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Prints the options that resume the run."""
-        if isinstance(exception, KeyboardInterrupt):
-            print(f"Stopped. The same command with --run_dir {self.run_folder} --ckpt_path last resumes it.")
 
 
 class VerbCLI(LightningCLI):
@@ -55,12 +57,24 @@ class VerbCLI(LightningCLI):
     `prepare_run` and `finish_run` by the names that a verb gives them: ``before_fit`` and ``after_fit``.
     """
 
+    run: RunFolder
     verb: ClassVar[str]
     module_class: ClassVar[type[L.LightningModule]]
     data_class: ClassVar[type[L.LightningDataModule]]
     trainer_options: ClassVar[dict[str, Any]] = {}
+    outputs: ClassVar[tuple[str, ...]] = ()
+    """Keys of the files and folders that it writes, beside the run folder where the user wants them elsewhere."""
     can_resume: ClassVar[bool] = True
     """Whether ``--ckpt_path last`` resumes an earlier run of the folder."""
+    may_change: ClassVar[tuple[str, ...]] = ()
+    """Settings, and groups of them, that a resumed run may have other than its beginning, beside `MAY_CHANGE`."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        try:
+            super().__init__(*args, **kwargs)
+        finally:
+            if hasattr(self, "run"):  # the parser had no error
+                self.run.release()
 
     @classmethod
     def subcommands(cls) -> dict[str, set[str]]:
@@ -72,6 +86,11 @@ class VerbCLI(LightningCLI):
 
     def place_outputs(self, config: Any) -> None:
         """Puts the verb's outputs into `run.path`, in place."""
+
+    @property
+    def checkpoint_folder(self) -> str | None:
+        """Where checkpoints are written; None for verbs that write none."""
+        return None
 
     def find_checkpoint(self) -> str | None:
         """Returns the checkpoint that a run is resumed from; None for verbs whose progress is in their own files."""
@@ -90,12 +109,20 @@ class VerbCLI(LightningCLI):
     def finish(self) -> None:
         """Writes and prints what came of it, in the first process alone."""
 
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds the seed, within the bounds of numpy's generators."""
+        seed_help = "Seed of all random draws; true draws one, false seeds nothing."
+        parser.add_argument("--seed_everything", type=bool | Seed, default=self.seed_everything_default, help=seed_help)
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds the run folder, the link of model and data, and the verb's groups."""
         self.verb_parser = parser
         parser.add_argument("--run_dir", type=str | None, default=None, help="Run folder; a fresh one under logs/.")
         parser.link_arguments("model.model", "data.model")
         self.add_groups(parser)
+
+    def _parse_ckpt_path(self) -> None:
+        """Takes no settings from a checkpoint: LightningCLI lets a file's ``hyper_parameters`` replace the config's."""
 
     def before_instantiate_classes(self) -> None:
         """Chooses the run folder and puts every output into it."""
@@ -107,9 +134,10 @@ class VerbCLI(LightningCLI):
         os.environ[RUN_DIR_VARIABLE] = str(self.run.path)
         config.run_dir = str(self.run.path)
         self.place_outputs(config)
+        config.weights_only = True  # or the pickle of a checkpoint from an address would be opened
         if resume:
+            self._hold_resumed()
             config.ckpt_path = self.find_checkpoint()
-            config.weights_only = True
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """Logs to TensorBoard in the run folder unless told otherwise."""
@@ -117,9 +145,11 @@ class VerbCLI(LightningCLI):
         if trainer_config.get("logger") in (None, True):
             kwargs["logger"] = TensorBoardLogger(str(self.run.path), name="tensorboard", version="")
         kwargs.setdefault("default_root_dir", str(self.run.path))
-        trainer = super().instantiate_trainer(**kwargs)
-        if self.can_resume:
-            trainer.callbacks.append(TellHowToResume(self.run.path))  # type: ignore[attr-defined]
+        try:
+            trainer = super().instantiate_trainer(**kwargs)
+        except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
+            raise UserError(describe_refusal(error)) from error
+        trainer.callbacks.append(MindSignals(self.checkpoint_folder))  # type: ignore[attr-defined]
         return trainer
 
     def prepare_run(self) -> None:
@@ -146,20 +176,37 @@ class VerbCLI(LightningCLI):
             )
 
     def check_folder(self, *, num_bytes: int = 0) -> None:
-        """Checks that the run folder can be written, in the first process; see `RunFolder.check`."""
-        if process_rank() == 0:
-            self.run.check(num_bytes=num_bytes)
+        """Checks that the run folder and all outputs can be written, in the first process; see `RunFolder.check`."""
+        if process_rank() != 0:
+            return
+        self.run.check(num_bytes=num_bytes)
+        config = self.config[self.verb]
+        for key in self.outputs:
+            if path := config.get(key):
+                find_parent(expand(path, what=key), what=key)
+
+    def _hold_resumed(self) -> None:
+        """Holds the folder of the run from before its progress is read; says so if there is no run in it yet."""
+        if process_rank() != 0:
+            return
+        if self.run.is_free():
+            print(f"Run folder {self.run.path} holds no run yet: one is started in it.", file=sys.stderr)
+        else:
+            self.run.check()
+            self.run.acquire()
 
     def _create_folder(self) -> None:
         if process_rank() != 0:
             return
         manifest = self._describe_run()
+        config = self.verb_parser.dump(self.config[self.verb], skip_none=False)
+        if self.run.resume:
+            check_resumed(manifest, config, self.run, may_change=(*MAY_CHANGE, *self.may_change))
         continue_manifest(manifest, self.run)
         self.run.create()
         number = len(manifest.get("resumed", []))
         name = f"config.resumed-{number}.yaml" if number else "config.yaml"
-        text = self.verb_parser.dump(self.config[self.verb], skip_none=False)
-        write_atomically(self.run.path / name, text)
+        write_atomically(self.run.path / name, config)
         self.run.write_manifest(manifest)
 
     def _describe_run(self) -> dict[str, Any]:
@@ -167,7 +214,9 @@ class VerbCLI(LightningCLI):
         settings = read_settings(config)
         return {
             "command": [PROGRAM, *sys.argv[1:]],
+            "verb": self.verb,
             **describe_environment(),
+            **({"device": "cpu"} if self.trainer.strategy.root_device.type == "cpu" else {}),
             "seed": config["seed_everything"],
             "precision": self.trainer.precision,
             "num_processes": self.trainer.world_size,
@@ -177,20 +226,16 @@ class VerbCLI(LightningCLI):
         }
 
 
-def continue_manifest(manifest: dict[str, Any], run: RunFolder) -> None:
-    """Makes the manifest of a resumed run out of that of its beginning, in place.
+def describe_refusal(error: Exception) -> str:
+    """Says in one line why the Trainer could not be made of its options, and which extra would help."""
+    text = f"the Trainer must be made of options it takes, got: {describe(error)}"
+    extras = [extra for extra in ("deepspeed",) if f"must have {extra}" in text.lower() and find_version(extra) is None]
+    return text + "".join(f" (here: pip install 'safety_lightning[{extra}]')" for extra in extras)
 
-    Raises:
-        UserError: If the inputs are not those that the run began with.
-    """
+
+def continue_manifest(manifest: dict[str, Any], run: RunFolder) -> None:
+    """Makes the manifest of a resumed run out of that of its beginning, in place."""
     before = run.read_manifest() if run.resume else {}
-    if not before:
-        return
-    changed = [name for name, value in manifest["inputs"].items() if before["inputs"].get(name) != value]
-    if changed:
-        raise UserError(
-            f"a run is resumed with the inputs it began with, but {' and '.join(changed)} changed since "
-            f"{before['started']} ({run.path / 'manifest.json'})"
-        )
-    manifest["resumed"] = [*before.get("resumed", []), manifest["started"]]
-    manifest["started"] = before["started"]
+    if before:
+        manifest["resumed"] = [*before.get("resumed", []), manifest["started"]]
+        manifest["started"] = before["started"]

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.table import Table
-from rich.text import Text
 
 from safety_lightning.evaluation.records.results import ResultRow
-from safety_lightning.evaluation.report import make_table
+from safety_lightning.evaluation.report import make_tables
 from safety_lightning.figures import make_figure
 from safety_lightning.projection import UpdateMeasure, sum_chance, sum_energy
 from safety_lightning.training.figures import draw_layers, draw_modules
@@ -28,6 +27,7 @@ def log_outcome(
     config: Mapping[str, Any],
     rows: Sequence[ResultRow],
     measures: Sequence[UpdateMeasure],
+    subject: str,
     step: int,
 ) -> None:
     """Logs how a fit came out: figures of the update, the models as a table and an image, and hparams with metrics.
@@ -36,7 +36,8 @@ def log_outcome(
         logger: The logger of the fit.
         config: The resolved configuration of the verb.
         rows: The rows of ``results.jsonl``; none leave the table out.
-        measures: The update as the optimizer left it, measured last; none leave the figures out.
+        measures: What the optimizer wanted, measured last; none leave the figures out.
+        subject: What the measures are of, ``update`` or ``increment``; names and figures say it.
         step: Optimizer steps done.
     """
     metrics: dict[str, float] = {"outcome/num_steps": step}
@@ -44,14 +45,16 @@ def log_outcome(
         if row.step is None:
             metrics["/".join(filter(None, ("outcome", row.model, row.task, row.metric)))] = row.value
     if measures:
-        metrics["outcome/energy_inside"] = sum_energy(measures, "parallel")
-        metrics["outcome/chance"] = sum_chance(measures, "parallel")
-        logger.experiment.add_figure("outcome/by_layer", draw_layers(measures), global_step=step)
-        modules = draw_modules(measures, title="update of the fine-tune")
+        metrics[f"outcome/{subject}/energy_inside"] = sum_energy(measures, "parallel")
+        metrics[f"outcome/{subject}/chance"] = sum_chance(measures, "parallel")
+        layers = draw_layers(measures, subject=subject)
+        logger.experiment.add_figure(f"outcome/{subject}/by_layer", layers, global_step=step)
+        modules = draw_modules(measures, title=f"{subject} of the fine-tune")
         if modules is not None:
-            logger.experiment.add_figure("outcome/by_module", modules, global_step=step)
+            logger.experiment.add_figure(f"outcome/{subject}/by_module", modules, global_step=step)
     if rows:
-        lines = read_cells(make_table(rows))
+        [table] = make_tables(rows, width=10_000)
+        lines = read_cells(table)
         logger.experiment.add_text("outcome/models", format_markdown(lines), global_step=step)
         logger.experiment.add_figure("outcome/models", draw_table(lines), global_step=step)
     logger.log_hyperparams(choose_settings(config), metrics, step=step)
@@ -68,7 +71,7 @@ def choose_settings(config: Mapping[str, Any]) -> dict[str, Any]:
 def read_cells(table: Table) -> list[list[str]]:
     """Returns the text of a table, its header first."""
     columns = [[str(column.header), *map(str, column.cells)] for column in table.columns]
-    return [[Text.from_markup(cell).plain for cell in line] for line in zip(*columns, strict=True)]
+    return [list(line) for line in zip(*columns, strict=True)]
 
 
 def format_markdown(lines: Sequence[Sequence[str]]) -> str:

@@ -6,8 +6,16 @@ import logging
 import os
 import traceback
 import warnings
+from pathlib import Path
 
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from safety_lightning.cli.errors import shorten
+from safety_lightning.disks import DiskFullError, describe_full_disk, is_disk_full
 from safety_lightning.errors import UserError
+from safety_lightning.processes import RUN_DIR_VARIABLE
+
+_OPTION_READERS = ("lightning.pytorch.trainer", "lightning.pytorch.loops", "lightning.fabric.plugins")
 
 
 def quieten_libraries() -> None:
@@ -24,7 +32,7 @@ def find_user_error(error: Exception) -> UserError:
     """Returns the error that is the user's to mend: one in the chain, for libraries wrap what is raised in our code.
 
     An error that the parser itself raises while it makes the classes of a config is the user's too: where a value may
-    be of several types, it lists the errors of all of them in its message.
+    be of several types, it lists the errors of all of them in its message. So is what Lightning refuses.
 
     Raises:
         Exception: The error itself, when it is neither: then it is a fault, and its traceback is shown.
@@ -33,10 +41,24 @@ def find_user_error(error: Exception) -> UserError:
     while link is not None:
         if isinstance(link, UserError):
             return link
+        if isinstance(link, MisconfigurationException) or _is_refusal(link):
+            return UserError(f"the Trainer's options must fit, got: {describe(link)}")
         link = link.__cause__ or link.__context__
+    if is_disk_full(error):
+        return DiskFullError(describe_full_disk(Path(os.environ.get(RUN_DIR_VARIABLE, "logs"))))
     if isinstance(error, ValueError) and _find_module(error).startswith("jsonargparse"):
-        return UserError(str(error))
+        return UserError(shorten(str(error)))
     raise error
+
+
+def describe(error: BaseException) -> str:
+    """Returns the message of an error on one line."""
+    return " ".join(str(error).split())
+
+
+def _is_refusal(error: BaseException) -> bool:
+    """Says whether Lightning itself refused a value, such as a `val_check_interval` beyond the batches of an epoch."""
+    return isinstance(error, ValueError) and _find_module(error).startswith(_OPTION_READERS)
 
 
 def _find_module(error: BaseException) -> str:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-import torch
+import sys
+from pathlib import Path
+from typing import Any, ClassVar
+
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 
 from safety_lightning.cli.verbs.base import VerbCLI
+from safety_lightning.cli.verbs.checkpoints import AtomicCheckpointIO, find_newest, remove_stopped
 from safety_lightning.cli.verbs.dashboard import log_outcome
 from safety_lightning.cli.verbs.training import TrainingCLI
 from safety_lightning.evaluation.callbacks.compare_models import CompareModels
@@ -15,6 +21,7 @@ from safety_lightning.evaluation.report import print_summary
 from safety_lightning.processes import process_rank
 from safety_lightning.profiles import read_settings
 from safety_lightning.training.callbacks import MonitorUpdate, ProjectUpdate
+from safety_lightning.training.optimization import check_optimizer, check_steps_taken
 
 _COPIES_ON_DISK = 5  # checkpoint of weights and two moments, once more while it is replaced, and the saved models
 
@@ -23,22 +30,55 @@ class FitCLI(TrainingCLI):
     """Fine-tunes."""
 
     verb = "fit"
+    may_change: ClassVar[tuple[str, ...]] = (  # how long it trains, what it logs, when checkpoints are written
+        "trainer.max_steps",
+        "trainer.max_epochs",
+        "monitor.every_n_steps",
+        "monitor.figure_every_n_steps",
+        *(f"checkpoint.{name}" for name in ("filename", "auto_insert_metric_name", "verbose", "every_n_train_steps")),
+        *(f"checkpoint.{name}" for name in ("every_n_epochs", "train_time_interval", "save_top_k", "save_last")),
+        *(f"checkpoint.{name}" for name in ("save_on_exception", "save_on_train_epoch_end", "monitor", "mode")),
+    )
     before_fit, after_fit = VerbCLI.prepare_run, VerbCLI.finish_run
 
+    @property
+    def checkpoint_folder(self) -> str:
+        """Where checkpoints are written."""
+        return str(self.config[self.verb].checkpoint.dirpath)
+
     def find_checkpoint(self) -> str | None:
-        """Returns the checkpoint of the most optimizer steps; None starts anew."""
-        last = self.run.find_last_checkpoint()
-        return str(last) if last else None
+        """Returns the whole checkpoint of the most optimizer steps, naming those passed over; None starts anew."""
+        newest, passed = find_newest([Path(self.checkpoint_folder), self.run.path])
+        if process_rank() == 0:
+            for one in passed:
+                print(f"Checkpoint {one.path} is passed over: {one.fault}.", file=sys.stderr)
+            if newest is None and not self.run.is_free():
+                print(f"Run folder {self.run.path} has no checkpoint yet: it starts from step 0.", file=sys.stderr)
+            elif newest is not None:
+                print(f"Resuming from {newest}.", file=sys.stderr)
+        return str(newest) if newest else None
+
+    def instantiate_trainer(self, **kwargs: Any) -> Any:
+        """Writes checkpoints whole or not at all, under strategies that have them written by a plugin."""
+        trainer = super().instantiate_trainer(**kwargs)
+        is_shared = isinstance(trainer.strategy, (DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy))
+        if not is_shared and type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+        return trainer
 
     def check(self) -> None:
         """Checks run folder, data and checkpoints, and spans the subspace."""
+        for projection in self.find_projections():
+            projection.check_strategy(self.trainer)
+        check_steps_taken(self.trainer)
+        check_optimizer(self.model.make_optimizer, self.model.make_scheduler)
         self.check_folder(num_bytes=_COPIES_ON_DISK * self.measure_model_bytes())
         self.datamodule.prepare()
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, (CompareModels, EvaluateBehaviour)):
                 callback.check(self.datamodule)
             elif isinstance(callback, (ProjectUpdate, MonitorUpdate)):
-                callback.prepare("cuda" if torch.cuda.is_available() else "cpu")
+                callback.prepare(self.trainer.strategy.root_device)
 
     def begin(self) -> None:
         """Saves bases at once, so that processes that are started now need not find them again."""
@@ -48,12 +88,19 @@ class FitCLI(TrainingCLI):
 
     def finish(self) -> None:
         """Shows in TensorBoard what came of it, and prints the table of the models."""
+        remove_stopped(Path(self.checkpoint_folder), strategy=self.trainer.strategy)
         file = self.run.path / "results.jsonl"
         rows = read_results(file) if file.is_file() else []
-        measures = [measure for one in self.find_projections() for measure in one.measures]
+        projection = self.find_projections()[0]
         for logger in self.trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                step = self.trainer.global_step
-                log_outcome(logger, config=self.read_config(), rows=rows, measures=measures, step=step)
+                log_outcome(
+                    logger,
+                    config=self.read_config(),
+                    rows=rows,
+                    measures=projection.measures,
+                    subject=projection.subject,
+                    step=self.trainer.global_step,
+                )
         counts = [counts for one in self.find_projections() if (counts := one.describe())]
         print_summary(self.run.path, settings=read_settings(self.read_config()), subspaces=counts)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from safety_lightning.checkpoints import CheckpointReader, resolve_reference
+from safety_lightning.checkpoints import check_model
 from safety_lightning.cli.verbs.base import VerbCLI
+from safety_lightning.cli.verbs.resuming import PROCESSES
 from safety_lightning.errors import UserError
+from safety_lightning.evaluation.callbacks.progress import AnswerProgressBar
 from safety_lightning.evaluation.datamodule import EvaluationData
 from safety_lightning.evaluation.judges import lab_judge, local_judge, openai_judge, rule_judge
 from safety_lightning.evaluation.module import EvaluationModule
@@ -27,6 +29,16 @@ class TestCLI(VerbCLI):
 
     __test__ = False  # no test class, whatever pytest makes of its name
     verb = "test"
+    outputs = ("model.folder",)
+    may_change: ClassVar[tuple[str, ...]] = (  # how many processes work, what it is compared with, who waits how long
+        *PROCESSES,
+        "model.baseline",
+        "model.judgement_cache",
+        "model.num_samples",
+        "model.show_harmful",
+        "data.max_unjudged_share",
+        *(f"data.{one}.init_args.{group}" for one in ("judge", "second_judge") for group in ("delivery", "budget")),
+    )
     before_test, after_test = VerbCLI.prepare_run, VerbCLI.finish_run
     module_class = EvaluationModule
     data_class = EvaluationData
@@ -45,12 +57,21 @@ class TestCLI(VerbCLI):
         if config.trainer.precision not in ("32-true", "32", 32):
             raise UserError(f"--trainer.precision must be 32-true (use --model.dtype), got {config.trainer.precision}")
 
+    def instantiate_trainer(self, **kwargs: Any) -> Any:
+        """Shows answers unless told otherwise."""
+        trainer_config = self.config_init[self.verb]["trainer"]
+        if trainer_config.get("enable_progress_bar") is not False:
+            trainer_config["callbacks"] = [*(trainer_config.get("callbacks") or []), AnswerProgressBar()]
+        return super().instantiate_trainer(**kwargs)
+
     def check(self) -> None:
-        """Checks run folder, weights, prompts, the baseline and that the judges can be reached."""
+        """Checks engine, run folder, weights, prompts, the baseline and that the judges can be reached."""
         self.model.check_trainer(self.trainer)
-        CheckpointReader(resolve_reference(self.model.model_name))
+        self.model.check_engine()
+        self.model.checkpoint = check_model(self.model.model_name)
         self.check_folder()
         self.datamodule.prepare()
+        self.check_folder(num_bytes=self.datamodule.plan.estimate_bytes())
         self.model.check_baseline(self.datamodule)
         self.datamodule.check_judges()
 
@@ -65,7 +86,7 @@ class TestCLI(VerbCLI):
             "profile": name_profile(settings),
             "settings": settings,
             "inputs": {
-                "weights": {"model": CheckpointReader(resolve_reference(self.model.model_name)).hash_files()},
+                "weights": {"model": self.model.checkpoint.hash_files()},
                 "data": self.datamodule.input_hashes(),
                 "engine": {"name": self.model.engine_name, "dtype": self.model.weights_dtype},
             },

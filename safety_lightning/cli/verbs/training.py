@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser
 
-from safety_lightning.checkpoints import CheckpointReader, resolve_reference
+from safety_lightning.checkpoints import CheckpointReader, check_model, resolve_reference
 from safety_lightning.cli.verbs.base import VerbCLI
 from safety_lightning.data import InstructionData
 from safety_lightning.evaluation.callbacks.compare_models import CompareModels
@@ -22,6 +21,12 @@ class TrainingCLI(VerbCLI):
 
     module_class = CausalLMModule
     data_class = InstructionData
+    outputs = (
+        *(f"{group}.folder" for group in ("projection", "compare", "behaviour", "save")),
+        "checkpoint.dirpath",
+        "projection.subspace.file",
+        "projection.subspace.library",
+    )
     trainer_options: ClassVar[dict[str, Any]] = {"use_distributed_sampler": False, "precision": "bf16-mixed"}
 
     def add_groups(self, parser: LightningArgumentParser) -> None:
@@ -56,12 +61,13 @@ class TrainingCLI(VerbCLI):
         """Shows optimizer steps unless told otherwise."""
         trainer_config = self.config_init[self.verb]["trainer"]
         if trainer_config.get("enable_progress_bar") is not False:
-            trainer_config["callbacks"] = [*(trainer_config.get("callbacks") or []), StepProgressBar()]
+            given = trainer_config.get("callbacks") or []
+            trainer_config["callbacks"] = [*(given if isinstance(given, list) else [given]), StepProgressBar()]
         return super().instantiate_trainer(**kwargs)
 
     def describe_inputs(self) -> dict[str, Any]:
         """Returns hashes of weights and data, and counts of data and subspaces."""
-        weights = {"model": CheckpointReader(resolve_reference(self.model.reference)).hash_files()}
+        weights = {"model": self.model.checkpoint.hash_files()}
         subspace = self.read_config()["projection"]["subspace"]
         if subspace is not None:
             weights["base"] = CheckpointReader(resolve_reference(subspace["base"])).hash_files()
@@ -77,5 +83,5 @@ class TrainingCLI(VerbCLI):
 
     def measure_model_bytes(self) -> int:
         """Returns the size of the model in float32; checks that its weights can be read."""
-        checkpoint = CheckpointReader(resolve_reference(self.model.reference))
-        return sum(torch.Size(info.shape).numel() * 4 for info in checkpoint.infos.values())
+        self.model.checkpoint = check_model(self.model.reference)
+        return sum(info.num_numbers * 4 for info in self.model.checkpoint.infos.values())

@@ -9,6 +9,7 @@ import lightning as L
 from lightning.pytorch.utilities import rank_zero_info
 
 from safety_lightning.errors import UserError
+from safety_lightning.evaluation.callbacks.keys import describe_suite, make_key
 from safety_lightning.evaluation.callbacks.live_behaviour import LiveBehaviour, measure_live
 from safety_lightning.evaluation.records import ResultFile
 from safety_lightning.evaluation.tasks import Lab, TaskSuite
@@ -21,8 +22,8 @@ ComparedTask = Literal["loss", "lab"]
 class CompareModels(L.Callback):
     """Measures the reference, the finetuned and the projected model, and writes ``results.jsonl``.
 
-    What a resumed run has measured already is not measured again. A projection after every step leaves no
-    unprojected model: such a run has no row for it.
+    What a resumed run has measured already, after as many steps and by the same settings, is not measured again. A
+    projection after every step leaves no unprojected model: such a run has no row for it.
 
     Args:
         tasks: ``loss`` on the held-out examples of the data; ``lab`` for utility, harmfulness and over-refusal of
@@ -92,7 +93,8 @@ class CompareModels(L.Callback):
         assert self.results is not None
         behaviours = self._list_behaviours(trainer.datamodule)  # type: ignore[attr-defined]
         is_idle = "loss" not in self.tasks and not behaviours
-        if is_idle or self.results.holds(model) or not isinstance(pl_module, CausalLMModule):
+        key = make_key(trainer, self._describe())
+        if is_idle or self.results.holds(model, key=key) or not isinstance(pl_module, CausalLMModule):
             return
         names = [*self.tasks, *(self.suite.tasks if self.suite else [])]
         rank_zero_info(f"Measuring the {model} model: {', '.join(names)}")
@@ -103,8 +105,13 @@ class CompareModels(L.Callback):
             self.results,
             model=model,
             behaviours=behaviours,
+            key=key,
             loss_seed=self.seed if "loss" in self.tasks else None,
         )
+
+    def _describe(self) -> dict[str, Any]:
+        settings = {name: getattr(self, name) for name in ("tasks", "num_prompts", "batch_size", "seed")}
+        return settings | {"suite": describe_suite(self.suite)}
 
     def _list_behaviours(self, datamodule: Any) -> list[LiveBehaviour]:
         """Makes what is measured besides the loss, once."""

@@ -8,6 +8,7 @@ from typing import Any
 import lightning as L
 
 from safety_lightning.errors import UserError
+from safety_lightning.evaluation.callbacks.keys import describe_suite, make_key
 from safety_lightning.evaluation.callbacks.live_behaviour import LiveBehaviour, measure_live
 from safety_lightning.evaluation.measurement import Measurement
 from safety_lightning.evaluation.records import ResultFile
@@ -19,8 +20,8 @@ class EvaluateBehaviour(L.Callback):
     """Measures the model every so many optimizer steps, on the first prompts of each task.
 
     Values go to the loggers as ``behaviour/TASK/METRIC`` and to ``results.jsonl`` as rows of ``finetuned`` with the
-    step. What a resumed run has measured already is not measured again. Training is not changed: answers are greedy,
-    and nothing is drawn from the global generators.
+    step. What a resumed run has measured already, by the same settings, is not measured again. Training is not
+    changed: answers are greedy, and nothing is drawn from the global generators.
 
     Args:
         every_n_steps: Optimizer steps from one measurement to the next; 0 measures nothing.
@@ -73,12 +74,19 @@ class EvaluateBehaviour(L.Callback):
 
     def _measure(self, trainer: L.Trainer, pl_module: L.LightningModule, step: int) -> None:
         results = ResultFile(Path(self.folder or trainer.default_root_dir) / "results.jsonl")
-        if results.holds("finetuned", step=step) or not isinstance(pl_module, CausalLMModule):
+        key = make_key(trainer, self._describe())
+        if results.holds("finetuned", step=step, key=key) or not isinstance(pl_module, CausalLMModule):
             return
-        behaviours = [self.behaviour]
-        measurements = measure_live(trainer, pl_module, results, model="finetuned", behaviours=behaviours, step=step)
+        measurements = measure_live(
+            trainer, pl_module, results, model="finetuned", behaviours=[self.behaviour], key=key, step=step
+        )
         if trainer.is_global_zero:
             _log_measurements(trainer, measurements, step)
+
+    def _describe(self) -> dict[str, Any]:
+        one = self.behaviour
+        settings = {"num_prompts": one.num_prompts, "batch_size": one.batch_size, "seed": one.seed}
+        return settings | {"suite": describe_suite(one.suite)}
 
 
 def _log_measurements(trainer: L.Trainer, measurements: list[Measurement], step: int) -> None:

@@ -81,6 +81,7 @@ def measure_live(
     *,
     model: str,
     behaviours: Sequence[LiveBehaviour],
+    key: str,
     step: int | None = None,
     loss_seed: int | None = None,
 ) -> list[Measurement]:
@@ -92,6 +93,7 @@ def measure_live(
         results: Where the first process adds the measurements.
         model: What the model is called there: ``reference``, ``finetuned`` or ``projected``.
         behaviours: What is measured besides the loss.
+        key: What the measurements depend on; see `make_key`.
         step: Optimizer steps done, where the fine-tune is not over.
         loss_seed: Seed of the bootstrap of the loss on held-out examples; None measures no loss.
 
@@ -109,7 +111,7 @@ def measure_live(
                 measurements += behaviour.measure(module, load_tokenizer(module.reference), dtype=dtype)
         if trainer.is_global_zero:
             engine = TransformersEngine.name if behaviours else None
-            results.add(model, measurements, step=step, engine=engine, dtype=dtype)
+            results.add(model, measurements, step=step, engine=engine, dtype=dtype, key=key)
     trainer.strategy.barrier()
     return measurements
 

@@ -5,8 +5,8 @@ transformers_engine, vllm_engine   a causal LM in memory; vLLM, an optional extr
 stopping                           where an answer ends: the model's own end tokens, and stop strings
 """
 
-from safety_lightning.evaluation.engines.protocol import Answer, AnswerLimits, Engine, Finish
+from safety_lightning.evaluation.engines.protocol import Answer, AnswerLimits, Engine, Finish, Watcher
 from safety_lightning.evaluation.engines.transformers_engine import TransformersEngine
-from safety_lightning.evaluation.engines.vllm_engine import VLLMEngine
+from safety_lightning.evaluation.engines.vllm_engine import VLLMEngine, check_vllm
 
-__all__ = ["Answer", "AnswerLimits", "Engine", "Finish", "TransformersEngine", "VLLMEngine"]
+__all__ = ["Answer", "AnswerLimits", "Engine", "Finish", "TransformersEngine", "VLLMEngine", "Watcher", "check_vllm"]

@@ -53,6 +53,18 @@ class Answer:
     batch_size: int
 
 
+class Watcher(Protocol):
+    """Is told what an engine has done so far."""
+
+    def on_tokens(self, num_tokens: int) -> None:
+        """Takes how many tokens the longest answers of the batch have so far."""
+        ...
+
+    def on_answer(self, index: int, answer: Answer) -> None:
+        """Takes an answer as soon as it is finished, with the place of its prompt."""
+        ...
+
+
 class Engine(Protocol):
     """Answers prompts greedily. An answer must be the one that the model gives to its prompt alone.
 
@@ -66,12 +78,15 @@ class Engine(Protocol):
     dtype: str
     measures_solutions: bool
 
-    def answer(self, prompts_ids: Sequence[Sequence[int]], limits: AnswerLimits) -> list[Answer]:
+    def answer(
+        self, prompts_ids: Sequence[Sequence[int]], limits: AnswerLimits, *, watcher: Watcher | None = None
+    ) -> list[Answer]:
         """Answers prompts.
 
         Args:
             prompts_ids: The token ids of each prompt, as the model reads them.
             limits: Where answers end.
+            watcher: Who is told of tokens and answers as they come; an engine that cannot tell gives them at the end.
 
         Returns:
             One answer a prompt, in their order.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -13,7 +13,7 @@ from transformers.utils import logging as transformers_logging
 
 from safety_lightning.data import EncodedExample, collate_examples, pad_sequences
 from safety_lightning.errors import UserError
-from safety_lightning.evaluation.engines.protocol import Answer, AnswerLimits
+from safety_lightning.evaluation.engines.protocol import Answer, AnswerLimits, Watcher
 from safety_lightning.evaluation.engines.stopping import EndTokens, cut_answer
 from safety_lightning.training.loss import compute_token_losses
 
@@ -59,10 +59,28 @@ class TransformersEngine:
         self.dtype = dtype or str(model.dtype).removeprefix("torch.")
         self.end_tokens = EndTokens(tokenizer, model.generation_config)
 
-    def answer(self, prompts_ids: Sequence[Sequence[int]], limits: AnswerLimits) -> list[Answer]:
+    def answer(
+        self, prompts_ids: Sequence[Sequence[int]], limits: AnswerLimits, *, watcher: Watcher | None = None
+    ) -> list[Answer]:
         """Answers prompts; see `Engine.answer`. Prompts of similar length should come together."""
+        return [answer for _, answer in self._generate_all(prompts_ids, limits, watcher)]
+
+    def generate(self, prompts_ids: Sequence[Sequence[int]], limits: AnswerLimits) -> list[list[int]]:
+        """Returns the token ids of greedy answers up to their first end token, which is left out.
+
+        An answer that is nothing but its end token is that token. Stop strings of the limits end an answer, and are
+        part of it.
+        """
+        end_ids = self.end_tokens.find(limits)
+        return [_cut_ids(ids, end_ids) for ids, _ in self._generate_all(prompts_ids, limits, None)]
+
+    def _generate_all(
+        self, prompts_ids: Sequence[Sequence[int]], limits: AnswerLimits, watcher: Watcher | None
+    ) -> list[tuple[list[int], Answer]]:
         with _ready_to_answer(self.model), torch.inference_mode():
-            return self._run_in_parts(prompts_ids, lambda part: self._answer_batch(part, limits))
+            return self._run_in_parts(
+                list(enumerate(prompts_ids)), lambda part: self._generate_batch(part, limits, watcher)
+            )
 
     @torch.inference_mode()
     def measure_solutions(
@@ -93,11 +111,14 @@ class TransformersEngine:
                 garbage_collection_cuda()
         return results
 
-    def _answer_batch(self, prompts_ids: Sequence[Sequence[int]], limits: AnswerLimits) -> list[Answer]:
-        input_ids, mask = pad_sequences(prompts_ids, pad_token_id=self._pad_id, padding="left")
+    def _generate_batch(
+        self, prompts: Sequence[tuple[int, Sequence[int]]], limits: AnswerLimits, watcher: Watcher | None
+    ) -> list[tuple[list[int], Answer]]:
+        """Returns the generated ids of each prompt, which may run on behind its end, and the answer in them."""
+        input_ids, mask = pad_sequences([ids for _, ids in prompts], pad_token_id=self._pad_id, padding="left")
         ids, mask = input_ids.to(self.model.device), mask.to(self.model.device)
-        rows = list(range(len(prompts_ids)))  # whose answers are not finished
-        answers: dict[int, Answer] = {}
+        rows = list(range(len(prompts)))  # whose answers are not finished
+        found: dict[int, tuple[list[int], Answer]] = {}
         past, num_new = None, 0
         while rows:
             config = self._write_config(min(_CHUNK_TOKENS, limits.max_new_tokens - num_new), limits)
@@ -108,14 +129,18 @@ class TransformersEngine:
             ids, past = output.sequences, output.past_key_values
             mask = torch.nn.functional.pad(mask, (0, ids.shape[1] - mask.shape[1]), value=1)
             for row, token_ids in zip(rows, ids[:, input_ids.shape[1] :].tolist(), strict=True):
-                answers[row] = self._cut(token_ids, limits, len(prompts_ids))
-            is_live = [answers[row].finish_reason == "length" and num_new < limits.max_new_tokens for row in rows]
+                found[row] = token_ids, self._cut(token_ids, limits, len(prompts))
+            is_live = [found[row][1].finish_reason == "length" and num_new < limits.max_new_tokens for row in rows]
+            if watcher is not None:
+                watcher.on_tokens(num_new)
+                for row in [row for row, live in zip(rows, is_live, strict=True) if not live]:
+                    watcher.on_answer(prompts[row][0], found[row][1])
             rows = [row for row, live in zip(rows, is_live, strict=True) if live]
             if rows and not all(is_live):
                 kept = torch.tensor([place for place, live in enumerate(is_live) if live], device=ids.device)
                 ids, mask = ids[kept], mask[kept]
                 past.batch_select_indices(kept)
-        return [answers[row] for row in range(len(prompts_ids))]
+        return [found[row] for row in range(len(prompts))]
 
     def _measure_batch(self, examples: Sequence[EncodedExample]) -> list[float]:
         batch = collate_examples(examples, pad_token_id=self._pad_id)
@@ -149,6 +174,11 @@ class TransformersEngine:
         """The padding token, else any other: it is masked."""
         pad = self.tokenizer.pad_token_id
         return int(pad) if pad is not None else min(self.end_tokens.named, default=0)
+
+
+def _cut_ids(token_ids: list[int], end_ids: Collection[int]) -> list[int]:
+    length = next((place for place, token in enumerate(token_ids) if token in end_ids), len(token_ids))
+    return token_ids[: max(length, 1)]
 
 
 def _ran_out_of_memory(error: RuntimeError) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,8 +11,14 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from safety_lightning.checkpoints import resolve_reference
 from safety_lightning.errors import UserError
-from safety_lightning.evaluation.engines.protocol import Answer, AnswerLimits
+from safety_lightning.evaluation.engines.protocol import Answer, AnswerLimits, Watcher
 from safety_lightning.evaluation.engines.stopping import EndTokens, cut_answer
+
+
+def check_vllm() -> None:
+    """Raises UserError if vLLM is not installed; does not import it, which takes long."""
+    if (sys.modules["vllm"] if "vllm" in sys.modules else importlib.util.find_spec("vllm")) is None:
+        raise UserError("engine vllm must be installed (pip install vllm), it is not")
 
 
 class VLLMEngine:
@@ -37,10 +45,9 @@ class VLLMEngine:
         dtype: str = "float32",
         options: dict[str, Any] | None = None,
     ) -> None:
-        try:
-            import vllm
-        except ImportError as error:
-            raise UserError("engine vllm must be installed (pip install vllm), it is not") from error
+        check_vllm()
+        import vllm
+
         self._vllm: Any = vllm
         self.tokenizer = tokenizer
         self.dtype = dtype
@@ -49,7 +56,9 @@ class VLLMEngine:
         self.end_tokens = EndTokens(tokenizer, settings)
         self._llm = vllm.LLM(model=str(folder), dtype=dtype, seed=0, **(options or {}))
 
-    def answer(self, prompts_ids: Sequence[Sequence[int]], limits: AnswerLimits) -> list[Answer]:
+    def answer(
+        self, prompts_ids: Sequence[Sequence[int]], limits: AnswerLimits, *, watcher: Watcher | None = None
+    ) -> list[Answer]:
         """Answers prompts; see `Engine.answer`."""
         sampling = self._vllm.SamplingParams(
             temperature=0.0,
@@ -59,7 +68,7 @@ class VLLMEngine:
             stop_token_ids=sorted(self.end_tokens.find(limits)),
         )
         outputs = self._llm.generate([{"prompt_token_ids": list(ids)} for ids in prompts_ids], sampling, use_tqdm=False)
-        return [
+        answers = [
             cut_answer(
                 self.tokenizer,
                 list(output.outputs[0].token_ids),
@@ -69,6 +78,10 @@ class VLLMEngine:
             )
             for output in outputs
         ]
+        for index, answer in enumerate(answers if watcher else ()):
+            assert watcher is not None
+            watcher.on_answer(index, answer)
+        return answers
 
     def measure_solutions(
         self, prompts_ids: Sequence[Sequence[int]], solutions_ids: Sequence[Sequence[int]]

@@ -14,6 +14,7 @@ from safety_lightning.evaluation.judges.protocol import Judge, Judgement, JudgeR
 from safety_lightning.evaluation.judges.run import JudgementCache, find_cache_file, is_known, judge_answers
 from safety_lightning.files import hash_file, write_atomically, write_rows
 from safety_lightning.runs import RunFolder, describe_environment
+from safety_lightning.strict import parse_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -91,8 +92,8 @@ def judge_file(
 ) -> JudgedFile:
     """Judges the answers of a file, and measures how far the judges agree where there are several.
 
-    Nothing is written to ``out`` before all is judged; scores that are known go into the cache at once, so that the
-    same call after a kill asks for none of them again.
+    No file is written to ``out`` before all is judged; scores that are known go into the cache at once, so that the
+    same call after a kill asks for none of them again, and writes what is missing.
 
     Args:
         generations: JSON lines with ``id``, ``task``, ``prompt`` and ``answer``.
@@ -111,29 +112,49 @@ def judge_file(
 
     check_unjudged_share(max_unjudged_share)
     answers = read_answers(generations, task=task)
+    settings: dict[str, Any] = {"max_unjudged_share": max_unjudged_share, "seed": seed}
+    recipe = {
+        **settings,
+        "inputs": {str(generations): hash_file(generations.expanduser())},
+        "task": answers[0].task,
+        "judges": [{**_identify(judge), "settings": dict(judge.settings)} for judge in judges],
+    }
+    run = _find_folder(out, json.loads(json.dumps(recipe)))
+    with run.releasing():
+        run.create()
+        judged = _judge(answers, judges, cache)
+        found = zip(judges, judged, strict=True)
+        summary = {
+            "generations": str(generations),
+            "task": answers[0].task,
+            "judges": [_summarise(judge, judgements, task=answers[0].task, **settings) for judge, judgements in found],
+            "agreement": _measure_agreement(judged),
+        }
+        manifest = {**describe_environment(), **recipe}
+        run.write_manifest({**manifest, "is_finished": False})
+        _write_judgements(run.path / "judgements.jsonl", answers, judges, judged)
+        write_atomically(run.path / "summary.json", json.dumps(summary, indent=2) + "\n")
+        run.write_manifest({**manifest, "is_finished": True})
+    return JudgedFile(folder=run.path, summary=summary)
+
+
+def _find_folder(out: Path | None, recipe: Mapping[str, Any]) -> RunFolder:
+    """Returns the folder, to be completed if a kill came between the files of this very job."""
     run = RunFolder(out, command="judge")
+    manifest = run.read_manifest()
+    is_same = all(manifest.get(name) == value for name, value in recipe.items())
+    run.resume = is_same and not manifest.get("is_finished", True)
     run.check()
+    return run
+
+
+def _judge(answers: Sequence[StoredAnswer], judges: Sequence[Judge], cache: Path | None) -> list[list[Judgement]]:
     requests = [JudgeRequest(prompt=one.prompt, answer=one.answer) for one in answers]
     with JudgementCache(cache or find_cache_file()) as kept:
         for judge in judges:
             if not is_known(judge, requests, kept):
                 judge.check()
-        judged = [judge_answers(judge, requests, cache=kept) for judge in judges]
-    settings: dict[str, Any] = {"max_unjudged_share": max_unjudged_share, "seed": seed}
-    found = zip(judges, judged, strict=True)
-    summary = {
-        "generations": str(generations),
-        "task": answers[0].task,
-        "judges": [_summarise(judge, judgements, task=answers[0].task, **settings) for judge, judgements in found],
-        "agreement": _measure_agreement(judged),
-    }
-    run.create()
-    _write_judgements(run.path / "judgements.jsonl", answers, judges, judged)
-    write_atomically(run.path / "summary.json", json.dumps(summary, indent=2) + "\n")
-    run.write_manifest(
-        {**describe_environment(), **settings, "inputs": {str(generations): hash_file(generations.expanduser())}}
-    )
-    return JudgedFile(folder=run.path, summary=summary)
+        return [judge_answers(judge, requests, cache=kept) for judge in judges]
 
 
 def read_answers(file: Path, *, task: str | None = None) -> list[StoredAnswer]:
@@ -151,7 +172,8 @@ def read_answers(file: Path, *, task: str | None = None) -> list[StoredAnswer]:
         lines = file.expanduser().read_text(encoding="utf-8").split("\n")  # splitlines would split inside of texts
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"generations must be a readable file of JSON lines, got {file}: {error}") from error
-    answers = [_read_line(file, number, line) for number, line in enumerate(lines, start=1) if line]
+    last = lines.pop()
+    answers = [_read_line(file, number, line) for number, line in enumerate([*lines, *([last] * bool(last))], start=1)]
     tasks = list(dict.fromkeys(answer.task for answer in answers))
     if task is None and len(tasks) > 1:
         raise UserError(f"{file} holds answers of {len(tasks)} tasks, choose one: --task {' | '.join(tasks)}")
@@ -166,28 +188,33 @@ def read_answers(file: Path, *, task: str | None = None) -> list[StoredAnswer]:
 
 def make_table(summary: Mapping[str, Any]) -> Table:
     """Makes a table with a line per judge; the bounds are the means if all the unjudged had 1, or 5."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
+    from safety_lightning.printing import PlainTable, format_interval
 
-    table = Table(title=f"harmfulness of {summary['task']}, from 1 to 5, with 95 % intervals", box=SIMPLE_HEAD)
-    table.add_column("judge")
-    for column in ("mean", "bounds", "share of fives", "judged", "unjudged"):
-        table.add_column(column, justify="right")
+    title = f"harmfulness of {summary['task']}, from 1 to 5, with 95 % intervals"
+    table = PlainTable(title, names=["judge"], numbers=["mean", "bounds", "share of fives", "judged"])
     for row in summary["judges"]:
-        reasons = [f"{number} {reason.replace('_', ' ')}" for reason, number in row["unjudged"].items() if number]
-        table.add_row(
-            f"{row['judge']}\n{row['model']}",
-            _format_interval(row["mean"], row["low"], row["high"]),
+        names = [row["judge"], row["model"]]
+        fives = ""
+        if "share_of_fives" in row:
+            interval = format_interval(row["share_of_fives_low"], row["share_of_fives_high"])
+            fives = f"{row['share_of_fives']:.3f}\n{interval}"
+        table.add_line(
+            "\n".join(names),
+            f"{row['mean']:.3f}\n{format_interval(row['low'], row['high'])}",
             f"{row['lowest_mean']:.3f}\nto {row['highest_mean']:.3f}",
-            _format_interval(row["share_of_fives"], row["share_of_fives_low"], row["share_of_fives_high"]),
+            fives,
             f"{row['num_judged']} of {row['num_total']}",
-            "\n".join(reasons) or "none",
         )
     return table
 
 
-def _format_interval(value: float, low: float, high: float) -> str:
-    return f"{value:.3f}\n" + rf"\[{low:.3g}, {high:.3g}]"
+def _list_unjudged(summary: Mapping[str, Any]) -> list[str]:
+    lines = []
+    for row in summary["judges"]:
+        reasons = [f"{number} {reason.replace('_', ' ')}" for reason, number in row["unjudged"].items() if number]
+        if reasons:
+            lines.append(f"Unjudged     {', '.join(reasons)} by {row['judge']} {row['model']}")
+    return lines
 
 
 def print_judged(judged: JudgedFile, *, console: Console | None = None) -> None:
@@ -197,16 +224,17 @@ def print_judged(judged: JudgedFile, *, console: Console | None = None) -> None:
         judged: What came of it.
         console: Where to print; None is standard output.
     """
-    from rich.console import Console
+    from safety_lightning.printing import open_console, show_line, show_table
 
-    console = console or Console()
-    console.print(make_table(judged.summary))
-    lines = [_describe_agreement(agreement) for agreement in judged.summary["agreement"]]
+    console = open_console(console)
+    show_table(console, make_table(judged.summary))
+    lines = _list_unjudged(judged.summary)
+    lines += [_describe_agreement(agreement) for agreement in judged.summary["agreement"]]
     for row in judged.summary["judges"]:
         taken = [f"{name.replace('_', ' ')} {value:g}" for name, value in row["usage"].items() if value is not None]
         lines += [f"{row['judge']}: {', '.join(taken)}"] if taken else []
     for line in [*lines, f"Judgements   {judged.folder / 'judgements.jsonl'}"]:
-        console.print(line, highlight=False, soft_wrap=True)
+        show_line(console, line)
 
 
 def _describe_agreement(agreement: Mapping[str, Any]) -> str:
@@ -217,13 +245,13 @@ def _describe_agreement(agreement: Mapping[str, Any]) -> str:
 
 def _read_line(file: Path, number: int, line: str) -> StoredAnswer:
     try:
-        row = json.loads(line)
+        row = parse_json(line)
         values = {name: row[name] for name in _FIELDS}
-    except (json.JSONDecodeError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"{file}, line {number}, must be an answer with {', '.join(_FIELDS)}: {error!r}") from error
-    for name in ("prompt", "answer"):
-        if not isinstance(values[name], str):
-            raise UserError(f"{file}, line {number}: {name} must be text, got {values[name]!r}")
+    for name, value in values.items():
+        if not isinstance(value, str) and not (name == "id" and type(value) is int):
+            raise UserError(f"{file}, line {number}: {name} must be text, got {value!r}")
     return StoredAnswer(**{name: str(value) for name, value in values.items()})
 
 
@@ -232,7 +260,7 @@ def _summarise(
 ) -> dict[str, Any]:
     from safety_lightning.evaluation.measurement import MetricSpec, Outcome, summarise_outcomes
 
-    mean, fives = summarise_outcomes(
+    mean, *more = summarise_outcomes(
         MetricSpec(name="harmfulness", kind="judged", judge=judge),
         [Outcome.from_judgement(one) for one in judgements],
         task=task,
@@ -240,9 +268,7 @@ def _summarise(
         max_unjudged_share=max_unjudged_share,
     )
     return {
-        "judge": judge.name,
-        "model": judge.model,
-        "rubric_hash": judge.rubric_hash,
+        **_identify(judge),
         "settings": dict(judge.settings),
         "usage": dict(judge.describe_usage()),
         "mean": mean.value,
@@ -253,10 +279,15 @@ def _summarise(
         "unjudged": mean.unjudged,
         "lowest_mean": mean.lowest,
         "highest_mean": mean.highest,
-        "share_of_fives": fives.value,
-        "share_of_fives_low": fives.low,
-        "share_of_fives_high": fives.high,
+    } | {
+        f"share_of_fives{ending}": value
+        for fives in more
+        for ending, value in (("", fives.value), ("_low", fives.low), ("_high", fives.high))
     }
+
+
+def _identify(judge: Judge) -> dict[str, Any]:
+    return {"judge": judge.name, "model": judge.model, "rubric_hash": judge.rubric_hash}
 
 
 def _measure_agreement(judged: Sequence[Sequence[Judgement]]) -> list[dict[str, Any]]:
@@ -273,7 +304,6 @@ def _write_judgements(
 ) -> None:
     rows = []
     for judge, judgements in zip(judges, judged, strict=True):
-        whose = {"judge": judge.name, "model": judge.model, "rubric_hash": judge.rubric_hash}
         for answer, judgement in zip(answers, judgements, strict=True):
-            rows.append({"id": answer.id, "task": answer.task, **whose, **asdict(judgement)})
+            rows.append({"id": answer.id, "task": answer.task, **_identify(judge), **asdict(judgement)})
     write_rows(file, rows, to_json=dict)

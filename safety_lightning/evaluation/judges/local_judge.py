@@ -43,6 +43,7 @@ class LocalJudge(Judge):
     """
 
     name = "local"
+    gives_expectations = True
 
     def __init__(
         self,

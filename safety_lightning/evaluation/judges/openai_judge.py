@@ -209,7 +209,7 @@ class OpenAIJudge(Judge):
         if not key:
             raise UserError(
                 f"the judge's key must be in the environment variable {self.api_key_variable}, there is none (a server "
-                "that asks for no key takes any)"
+                "that asks for no key takes any; RuleJudge and LocalJudge judge without a server)"
             )
         if not (key.isascii() and key.isprintable()):  # said here: further on the error would quote it
             raise UserError(

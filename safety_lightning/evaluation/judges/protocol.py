@@ -56,11 +56,13 @@ class Judge(Protocol):
         name: The kind of judge: ``openai``, ``local``, ``rule``, ``lab``.
         model: The judge's model, or the named version of its list of phrases or of its rule.
         rubric_hash: The first hexadecimal digits of the SHA-256 of its rubric or its list of phrases.
+        gives_expectations: Whether scores are expected values, of which hardly one is a whole number.
     """
 
     name: str
     model: str
     rubric_hash: str
+    gives_expectations: bool = False
 
     @property
     def settings(self) -> Mapping[str, Any]:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import math
 import re
 from typing import Any, Literal
 
 from safety_lightning.evaluation.judges.protocol import HIGHEST_SCORE, LOWEST_SCORE, Judgement
 from safety_lightning.evaluation.judges.rule_judge import read_phrases
+from safety_lightning.strict import parse_json
 
 Parsing = Literal["structured", "text", "paper"]
 LONGEST_REASON = 2000  # characters
+_LONGEST_NUMBER = 20  # characters
+_NO_NUMBERS = (float("inf"), float("-inf"))
 REPLY_SCHEMA: dict[str, Any] = {
     "type": "object",
     "properties": {
@@ -46,7 +47,8 @@ def parse_reply(reply: str, parsing: Parsing) -> Judgement:
         'unparsable'
     """
     if parsing == "structured" and (fields := _read_object(reply)) is not None:
-        return _judge_number(fields.get("score"), str(fields.get("reason", "")))
+        reason = fields.get("reason")
+        return _judge_number(fields.get("score"), reason if isinstance(reason, str) else "")
     number = _find_number(reply, parsing)
     if number is not None:
         return _judge_number(number, reply)
@@ -59,10 +61,16 @@ def shorten(text: str) -> str:
     return text if len(text) <= LONGEST_REASON else text[:LONGEST_REASON] + "..."
 
 
+def _write(number: int | float) -> str:
+    """Writes a number of any length in a few characters."""
+    text = f"{number:g}" if isinstance(number, float) else str(number)
+    return text if len(text) <= _LONGEST_NUMBER else f"of {len(text)} digits"
+
+
 def _read_object(reply: str) -> dict[str, Any] | None:
     try:
-        value = json.loads(reply)
-    except (json.JSONDecodeError, RecursionError):
+        value = parse_json(reply)
+    except ValueError:  # a key twice too: which of two scores is meant cannot be told
         return None
     return value if isinstance(value, dict) else None
 
@@ -77,10 +85,11 @@ def _find_number(reply: str, parsing: Parsing) -> float | None:
 
 
 def _judge_number(number: object, reason: str) -> Judgement:
-    if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
-        return Judgement(score=None, unjudged="unparsable", reason=shorten(f"score {number!r}: {reason}"))
+    if isinstance(number, bool) or not isinstance(number, int | float) or number in _NO_NUMBERS or number != number:
+        found = repr(number) if isinstance(number, str | bool | float | None) else f"a {type(number).__name__}"
+        return Judgement(score=None, unjudged="unparsable", reason=shorten(f"score {found}: {reason}"))
     if not LOWEST_SCORE <= number <= HIGHEST_SCORE:
-        return Judgement(score=None, unjudged="out_of_range", reason=shorten(f"score {number:g}: {reason}"))
+        return Judgement(score=None, unjudged="out_of_range", reason=shorten(f"score {_write(number)}: {reason}"))
     if number != int(number):
         return Judgement(score=None, unjudged="unparsable", reason=shorten(f"score {number:g}: {reason}"))
     return Judgement(score=float(number), unjudged=None, reason=shorten(reason))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
-import json
 import logging
 import math
 import time
@@ -15,12 +14,15 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
 from safety_lightning.evaluation.judges.protocol import Unjudged
+from safety_lightning.strict import parse_json
 
 if TYPE_CHECKING:
     import openai
 
 _TRANSIENT_STATUS = {408, 409, 425, 429}
 _LONGEST_QUOTE = 300  # characters of a server's words in a reason
+_SHORTEST_KEY = 8  # a server that asks for none may be given "x", which every reply holds
+_MOST_TOKENS = 10**9
 
 logger = logging.getLogger(__name__)
 
@@ -111,8 +113,12 @@ class ChatServer:
         self.timeout_seconds = timeout_seconds
         self.takes_schema = True
         self._key = key
+        from safety_lightning.evaluation.judges.client import BoundedClient
+
         # the client's own retries would multiply ours, and its time-out begins anew with every piece of a reply
-        self._client = openai.AsyncOpenAI(api_key=key, base_url=base_url, max_retries=0, timeout=None)
+        self._client = openai.AsyncOpenAI(
+            api_key=key, base_url=base_url, max_retries=0, timeout=None, http_client=BoundedClient()
+        )
 
     async def ask(self, body: Mapping[str, Any]) -> Completion:
         """Sends a request.
@@ -153,7 +159,7 @@ class ChatServer:
         await self._client.close()
 
     async def _send(self, body: Mapping[str, Any]) -> Completion:
-        return read_completion(await self._exchange("/chat/completions", body))
+        return read_completion(await self._exchange("/chat/completions", body), key=self._key)
 
     async def _exchange(self, path: str, body: Mapping[str, Any] | None = None) -> bytes:
         """Gets or posts without the client's typed methods, whose checks of each field take a quarter of the time."""
@@ -181,7 +187,12 @@ class ChatServer:
     def _read_connection(self, error: openai.APIConnectionError, path: str) -> RequestError:
         import httpx2
 
-        words = f"{type(error.__cause__).__name__}: {error.__cause__}".replace(self._key, "[key]")
+        from safety_lightning.evaluation.judges.client import UnreadableReplyError
+
+        if isinstance(error.__cause__, UnreadableReplyError):
+            reason = f"{error.__cause__} (from {self.url}{path})"
+            return RequestError(reason, unjudged="unparsable", is_free=False)
+        words = hide_key(f"{type(error.__cause__).__name__}: {error.__cause__}", self._key)
         if isinstance(error.__cause__, httpx2.ConnectError):
             return RequestError(f"no connection to {self.url}{path}: {words}", again=True, stops="unless_replied")
         return RequestError(f"the reply of {self.url}{path} broke off: {words}", again=True, is_free=False)
@@ -195,8 +206,12 @@ def read_status(error: openai.APIStatusError, url: str, key: str) -> RequestErro
         url: What was asked, without secrets.
         key: What must not be in the reason.
     """
-    status, words = error.status_code, error.message.replace(key, "[key]")[:_LONGEST_QUOTE]
+    status, words = error.status_code, hide_key(error.message, key)[:_LONGEST_QUOTE]
     reason = f"{status} from {url}: {words}"
+    if 300 <= status < 400:
+        where = hide_key(hide_secrets(error.response.headers.get("location", "nowhere")), key)[:_LONGEST_QUOTE]
+        reason = f"{status} from {url}: it redirects to {where}, which is not followed; give base_url as it is to be"
+        return RequestError(reason, stops="unless_replied", status=status)
     if error.code == "content_filter":
         return RequestError(reason, unjudged="refused", status=status)
     if status in (400, 422) and ("response_format" in words or "json_schema" in words):
@@ -211,24 +226,28 @@ def read_status(error: openai.APIStatusError, url: str, key: str) -> RequestErro
     return RequestError(reason, status=status)
 
 
-def read_completion(content: bytes) -> Completion:
+def read_completion(content: bytes, *, key: str = "") -> Completion:
     """Reads the body of a reply.
+
+    Args:
+        content: The body.
+        key: What must be in nothing that is kept.
 
     Raises:
         RequestError: If it is no chat completion.
     """
     try:
-        body = json.loads(content)
+        body = parse_json(content)
         choice = body["choices"][0]
         message = choice["message"]
-        text, refusal = message.get("content"), message.get("refusal")
+        text, refusal, finish_reason = message.get("content"), message.get("refusal"), choice.get("finish_reason")
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        quote = content[:_LONGEST_QUOTE].decode("utf-8", "replace")
+        quote = hide_key(content.decode("utf-8", "replace"), key)[:_LONGEST_QUOTE]
         raise RequestError(f"the reply is no chat completion: {quote!r}", again=True, is_free=False) from None
     return Completion(
-        text=text if isinstance(text, str) else "",
-        finish_reason=choice.get("finish_reason"),
-        refusal=str(refusal) if refusal else None,
+        text=hide_key(text, key) if isinstance(text, str) else "",
+        finish_reason=finish_reason if isinstance(finish_reason, str) else None,
+        refusal=hide_key(refusal if isinstance(refusal, str) else "refused", key) if refusal else None,
         tokens=_read_usage(body.get("usage")),
     )
 
@@ -256,6 +275,16 @@ def read_retry_after(headers: Mapping[str, str]) -> float | None:
     return max(0.0, (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - time.time())
 
 
+def hide_key(text: str, key: str) -> str:
+    """Returns a text in which a key is not written out; a word of fewer than 8 characters is no key.
+
+    Example:
+        >>> hide_key("no model for sk-12345678", "sk-12345678")
+        'no model for [key]'
+    """
+    return text.replace(key, "[key]") if len(key) >= _SHORTEST_KEY else text
+
+
 def hide_secrets(url: str) -> str:
     """Returns a URL without user, password, query and fragment.
 
@@ -263,12 +292,16 @@ def hide_secrets(url: str) -> str:
         >>> hide_secrets("https://me:secret@host:8000/v1?token=1")
         'https://host:8000/v1'
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "(no URL)"
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path.rstrip("/"), "", ""))
 
 
 def _read_usage(usage: Any) -> Tokens | None:
     try:
-        return Tokens(int(usage["prompt_tokens"]), int(usage["completion_tokens"]))
-    except (TypeError, KeyError, ValueError):
+        sent, received = int(usage["prompt_tokens"]), int(usage["completion_tokens"])
+    except (TypeError, LookupError, ValueError, OverflowError):
         return None
+    return Tokens(sent, received) if 0 <= sent <= _MOST_TOKENS and 0 <= received <= _MOST_TOKENS else None

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from safety_lightning.disks import explain_full_disk
 from safety_lightning.errors import UserError
 from safety_lightning.evaluation.judges.protocol import Judge, Judgement, JudgeRequest
 
@@ -139,19 +140,18 @@ class JudgementCache:
         if judgement.score is None:
             raise UserError(f"only scores are stored, got an unjudged answer ({judgement.unjudged})")
         reason = judgement.reason.encode("utf-8", "replace").decode()  # SQLite takes no lone surrogates
-        self._connection.execute(
-            "INSERT OR IGNORE INTO judgements VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                key,
-                judgement.score,
-                reason,
-                judge.name,
-                judge.model,
-                judge.rubric_hash,
-                _write_json(dict(judge.settings)),
-                datetime.now(UTC).isoformat(timespec="seconds"),
-            ),
+        row = (
+            key,
+            judgement.score,
+            reason,
+            judge.name,
+            judge.model,
+            judge.rubric_hash,
+            _write_json(dict(judge.settings)),
+            datetime.now(UTC).isoformat(timespec="seconds"),
         )
+        with explain_full_disk(self.file):
+            self._connection.execute("INSERT OR IGNORE INTO judgements VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
         standing = self.get(key)
         assert standing is not None
         return standing

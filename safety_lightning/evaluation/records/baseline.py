@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from safety_lightning.evaluation.records.generations import FILE_NAME, read_gene
 from safety_lightning.evaluation.records.scores import ScoreRow, read_scores
 from safety_lightning.evaluation.statistics import compare_accuracies, compare_paired
 from safety_lightning.files import write_rows
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,10 +75,15 @@ class Baseline:
                     f"two models are compared with answers of one engine and dtype, got {engine} in {dtype} and "
                     f"{generation.engine} in {generation.dtype} of {self.folder}"
                 )
-        requests = {case.prompt.id: case.prompt.text for case in plan.cases}
-        asked = {generation.id: generation.prompt for generation in self.generations}
-        if set(requests) != set(asked) or any(asked[name] not in text for name, text in requests.items()):
+        asked = {generation.id: generation.asked_hash for generation in self.generations}
+        if len(asked) < len(self.generations) or asked.keys() != {case.prompt.id for case in plan.cases}:
             raise UserError(f"two models are compared on the same prompts, {self.folder} has others")
+        for case in plan.cases:
+            if asked[case.prompt.id] != case.asked_hash:
+                raise UserError(
+                    "two models are compared on the same prompts, with the same examples, format, limits and "
+                    f"solutions; in {self.folder} {case.prompt.id} has others"
+                )
         wanted = {
             (task.name, spec.name): (spec.judge_name, spec.rubric_hash) for task in plan.tasks for spec in task.metrics
         }
@@ -87,15 +95,40 @@ class Baseline:
                     f"({row.rubric_hash}) of {self.folder}"
                 )
 
+        self._check_whole(plan)
+
+    def _check_whole(self, plan: CasePlan) -> None:
+        """Raises UserError unless each metric of the baseline has a score for each prompt of its task, once."""
+        prompts: dict[str, set[str]] = {task.name: set() for task in plan.tasks}
+        for case in plan.cases:
+            prompts[case.task.name].add(case.prompt.id)
+        scored: dict[tuple[str, str], list[str]] = {}
+        for row in self.scores:
+            scored.setdefault((row.task, row.metric), []).append(row.id)
+        for (task, metric), ids in scored.items():
+            wanted = prompts.get(task, set())
+            if len(ids) != len(wanted) or set(ids) != wanted:
+                raise UserError(
+                    f"baseline {self.folder} must have a score of {task} {metric} for each of {len(wanted)} prompts, "
+                    f"once, got {len(ids)} rows for {len(set(ids) & wanted)} of them"
+                )
+
     def compare(self, rows: Sequence[ScoreRow], *, seed: int) -> list[ComparisonRow]:
-        """Measures the differences of this evaluation's scores to the baseline's."""
+        """Measures the differences of this evaluation's scores to the baseline's; warns of metrics of only one."""
+        here = dict.fromkeys((row.task, row.metric) for row in rows)
+        there = dict.fromkeys((row.task, row.metric) for row in self.scores)
+        for task, metric in [one for one in {**here, **there} if one not in here or one not in there]:
+            where = "the baseline" if (task, metric) in there else "this run"
+            logger.warning("%s %s is not compared: only %s has it", task, metric, where)
         found = []
-        for task, metric in dict.fromkeys((row.task, row.metric) for row in rows):
+        for task, metric in [one for one in here if one in there]:
             ours = {row.id: row for row in rows if (row.task, row.metric) == (task, metric)}
             theirs = {row.id: row for row in self.scores if (row.task, row.metric) == (task, metric)}
-            if set(ours) == set(theirs):
-                pairs = [(theirs[name], ours[name]) for name in ours]
+            pairs = [(theirs[name], ours[name]) for name in ours]
+            if any(a.value is not None and b.value is not None for a, b in pairs):
                 found.append(_compare_metric(pairs, baseline=str(self.folder), seed=seed))
+            else:
+                logger.warning("%s %s is not compared: no prompt has a score in both", task, metric)
         return found
 
 

@@ -30,6 +30,7 @@ class Generation:
         dtype: The dtype computed in.
         batch_size: Prompts answered at once.
         prompt_hash: Hash of the token ids that the model read.
+        asked_hash: Hash of what was asked and how, whatever the model; see `Case`.
         reference_log_likelihood: Log-likelihood of the solution in nats, None without one.
         num_reference_tokens: Tokens of the solution.
     """
@@ -44,6 +45,7 @@ class Generation:
     dtype: str
     batch_size: int
     prompt_hash: str
+    asked_hash: str = ""
     reference_log_likelihood: float | None = None
     num_reference_tokens: int | None = None
 
@@ -53,7 +55,7 @@ class GenerationLog:
 
     One process appends to ``generations.jsonl``; of several, each appends to a file of its own, and the first merges
     them. The finished file holds the answers in the plan's order, whatever was killed and however many processes there
-    were.
+    were. Answers of a batch that is not whole yet are kept in ``unfinished.jsonl`` as each is finished.
 
     Args:
         folder: The run folder.
@@ -63,13 +65,14 @@ class GenerationLog:
     """
 
     def __init__(self, folder: Path, plan: CasePlan, *, rank: int = 0, num_processes: int = 1) -> None:
-        self.folder = folder
-        self.file = folder / FILE_NAME
         self.plan = plan
-        self._own = self.file if num_processes == 1 else folder / f"generations.rank{rank}.jsonl"
+        number = None if num_processes == 1 else rank
+        self._whole = _SharedFile(folder, "generations", number)
+        self._unfinished = _SharedFile(folder, "unfinished", number)
+        self.file = self._whole.file
 
     def recover(self, engine: Engine) -> None:
-        """Merges what an earlier run left, in the first process; drops torn lines and batches that are not whole.
+        """Merges what an earlier run left, in the first process; drops torn lines.
 
         Args:
             engine: What will generate the rest.
@@ -78,48 +81,82 @@ class GenerationLog:
             UserError: If a line is no answer, or an answer is of another prompt, engine or dtype: two engines are
                 never mixed.
         """
-        found = self._collect()
-        for generation in found.values():
+        found, unfinished = self._index(self._whole.collect()), self._index(self._unfinished.collect())
+        for generation in [*found.values(), *unfinished.values()]:
             _check_engine(generation, engine, self.file)
         whole = [i for batch in self.plan.batches if all(index in found for index in batch) for i in batch]
-        self._replace([found[index] for index in whole])
+        self._whole.replace([found[index] for index in whole])
+        self._unfinished.replace([one for index, one in unfinished.items() if index not in found])
 
     def read(self) -> dict[int, Generation]:
         """Returns the answers in ``generations.jsonl`` by the index of their case."""
-        return self._index(read_generations(self.file)) if self.file.is_file() else {}
+        return self._index(self._whole.read())
+
+    def read_unfinished(self) -> dict[int, Generation]:
+        """Returns the answers of batches that are not whole; they have no log-likelihoods yet."""
+        return self._index(self._unfinished.read())
 
     def append(self, generations: Sequence[Generation]) -> None:
-        """Adds answers; they are on disk when it returns."""
-        with self._own.open("a", encoding="utf-8") as stream:
-            stream.write(format_rows(generations))
-            stream.flush()
-            os.fsync(stream.fileno())
+        """Adds the answers of a batch; they are on disk when it returns."""
+        self._whole.append(generations)
+
+    def keep(self, generation: Generation) -> None:
+        """Keeps one answer of a batch that is not whole; it is on disk when it returns."""
+        self._unfinished.append([generation])
 
     def finish(self) -> None:
         """Merges the answers of all processes, in the plan's order; called in the first."""
-        found = self._collect()
-        self._replace([found[index] for batch in self.plan.batches for index in batch])
-
-    def _collect(self) -> dict[int, Generation]:
-        files = [self.file, *sorted(self.folder.glob("generations.rank*.jsonl"))]
-        return self._index([row for file in files if file.is_file() for row in read_generations(file)])
-
-    def _replace(self, generations: Sequence[Generation]) -> None:
-        text = format_rows(generations)
-        if self.file.is_file() or text:
-            write_atomically(self.file, text)
-        for file in self.folder.glob("generations.rank*.jsonl"):
-            file.unlink()
+        found = self._index(self._whole.collect())
+        self._whole.replace([found[index] for batch in self.plan.batches for index in batch])
+        self._unfinished.replace([])
 
     def _index(self, generations: Sequence[Generation]) -> dict[int, Generation]:
         places = {case.prompt.id: index for index, case in enumerate(self.plan.cases)}
         found = {}
         for generation in generations:
             index = places.get(generation.id)
-            if index is None or self.plan.cases[index].prompt_hash != generation.prompt_hash:
+            case = None if index is None else self.plan.cases[index]
+            if index is None or case is None or case.prompt_hash != generation.prompt_hash:
                 raise UserError(f"{self.file} must hold answers to this run's prompts, got one to {generation.id}")
+            if case.asked_hash != generation.asked_hash:
+                raise UserError(
+                    f"{self.file} must hold answers under this run's format, limits and solutions, got one to "
+                    f"{generation.id} under others"
+                )
             found[index] = generation
         return found
+
+
+class _SharedFile:
+    """A file of answers that one process writes, or several do, each a part of its own."""
+
+    def __init__(self, folder: Path, stem: str, rank: int | None) -> None:
+        self.file = folder / f"{stem}.jsonl"
+        self._folder, self._pattern = folder, f"{stem}.rank*.jsonl"
+        self._own = self.file if rank is None else folder / f"{stem}.rank{rank}.jsonl"
+
+    def append(self, generations: Sequence[Generation]) -> None:
+        with self._own.open("a", encoding="utf-8") as stream:
+            stream.write(format_rows(generations))
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    def read(self) -> list[Generation]:
+        return read_generations(self.file) if self.file.is_file() else []
+
+    def collect(self) -> list[Generation]:
+        """Returns the answers of all processes."""
+        parts = sorted(self._folder.glob(self._pattern))
+        return [*self.read(), *(row for part in parts for row in read_generations(part))]
+
+    def replace(self, generations: Sequence[Generation]) -> None:
+        """Writes one file in the place of all; none where there is nothing."""
+        if generations:
+            write_atomically(self.file, format_rows(generations))
+        else:
+            self.file.unlink(missing_ok=True)
+        for part in self._folder.glob(self._pattern):
+            part.unlink()
 
 
 def read_generations(file: Path) -> list[Generation]:

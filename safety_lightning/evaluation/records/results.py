@@ -10,7 +10,7 @@ from typing import Any
 from safety_lightning.evaluation.measurement import Measurement
 from safety_lightning.files import read_rows, write_rows
 
-ROW_VERSION = 2
+ROW_VERSION = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,13 +22,16 @@ class ResultRow(Measurement):
         step: Optimizer steps done, where a model was measured during its fine-tune.
         engine: What generated the answers, where answers were generated.
         dtype: The dtype computed in.
-        version: Version of the row's form; rows of version 1 had neither task, judge, step nor engine.
+        key: Hash of the steps and settings that a measurement during a fine-tune depends on, which `holds` compares.
+        version: Version of the row's form; rows of version 1 had neither task, judge, step nor engine, those of
+            version 2 no key.
     """
 
     model: str
     step: int | None = None
     engine: str | None = None
     dtype: str | None = None
+    key: str | None = None
     version: int = ROW_VERSION
 
 
@@ -48,9 +51,9 @@ class ResultFile:
         self.file = file
         self.rows = self._read()
 
-    def holds(self, model: str, *, step: int | None = None) -> bool:
-        """Whether a model has been measured, at a step of its fine-tune or at its end."""
-        return any((row.model, row.step) == (model, step) for row in self._read())
+    def holds(self, model: str, *, step: int | None = None, key: str | None = None) -> bool:
+        """Whether a model has been measured by these settings, at a step of its fine-tune or at its end."""
+        return any((row.model, row.step, row.key) == (model, step, key) for row in self._read())
 
     def add(
         self,
@@ -60,10 +63,12 @@ class ResultFile:
         step: int | None = None,
         engine: str | None = None,
         dtype: str | None = None,
+        key: str | None = None,
     ) -> None:
         """Adds a model's measurements, all of them or none; those of an earlier time are replaced."""
         others = [row for row in self._read() if (row.model, row.step) != (model, step)]
-        new = [ResultRow(model=model, step=step, engine=engine, dtype=dtype, **asdict(one)) for one in measurements]
+        told: dict[str, Any] = {"model": model, "step": step, "engine": engine, "dtype": dtype, "key": key}
+        new = [ResultRow(**told, **asdict(one)) for one in measurements]
         self.rows = [*others, *new]
         write_rows(self.file, self.rows, to_json=_order_fields)
 

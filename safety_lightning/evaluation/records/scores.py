@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from safety_lightning.errors import UserError
 from safety_lightning.evaluation.judges import Unjudged
+from safety_lightning.evaluation.judges.protocol import HIGHEST_SCORE, LOWEST_SCORE
 from safety_lightning.evaluation.measurement import MetricKind, MetricSpec, Outcome
 from safety_lightning.files import read_rows, write_rows
 
 FILE_NAME = "scores.jsonl"
+_RANGES = {"share": (0.0, 1.0), "judged": (LOWEST_SCORE, HIGHEST_SCORE)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +31,10 @@ class ScoreRow:
         value: The score; None where there is none.
         unjudged: Why there is none.
         reason: The judge's words.
+
+    Raises:
+        UserError: If there is not exactly one of a value and a reason why there is none, or the value is none that
+            such a metric has.
     """
 
     id: str
@@ -39,6 +46,13 @@ class ScoreRow:
     value: float | None
     unjudged: Unjudged | None
     reason: str
+
+    def __post_init__(self) -> None:
+        if (self.value is None) == (self.unjudged is None):
+            raise UserError(f"exactly one of value and unjudged must be set, got {self.value} and {self.unjudged}")
+        low, high = _RANGES.get(self.kind, (-math.inf, math.inf))
+        if self.value is not None and self.kind in _RANGES and not low <= self.value <= high:
+            raise UserError(f"value of {self.metric} must be in [{low:g}, {high:g}], got {self.value}")
 
 
 def make_score_row(prompt_id: str, task: str, spec: MetricSpec, outcome: Outcome) -> ScoreRow:

@@ -7,12 +7,13 @@ from safety_lightning.evaluation.statistics.comparison import (
     compare_accuracies,
     compare_paired,
 )
-from safety_lightning.evaluation.statistics.intervals import bootstrap_interval, wilson_interval
+from safety_lightning.evaluation.statistics.intervals import average, bootstrap_interval, wilson_interval
 
 __all__ = [
     "AccuracyComparison",
     "Agreement",
     "PairedDifference",
+    "average",
     "bootstrap_agreement",
     "bootstrap_interval",
     "compare_accuracies",

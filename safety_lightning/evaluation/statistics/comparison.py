@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from safety_lightning.errors import UserError
-from safety_lightning.evaluation.statistics.intervals import bootstrap_interval
+from safety_lightning.evaluation.statistics.intervals import average, bootstrap_interval
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +67,7 @@ def compare_paired(
     differences = [b - a for a, b in _pair(first, second)]
     low, high = bootstrap_interval(differences, seed=seed, confidence=confidence)
     return PairedDifference(
-        difference=sum(differences) / len(differences),
+        difference=average(differences),
         low=low,
         high=high,
         num_pairs=len(differences),

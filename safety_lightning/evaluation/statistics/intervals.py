@@ -1,7 +1,8 @@
 """Intervals: how sure a share or a mean is, given how many cases it rests on."""
 
 from collections.abc import Sequence
-from math import sqrt
+from fractions import Fraction
+from math import isfinite, isnan, sqrt
 from statistics import NormalDist
 
 import torch
@@ -10,6 +11,26 @@ from torch import Tensor
 from safety_lightning.errors import UserError
 
 _MAX_DRAWS = 4_000_000  # indices drawn at a time, which bounds the memory
+
+
+def average(values: Sequence[float], weights: Sequence[float] | None = None) -> float:
+    r"""Returns the mean :math:`\sum v / n`, or the ratio :math:`\sum v / \sum w`, rounded once, at the end.
+
+    Args:
+        values: One or more.
+        weights: The tokens that each value is summed over; None for a mean.
+
+    Returns:
+        The mean, which lies between the smallest and the largest value; NaN or infinity where a value is.
+
+    Example:
+        >>> average([0.1, 0.1, 0.1]), sum([0.1, 0.1, 0.1]) / 3
+        (0.1, 0.10000000000000002)
+    """
+    total_weight = len(values) if weights is None else sum(map(Fraction, weights))
+    if all(map(isfinite, values)):
+        return float(sum(map(Fraction, values)) / max(total_weight, 1))
+    return sum(values) / float(max(total_weight, 1))
 
 
 def wilson_interval(num_successes: int, num_total: int, *, confidence: float = 0.95) -> tuple[float, float]:
@@ -74,7 +95,8 @@ def bootstrap_interval(
         num_resamples: How often to draw, at least 1.
 
     Returns:
-        The lower and the upper end; of a mean, both between the smallest and the largest value.
+        The lower and the upper end, which hold `average` of the values between them, to the last digit; of a mean, both
+        lie between the smallest and the largest value.
 
     Raises:
         UserError: If the values are empty, not of one dimension or (of a mean) not finite, or an argument is out of its
@@ -103,7 +125,11 @@ def bootstrap_interval(
         ratios.append(values_B[drawn].sum(dim=1) / weights_B[drawn].sum(dim=1).clamp_min(1))
     ends = torch.tensor([(1 - confidence) / 2, (1 + confidence) / 2], dtype=torch.float64)
     low, high = torch.quantile(torch.cat(ratios), ends).tolist()
-    return low, high
+    centre = average(values_B.tolist(), None if weights is None else weights_B.tolist())
+    if weights is None:  # sums of floats can end beside the values that they are of
+        least, most = float(values_B.min()), float(values_B.max())
+        low, high = min(max(low, least), most), min(max(high, least), most)
+    return (low, high) if isnan(low + high + centre) else (min(low, centre), max(high, centre))
 
 
 def _check_confidence(confidence: float) -> None:

@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import replace
-from pathlib import Path
 
-from safety_lightning.data import (
-    Example,
-    InstructionSource,
-    check_column,
-    is_local_file,
-    read_examples,
-    read_prompts,
-    read_table,
-    resolve_source,
-)
+from safety_lightning.data import Example, InstructionSource, read_source, resolve_source
 from safety_lightning.errors import UserError
 
 
 def read_task_prompts(source: str | InstructionSource, *, seed: int) -> list[str]:
     """Reads prompts alone; see `read_task_examples`."""
-    source = _open_source(source)
-    _check_rows(source, (str(source.prompt),))
-    return read_prompts(source, seed=seed)
+    return [example.prompt for example in _read(source, seed=seed, with_responses=False)]
 
 
 def read_task_examples(source: str | InstructionSource, *, seed: int) -> list[Example]:
@@ -39,9 +26,14 @@ def read_task_examples(source: str | InstructionSource, *, seed: int) -> list[Ex
     Raises:
         UserError: If the source cannot be read, lacks a column, has no rows, or has an empty line or cell.
     """
-    source = _open_source(source)
-    _check_rows(source, (str(source.prompt), str(source.response)))
-    return read_examples(source, seed=seed)
+    return _read(source, seed=seed, with_responses=True)
+
+
+def _read(source: str | InstructionSource, *, seed: int, with_responses: bool) -> list[Example]:
+    reading = read_source(_open_source(source), seed=seed, kind="useful", with_responses=with_responses)
+    if reading.first_blank is not None:
+        raise UserError(f"each row of an evaluation must hold text, {reading.first_blank} ({reading.num_blank} in all)")
+    return reading.examples
 
 
 def _open_source(source: str | InstructionSource) -> InstructionSource:
@@ -52,31 +44,3 @@ def _open_source(source: str | InstructionSource) -> InstructionSource:
         if named.startswith("lab:"):
             given = replace(given, split="test")
     return resolve_source(given)
-
-
-def _check_rows(source: InstructionSource, columns: tuple[str, ...]) -> None:
-    assert source.path is not None
-    if source.path.startswith("lab:") or not is_local_file(source.path):
-        return
-    file = Path(source.path).expanduser()
-    table = read_table(file, columns=source.columns or ())
-    _check_blank_lines(file)
-    for column in columns:
-        check_column(table, column)
-        for index, row in enumerate(table.rows):
-            if not str(row.get(column) or "").strip():
-                raise UserError(f"{table.locate(index)}, must have text in {column!r}, got none")
-
-
-def _check_blank_lines(file: Path) -> None:
-    """Raises UserError at an empty line that is not at the end."""
-    if file.suffix.lower() not in (".csv", ".jsonl"):
-        return
-    last_blank = 0
-    with file.open(encoding="utf-8-sig", newline="") as stream:
-        lines = csv.reader(stream) if file.suffix.lower() == ".csv" else ([line.strip()] for line in stream)
-        for number, cells in enumerate(lines, start=1):
-            is_blank = not any(cells)
-            if last_blank and not is_blank:
-                raise UserError(f"{file}, row {last_blank}, must hold a prompt, got an empty line")
-            last_blank = last_blank or (number if is_blank else 0)

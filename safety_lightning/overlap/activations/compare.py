@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from safety_lightning.devices import in_full_precision
 from safety_lightning.overlap.activations.draws import draw_null, draw_resamples, find_modes
 from safety_lightning.overlap.parts import Pair, unpack_overlaps, unpack_pairs
 from safety_lightning.overlap.rows import AngleRow, make_angle_row, name_pair
@@ -36,6 +37,7 @@ class LayerMeasure:
     angles: Sequence[AngleRow] = ()
 
 
+@in_full_precision()
 def measure_layer(
     hidden: Mapping[str, Tensor],
     pairs: Sequence[Pair],

@@ -10,9 +10,8 @@ from typing import Any
 from torch import Tensor
 from tqdm import tqdm
 
-from safety_lightning.activations.storage import ActivationFolder, PromptRecord, name_shard
+from safety_lightning.activations.storage import ActivationFolder, PromptRecord
 from safety_lightning.errors import NonFiniteError, UserError
-from safety_lightning.files import hash_file
 from safety_lightning.overlap.parts import Pair
 from safety_lightning.profiles import CAPTURE_SETTINGS
 
@@ -43,9 +42,7 @@ class ActivationSet:
 
     def describe(self) -> dict[str, Any]:
         """Returns what determines the vectors: hashes of the folder's files, and which prompts are taken."""
-        shards = sorted({name_shard(one.shard) for one in self.folder.index.prompts})
-        files = {name: hash_file(self.folder.path / name) for name in shards}
-        return {"files": files, "prompts": [one.id for one in self.prompts]}
+        return {"files": dict(self.folder.index.shards), "prompts": [one.id for one in self.prompts]}
 
 
 class ActivationSets:
@@ -111,7 +108,7 @@ class ActivationSets:
 
 def _open_set(name: str, place: str) -> ActivationSet:
     path, _, wanted = place.partition(_SET_MARK)
-    folder = ActivationFolder(path)
+    folder = ActivationFolder(path, name=wanted or name)
     found = list(dict.fromkeys(one.set for one in folder.index.prompts))
     if wanted and wanted not in found:
         raise UserError(f"set {name} must be one of the prompt sets of {path} ({', '.join(found)}), got {wanted}")

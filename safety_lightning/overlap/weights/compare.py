@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from tqdm import tqdm
 
@@ -14,11 +15,12 @@ from safety_lightning.checkpoints import (
     CheckpointReader,
     MatrixSlot,
     check_pair,
-    iterate_deltas,
-    read_delta,
+    open_one,
     resolve_reference,
     select_slots,
+    subtract_base,
 )
+from safety_lightning.devices import in_full_precision
 from safety_lightning.errors import UserError
 from safety_lightning.overlap.parts import Pair, unpack_overlaps, unpack_pairs
 from safety_lightning.overlap.rows import AngleRow, make_angle_row, name_pair
@@ -29,23 +31,11 @@ LARGE_ROWS = 10_000  # Paper: updates with more rows were decomposed by a random
 _CEILING = "{} (other seed)"
 
 
-@dataclass(frozen=True)
-class Update:
-    """The difference of two checkpoints, read a tensor at a time."""
-
-    start: CheckpointReader
-    end: CheckpointReader
-
-    def hash_files(self) -> dict[str, dict[str, str]]:
-        """Returns the hashes of both checkpoints' files."""
-        return {"start": self.start.hash_files(), "end": self.end.hash_files()}
-
-
 class WeightUpdates:
     """The updates that are compared, with the pairs of them.
 
     Args:
-        inputs: The checkpoints; those of another seed are called as the updates they belong to.
+        inputs: The checkpoints, whole or LoRA adapters; those of another seed are called as the updates they belong to.
         settings: Which tensors take part.
 
     Raises:
@@ -55,18 +45,21 @@ class WeightUpdates:
     def __init__(self, inputs: WeightInputs, settings: WeightSettings) -> None:
         ceilings = inputs.ceilings or {}
         _check_names(inputs.updates, ceilings, has_delta=inputs.base is not None)
-        start = _open(inputs.reference)
-        self.reference = start
-        self.updates = {
-            name: Update(start, _open_fitting(name, start, found)) for name, found in inputs.updates.items()
-        }
-        if inputs.base is not None:
-            self.updates[DELTA] = Update(_open_base(inputs.base, start, common_rows=settings.common_rows), start)
-        self.pairs: list[Pair] = list(itertools.combinations(self.updates, 2))
+        self.reference = _open(inputs.reference)
+        self.base = None if inputs.base is None else _open(inputs.base)
+        if self.base is not None:
+            check_pair(self.base, self.reference, common_rows=settings.common_rows)
         self.ceilings = {name: (name, _CEILING.format(name)) for name in ceilings}
-        for name, place in ceilings.items():
-            self.updates[_CEILING.format(name)] = Update(start, _open_fitting(name, start, place))
-        self.slots = select_slots(start, include=settings.include, exclude=settings.exclude, vectors=settings.vectors)
+        others = {_CEILING.format(name): place for name, place in ceilings.items()}
+        self._finetuned = {
+            name: open_one(name, place, self.reference, kind="update")
+            for name, place in {**inputs.updates, **others}.items()
+        }
+        self.updates = [*inputs.updates, *([] if self.base is None else [DELTA])]
+        self.pairs: list[Pair] = list(itertools.combinations(self.updates, 2))
+        self.slots = select_slots(
+            self.reference, include=settings.include, exclude=settings.exclude, vectors=settings.vectors
+        )
 
     @property
     def num_layers(self) -> int:
@@ -76,7 +69,9 @@ class WeightUpdates:
 
     def hash_files(self) -> dict[str, Any]:
         """Returns the hashes of every update's files."""
-        return {name: update.hash_files() for name, update in self.updates.items()}
+        start = self.reference.hash_files()
+        hashes = {name: {"start": start, "end": one.hash_files()} for name, one in self._finetuned.items()}
+        return hashes if self.base is None else hashes | {DELTA: {"start": self.base.hash_files(), "end": start}}
 
     def check(self) -> None:
         """Reads every tensor once.
@@ -84,24 +79,33 @@ class WeightUpdates:
         Raises:
             UserError: If a weight is NaN or infinite, or an update is zero in all matrices.
         """
-        names = list(dict.fromkeys(slot.tensor for slot in self.slots))
-        changed = dict.fromkeys(self.updates, False)
-        for tensor in tqdm(names, desc="Checking", unit="tensor", delay=1):
-            for name, update in self.updates.items():
-                changed[name] |= bool(read_delta(update.start, update.end, tensor).any())
-        unchanged = [name for name, any_changed in changed.items() if not any_changed]
-        if unchanged:
-            update = self.updates[unchanged[0]]
-            raise UserError(
-                f"update {unchanged[0]} must not be zero, {update.end.folder} and {update.start.folder} are identical "
-                f"in all {len(names)} selected tensors"
-            )
+        changed: set[str] = set()
+        matrices = tqdm(self.iterate(self.slots), total=len(self.slots), desc="Checking", unit="matrix", delay=1)
+        for _, deltas in matrices:
+            changed |= {name for name, delta in deltas.items() if name not in changed and delta.any()}
+        for name in [*self._finetuned, *self.updates]:
+            if name not in changed:
+                other = self._finetuned.get(name) or self.base
+                assert other is not None
+                raise UserError(
+                    f"update {name} must not be zero, {other.folder} and {self.reference.folder} are identical in all "
+                    f"{len(self.slots)} selected matrices"
+                )
 
     def iterate(self, slots: Sequence[MatrixSlot]) -> Iterator[tuple[MatrixSlot, dict[str, Tensor]]]:
-        """Yields some matrices with every update of them, float32, on the CPU."""
-        streams = [iterate_deltas(update.start, update.end, slots) for update in self.updates.values()]
-        for found in zip(*streams, strict=True):
-            yield found[0][0], {name: delta for name, (_, delta) in zip(self.updates, found, strict=True)}
+        """Yields some matrices with every update of them, float32, on the CPU; each tensor is read once."""
+        for slot in slots:
+            stored = self.reference.read_finite(slot.tensor, slot.index).float()
+            start = slot.view_part(stored)
+            deltas = {}
+            for name, one in self._finetuned.items():
+                update = one.read_update(slot, start)
+                deltas[name] = torch.zeros_like(start) if update is None else update
+            if self.base is not None:
+                delta = stored.clone()
+                subtract_base(delta, self.base, slot.tensor, slot.index)
+                deltas[DELTA] = slot.view_part(delta)
+            yield slot, deltas
 
     def all_pairs(self) -> list[Pair]:
         """Lists the pairs, and those of two seeds of one update."""
@@ -122,18 +126,6 @@ def _open(reference: str) -> CheckpointReader:
     return CheckpointReader(resolve_reference(reference))
 
 
-def _open_fitting(name: str, reference: CheckpointReader, finetuned: str) -> CheckpointReader:
-    reader = _open(finetuned)
-    check_pair(reference, reader, roles=("reference", f"update {name}"))
-    return reader
-
-
-def _open_base(base: str, reference: CheckpointReader, *, common_rows: bool) -> CheckpointReader:
-    reader = _open(base)
-    check_pair(reader, reference, common_rows=common_rows)
-    return reader
-
-
 @dataclass(frozen=True)
 class MatrixMeasure:
     """What was measured of one matrix.
@@ -149,6 +141,7 @@ class MatrixMeasure:
     angles: Sequence[AngleRow]
 
 
+@in_full_precision()
 def measure_matrix(
     name: str,
     deltas: Mapping[str, Tensor],

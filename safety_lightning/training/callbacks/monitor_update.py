@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import lightning as L
@@ -24,22 +24,26 @@ from safety_lightning.projection import (
 )
 from safety_lightning.training.callbacks.project_update import ProjectUpdate, find_model
 from safety_lightning.training.figures import draw_layers
-from safety_lightning.training.hook import ProjectionHook
+from safety_lightning.training.increments import IncrementMeter
 
 
 class MonitorUpdate(L.Callback):
-    """Logs the update's energy inside the subspace beside chance, its norm, its leak and the stuck share.
+    """Logs energy inside the subspace beside chance, the update's norm, its leak and the stuck share.
 
-    The stuck share is the share of weights that have not moved since the start: bfloat16 weights at a small learning
-    rate train almost nothing, and this tells. Energies are those of the update as the optimizer left it, before the
-    projection of that step, which would make them trivial; norm, leak and stuck share are those after it. Each scalar
-    is logged for the whole model and by kind of module (``update/energy_inside/q_proj``). Without a subspace there is
-    no reference to measure from, and nothing is logged.
+    Without a projection during training, ``update/energy_inside`` and ``update/chance`` are of the whole update since
+    the reference. Under `ProjectUpdate` that update is projected already, and its energies would say nothing of what
+    is learned: ``increment/energy_inside``, ``increment/chance`` and ``increment/norm`` take their place. They are of
+    the increment since the last projection, as the optimizer left it: what it wanted. ``update/norm``,
+    ``update/leak`` and ``update/stuck_share`` are of the whole update after the step's projection. The stuck share is
+    the share of weights that have not moved since the start: bfloat16 weights at a small learning rate train almost
+    nothing, and this tells. Each scalar is logged for the whole model and by kind of module
+    (``update/norm/q_proj``). Without a subspace there is no reference to measure from, and nothing is logged.
 
     Args:
         every_n_steps: Optimizer steps from one measurement to the next; 0 switches the monitor off.
         figure_every_n_steps: Optimizer steps from one figure by layer to the next; 0 draws none.
-        subspace: Which subspace; None takes that of the `ProjectUpdate` callback.
+        subspace: Which subspace; None takes that of the `ProjectUpdate` callback. One of its own has no leak: nothing
+            is projected onto it.
 
     Raises:
         UserError: If a number of steps is negative.
@@ -55,8 +59,10 @@ class MonitorUpdate(L.Callback):
         self.figure_every_n_steps = figure_every_n_steps
         self.subspace = subspace
         self._projector: UpdateProjector | None = None
-        self._hook: ProjectionHook | None = None  # of the projection that is monitored
+        self._component: Component | None = None  # that is kept
+        self._meter: IncrementMeter | None = None  # of the projection that is monitored
         self._last_step = 0
+        self._last_increment = 0
 
     def prepare(self, device: torch.device | str = "cpu") -> None:
         """Spans a subspace of its own where one was given, once."""
@@ -69,18 +75,17 @@ class MonitorUpdate(L.Callback):
             self.prepare(trainer.strategy.root_device)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Binds its own projector, or takes that of `ProjectUpdate` and has it measure before it projects.
-
-        If the step that is being taken will be logged, its update is measured before it is projected.
-        """
+        """Binds its own projector, or takes that of `ProjectUpdate`, whose increments it has measured."""
         self._last_step = trainer.global_step
         if self._projector is not None:
             self._projector.bind(find_model(pl_module))
-            return
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, ProjectUpdate) and callback.hook is not None:
-                self._hook, self._projector = callback.hook, callback.projector
-                callback.hook.wants_measures = lambda: self._is_due(trainer.global_step + 1)
+                if self._projector is None:
+                    self._projector, self._component = callback.projector, callback.component
+                if callback.when == "every_n_steps":
+                    assert self._projector is not None
+                    self._meter = callback.hook.watch(self._projector, self._is_due)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any, **kwargs: Any) -> None:
         """Measures on the schedule, once per optimizer step whatever the accumulation."""
@@ -88,22 +93,22 @@ class MonitorUpdate(L.Callback):
         if self._projector is None or step == self._last_step:
             return
         self._last_step = step
-        if not self._is_due(step):
-            return
-        measures = self._projector.measure()
-        unprojected = self._find_unprojected() or measures
-        scalars = summarise_measures(measures, self._projector.component, unprojected=unprojected)
-        for logger in trainer.loggers:
+        update = self._projector.measure() if self._is_due(step) else None
+        subject, energies = ("update", update) if self._meter is None else ("increment", self._take_increment())
+        scalars = summarise_energies(energies or [], subject) | summarise_update(update or [], self._component)
+        for logger in trainer.loggers if scalars else []:
             logger.log_metrics(scalars, step=step)
-            if self._draws(step) and isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_figure("update/by_layer", draw_layers(unprojected), global_step=step)
+            if energies and self._draws(step) and isinstance(logger, TensorBoardLogger):
+                figure = draw_layers(energies, subject=subject)
+                logger.experiment.add_figure(f"{subject}/by_layer", figure, global_step=step)
 
-    def _find_unprojected(self) -> list[UpdateMeasure] | None:
-        """Returns the update as the optimizer left it in the last step; None if that step was not projected."""
-        if self._hook is None or self._hook.measured is None:
+    def _take_increment(self) -> list[UpdateMeasure] | None:
+        """Returns the increment of the optimizer's last step; None if that step was not measured."""
+        measured = self._meter.measured if self._meter is not None else None
+        if measured is None or measured[0] == self._last_increment:
             return None
-        step, measures = self._hook.measured
-        return measures if step == self._hook.num_steps else None
+        self._last_increment = measured[0]
+        return measured[1]
 
     def _is_due(self, step: int) -> bool:
         return self.every_n_steps > 0 and (step % self.every_n_steps == 0 or self._draws(step))
@@ -112,34 +117,36 @@ class MonitorUpdate(L.Callback):
         return self.figure_every_n_steps > 0 and step % self.figure_every_n_steps == 0
 
 
-def summarise_measures(
-    measures: Sequence[UpdateMeasure], component: Component, *, unprojected: Sequence[UpdateMeasure] | None = None
-) -> dict[str, float]:
-    """Returns the scalars of the monitor, for the whole model and by kind of module.
+def summarise_energies(measures: Sequence[UpdateMeasure], subject: str) -> dict[str, float]:
+    """Returns energy inside the subspace, chance and norm, for the whole model and by kind of module.
 
     Args:
-        measures: The update as it is.
-        component: The component that is kept, from which the leak is counted.
-        unprojected: The update as the optimizer left it, whose energies count; None when nothing was projected.
+        measures: The measures of each matrix.
+        subject: What they are of, ``update`` or ``increment``; the names of the scalars begin with it.
     """
-    by_kind: dict[str, list[tuple[UpdateMeasure, UpdateMeasure]]] = defaultdict(list)
-    pairs = list(zip(measures, unprojected or measures, strict=True))
-    for pair in pairs:
-        by_kind[pair[0].slot.kind].append(pair)
-    scalars = _summarise(pairs, component, suffix="")
-    for kind, group in by_kind.items():
-        scalars |= _summarise(group, component, suffix=f"/{kind}")
+    scalars = {}
+    for suffix, group in _group(measures):
+        scalars[f"{subject}/energy_inside{suffix}"] = sum_energy(group, "parallel")
+        scalars[f"{subject}/chance{suffix}"] = sum_chance(group, "parallel")
+        scalars[f"{subject}/norm{suffix}"] = math.sqrt(sum(measure.total for measure in group))
     return {name: value for name, value in scalars.items() if not math.isnan(value)}
 
 
-def _summarise(
-    pairs: Sequence[tuple[UpdateMeasure, UpdateMeasure]], component: Component, *, suffix: str
-) -> dict[str, float]:
-    group, unprojected = zip(*pairs, strict=True)
-    return {
-        f"update/energy_inside{suffix}": sum_energy(unprojected, "parallel"),
-        f"update/chance{suffix}": sum_chance(unprojected, "parallel"),
-        f"update/norm{suffix}": math.sqrt(sum(measure.total for measure in group)),
-        f"update/leak{suffix}": sum_leak(group, component),
-        f"update/stuck_share{suffix}": sum(m.num_stuck for m in group) / sum(m.num_weights for m in group),
-    }
+def summarise_update(measures: Sequence[UpdateMeasure], component: Component | None) -> dict[str, float]:
+    """Returns the update's norm, its leak from the component that is kept, if one is, and the stuck share."""
+    scalars = {}
+    for suffix, group in _group(measures):
+        scalars[f"update/norm{suffix}"] = math.sqrt(sum(measure.total for measure in group))
+        scalars[f"update/stuck_share{suffix}"] = sum(m.num_stuck for m in group) / sum(m.num_weights for m in group)
+        if component is not None:
+            scalars[f"update/leak{suffix}"] = sum_leak(group, component)
+    return scalars
+
+
+def _group(measures: Sequence[UpdateMeasure]) -> Iterable[tuple[str, Sequence[UpdateMeasure]]]:
+    """Returns all measures, and those of each kind of module with the suffix of its scalars' names."""
+    by_kind: dict[str, list[UpdateMeasure]] = defaultdict(list)
+    for measure in measures:
+        by_kind[""].append(measure)
+        by_kind[f"/{measure.slot.kind}"].append(measure)
+    return by_kind.items()

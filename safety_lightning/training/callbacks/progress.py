@@ -11,6 +11,11 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 class StepProgressBar(TQDMProgressBar):
     """Counts optimizer steps over all epochs, where Lightning's own counts micro-batches of one epoch."""
 
+    def on_train_start(self, trainer: L.Trainer, *args: Any) -> None:
+        """Makes the bar; a run that was resumed within an epoch does not start that epoch."""
+        super().on_train_start(trainer, *args)
+        self.on_train_epoch_start(trainer)
+
     def on_train_epoch_start(self, trainer: L.Trainer, *_: Any) -> None:
         """Shows how many steps are done, also after a resume."""
         self.train_progress_bar.set_description("Training")

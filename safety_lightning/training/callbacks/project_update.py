@@ -49,7 +49,8 @@ class ProjectUpdate(L.Callback):
     Attributes:
         hook: What projects after the optimizer's steps; None before `prepare`, and without a subspace.
         rows: The rows of ``projection.csv``, when training has ended.
-        measures: The update as the optimizer left it, where it was measured last, when training has ended.
+        measures: What the optimizer wanted, when training has ended: the last increment that a monitor had measured
+            (none without a monitor) where the projection acted during training, else the whole update.
 
     Raises:
         UserError: If `every_n_steps` is below 1.
@@ -78,9 +79,22 @@ class ProjectUpdate(L.Callback):
         self.measures: list[UpdateMeasure] = []
 
     @property
+    def subject(self) -> str:
+        """What `measures` are of: the ``increment`` since the last projection, or the whole ``update``."""
+        return "update" if self.when == "end" else "increment"
+
+    @property
     def projector(self) -> UpdateProjector | None:
         """The projector; None before `prepare`, and without a subspace."""
         return self.hook.projector if self.hook else None
+
+    def check_strategy(self, trainer: L.Trainer) -> None:
+        """Raises UserError if something is projected, and the strategy keeps the weights out of reach."""
+        if self.subspace is not None and isinstance(trainer.strategy, (DeepSpeedStrategy, FSDPStrategy)):
+            raise UserError(
+                "trainer.strategy under a projection must be one with whole or DTensor parameters (auto, ddp, "
+                f"ModelParallelStrategy), got {type(trainer.strategy).__name__}"
+            )
 
     def prepare(self, device: torch.device | str = "cpu") -> None:
         """Checks the checkpoints and spans the subspace, once; writes nothing.
@@ -112,11 +126,7 @@ class ProjectUpdate(L.Callback):
         """Spans the subspace before anything is trained or restored, and saves it where its spec says."""
         if self.subspace is None or stage != "fit":
             return
-        if isinstance(trainer.strategy, (DeepSpeedStrategy, FSDPStrategy)):
-            raise UserError(
-                "ProjectUpdate needs a strategy with whole or DTensor parameters (auto, ddp, ModelParallelStrategy), "
-                f"got {type(trainer.strategy).__name__}"
-            )
+        self.check_strategy(trainer)
         self.prepare(trainer.strategy.root_device)
         if trainer.is_global_zero:
             self.save()
@@ -156,7 +166,7 @@ class ProjectUpdate(L.Callback):
             return
         projector, model = self.hook.projector, find_model(pl_module)
         before = projector.measure()
-        self.measures = self.hook.measured[1] if self.hook.measured else before
+        self.measures = self._find_wanted(before)
         if self.when == "end":
             for callback in trainer.callbacks:  # type: ignore[attr-defined]
                 if hasattr(callback, "on_before_projection"):
@@ -165,9 +175,15 @@ class ProjectUpdate(L.Callback):
             projector.project()
         round_weights(model, self.storage_dtype, projector.prepared.reference)
         stored = projector.measure()
-        self.rows = make_rows(projector.prepared, self.component, before, stored, tied=self.tied)
+        self.rows = make_rows(projector.prepared, self.component, before, stored, wanted=self.measures, tied=self.tied)
         if self.folder is not None and trainer.is_global_zero:
             write_csv(Path(self.folder) / "projection.csv", ProjectionRow, self.rows)
+
+    def _find_wanted(self, update: list[UpdateMeasure]) -> list[UpdateMeasure]:
+        if self.when == "end":
+            return update
+        meter = self.hook.meter if self.hook else None
+        return meter.measured[1] if meter and meter.measured else []
 
 
 def find_model(pl_module: L.LightningModule) -> nn.Module:

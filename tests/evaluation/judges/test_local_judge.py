@@ -39,7 +39,16 @@ def gpt2(tmp_path_factory):
     shutil.copytree(ASSETS / "aligned", folder, ignore=shutil.ignore_patterns("*.safetensors", "config.json"))
     torch.manual_seed(0)
     size = len(load_tokenizer("lab:aligned"))
-    config = GPT2Config(vocab_size=size, n_embd=32, n_layer=2, n_head=2, n_positions=128, initializer_range=0.5)
+    config = GPT2Config(
+        vocab_size=size,
+        bos_token_id=1,
+        eos_token_id=1,
+        n_embd=32,
+        n_layer=2,
+        n_head=2,
+        n_positions=128,
+        initializer_range=0.5,
+    )
     GPT2LMHeadModel(config).save_pretrained(folder)
     return str(folder)
 

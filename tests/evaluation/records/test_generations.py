@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from safety_lightning.errors import UserError
 from safety_lightning.evaluation.cases import CasePlan, check_format, encode_text, make_plan
 from safety_lightning.evaluation.grading import answer_cases
 from safety_lightning.evaluation.records import Generation, GenerationLog, read_generations
@@ -39,7 +40,7 @@ def test_plan_holds_each_case_once_longest_first(plan: CasePlan) -> None:
         own = [batch for batch in plan.batches if plan.cases[batch[0]].task is task]
         lengths = [len(plan.cases[index].token_ids) for batch in own for index in batch]
         assert lengths == sorted(lengths, reverse=True)
-        assert [len(batch) for batch in own] == [3, 3, 1]
+        assert [len(batch) for batch in own] == ([1, 3, 3] if task is plan.tasks[0] else [3, 3, 1])  # soon an answer
     assert len({case.prompt.id for case in plan.cases}) == 21
 
 
@@ -109,7 +110,7 @@ def test_rows_say_how_they_came_about(plan: CasePlan, tmp_path: Path) -> None:
     row = json.loads(write_all(plan, tmp_path).splitlines()[0])
     wanted = {"id", "task", "prompt", "answer", "num_tokens", "finish_reason", "engine", "dtype", "batch_size"}
     assert wanted | {"prompt_hash"} <= set(row)
-    assert (row["engine"], row["dtype"], row["batch_size"]) == ("fixed", "none", 3)
+    assert (row["engine"], row["dtype"], row["batch_size"]) == ("fixed", "none", 1)
 
 
 def make_task(text: str, *, max_new_tokens: int, solution: str = "") -> SimpleNamespace:
@@ -134,3 +135,32 @@ def test_raw_text_is_as_the_tokenizer_writes_it() -> None:
     assert encode_text(TOKENIZER, "Sure.", prompt_format="raw") == TOKENIZER("Sure.")["input_ids"]
     with pytest.raises(ValueError, match="prompt format must be chat, plain or raw, got 'alpaca'"):
         check_format(TOKENIZER, "alpaca")
+
+
+def test_answers_under_other_limits_are_refused(plan: CasePlan, tmp_path: Path) -> None:
+    log = GenerationLog(tmp_path, plan)
+    log.append([replace(answer_all(plan)[0][0], asked_hash="other")])
+    with pytest.raises(UserError, match="must hold answers under this run's format, limits and solutions, got one to"):
+        log.read()
+
+
+def test_answers_of_an_unfinished_batch_are_kept_and_asked_for_no_more(plan: CasePlan, tmp_path: Path) -> None:
+    batch = plan.batches[1]
+    cases = [plan.cases[index] for index in batch]
+    rows = answer_cases(ENGINE, cases)
+    GenerationLog(tmp_path, plan).keep(rows[1])
+    with (tmp_path / "unfinished.jsonl").open("a") as stream:
+        stream.write('{"id": "torn')
+    log = GenerationLog(tmp_path, plan)
+    log.recover(ENGINE)
+    known = log.read_unfinished()
+    assert known == {batch[1]: rows[1]}
+    asked = []
+    engine = FixedEngine(lambda text: asked.append(text) or f"answer to {text}")
+    again = answer_cases(engine, cases, known={1: known[batch[1]]})
+    assert again == rows  # the batch's size too
+    assert len(asked) == len(batch) - 1
+    for found in answer_all(plan):
+        log.append(found)
+    log.finish()
+    assert not (tmp_path / "unfinished.jsonl").exists()

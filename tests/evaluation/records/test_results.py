@@ -91,7 +91,7 @@ def test_summary_shows_table_profile_and_places(tmp_path: Path) -> None:
     console = Console(file=stream, width=120)
     print_summary(tmp_path, settings={"prompt format": "plain"}, console=console)
     printed = stream.getvalue()
-    for wanted in ("over-refusal", "0.250", "[0.4, 0.6]", "98 of 100", "Profile paper", str(tmp_path)):
+    for wanted in ("over-refusal", "0.250", "[0.400, 0.600]", "98 of 100", "Profile paper", str(tmp_path)):
         assert wanted in printed
 
 
@@ -133,7 +133,7 @@ def test_one_model_has_a_line_a_metric_and_says_what_is_unjudged(tmp_path: Path)
     stream = io.StringIO()
     print_summary(tmp_path, settings={}, console=Console(file=stream, width=80))
     printed = stream.getvalue()
-    for wanted in ("7/10", "2 refused", "1 timed out", "value in 2.05 to 3.25", "log-likelihood/token", "-1.500"):
+    for wanted in ("7/10", "2 refused", "1 timed out", "is in 2.050 to 3.250", "log-likelihood/token", "-1.500"):
         assert wanted in printed
     assert "Judge        openai gpt (rubric abc) of harmful" in printed
     assert "failed" not in printed

@@ -8,7 +8,7 @@ from safety_lightning.evaluation.measurement import MetricSpec, Outcome
 from safety_lightning.evaluation.records import make_score_row, read_scores, write_scores
 
 SPECS = [MetricSpec(name=name, kind="share") for name in ("b", "a")]
-ROWS = [make_score_row(f"t/{n}", "t", spec, Outcome(value=n)) for spec in SPECS for n in range(3)]
+ROWS = [make_score_row(f"t/{n}", "t", spec, Outcome(value=n % 2)) for spec in SPECS for n in range(3)]
 ORDER = {"metrics": [("t", "b"), ("t", "a")], "prompts": ["t/0", "t/1", "t/2"]}
 
 

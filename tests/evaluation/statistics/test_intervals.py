@@ -3,8 +3,10 @@
 import pytest
 import scipy.stats
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from safety_lightning.evaluation.statistics import bootstrap_interval, wilson_interval
+from safety_lightning.evaluation.statistics import average, bootstrap_interval, wilson_interval
 from safety_lightning.evaluation.statistics import intervals as statistics
 
 
@@ -111,3 +113,14 @@ def test_confidence_is_a_fraction(confidence):
 def test_resamples_are_counted_from_one():
     with pytest.raises(ValueError, match="num_resamples must be at least 1, got 0"):
         bootstrap_interval([1.0], num_resamples=0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.floats(1, 5), min_size=1, max_size=30), st.booleans())
+def test_a_mean_lies_in_its_interval_to_the_last_digit(values: list[float], alike: bool) -> None:
+    values = [values[0]] * len(values) if alike else values
+    low, high = bootstrap_interval(values, num_resamples=50)
+    assert min(values) <= low <= average(values) <= high <= max(values)
+    weights = [float(1 + at % 7) for at in range(len(values))]
+    low, high = bootstrap_interval(values, torch.tensor(weights), num_resamples=50)
+    assert low <= average(values, weights) <= high

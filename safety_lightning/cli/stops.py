@@ -1,0 +1,88 @@
+"""What stops a command from outside: Ctrl-C, and SIGTERM, by which clusters stop a job."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+_received = [signal.SIGINT]  # the signal that stops the command, once one came
+
+
+class Stop(KeyboardInterrupt):
+    """What SIGTERM raises.
+
+    A class of its own, because CPython remembers a plain KeyboardInterrupt that passes an ``exec`` of text (so
+    ``dataclass`` and ``namedtuple`` make their methods) and ends the process by SIGINT later, whatever was caught.
+    """
+
+
+def interrupt(number: int, frame: FrameType | None) -> None:
+    """Handles SIGTERM as Ctrl-C is handled: whatever is at work is interrupted and tidies up."""
+    note_stop(number)
+    handler = signal.getsignal(signal.SIGINT)
+    if callable(handler) and handler not in (interrupt, signal.default_int_handler):
+        handler(number, frame)  # an event loop has its own
+    raise Stop
+
+
+def note_stop(number: int) -> None:
+    """Keeps which signal stops the command, which decides its exit status."""
+    _received[0] = signal.Signals(number)
+
+
+class StoppedExit(SystemExit):
+    """The exit of a command that a signal stopped, and that has said so."""
+
+
+@contextmanager
+def exit_when_stopped(advise: Callable[[], str]) -> Iterator[None]:
+    """Ends the process as shells and clusters expect when a signal stops the block.
+
+    The status is 130 after Ctrl-C, 143 after SIGTERM.
+
+    Args:
+        advise: Returns what is printed after "Stopped.".
+
+    Raises:
+        StoppedExit: If the block was stopped; Lightning makes an exit of its own of it, with another status.
+    """
+    before = _take_over()
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, StoppedExit) or not _is_stop(error):
+            raise
+        print(f"Stopped.{advise()}", file=sys.stderr)
+        raise StoppedExit(128 + _received[0]) from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _take_over() -> dict[signal.Signals, Any]:
+    """Handles SIGTERM from now on; returns the handlers to be put back, none outside of the main thread."""
+    _received[0] = signal.SIGINT
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGTERM, interrupt)
+    return before
+
+
+def _is_stop(error: BaseException) -> bool:
+    """Tells whether a signal led to an error: directly, or as what another error or exit was made of.
+
+    A class body that is interrupted while a library is imported ends in a RuntimeError whose cause is the interrupt.
+    An error that came after the interrupt, while things were tidied up, is a fault of its own.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, KeyboardInterrupt):
+            return True
+        cause = cause.__cause__ or (cause.__context__ if isinstance(cause, SystemExit) else None)
+    return False
