@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from math import inf
+from math import inf, nan
 from typing import TYPE_CHECKING, Literal, get_args, overload
 
+import torch
 from torch import Tensor
 
 from safety_lightning.errors import UserError
@@ -133,17 +134,30 @@ class PromptValues:
 
     Attributes:
         task: The task.
-        metric: The metric.
+        spec: The metric.
         ids: The prompts' names.
-        values: Their values, float64, ``(P,)``; NaN where there is none.
-        clusters: The number of each prompt's cluster of near twins, int64, ``(P,)``; one each where none are known.
+        outcomes: What came of them.
+        clusters: The number of each prompt's cluster of near twins; one each where none are looked for.
+        has_clusters: Whether they were looked for.
     """
 
     task: str
-    metric: str
+    spec: MetricSpec
     ids: tuple[str, ...]
-    values: Tensor
-    clusters: Tensor
+    outcomes: tuple[Outcome, ...]
+    clusters: tuple[int, ...]
+    has_clusters: bool
+
+    @property
+    def metric(self) -> str:
+        """The metric's name."""
+        return self.spec.name
+
+    @property
+    def values(self) -> Tensor:
+        """The values, float64, ``(P,)``; NaN where there is none."""
+        found = [nan if outcome.value is None else outcome.value for outcome in self.outcomes]
+        return torch.tensor(found, dtype=torch.float64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,6 +184,23 @@ class Evaluation(Sequence[Measurement]):
 
     def __iter__(self) -> Iterator[Measurement]:
         return iter(self.measurements)
+
+
+_HIGHER_IS_BETTER = {"utility", "solution", "log_likelihood"}  # by how a metric's name begins
+_LOWER_IS_BETTER = {"harmfulness", "expected_harmfulness", "target_token", "over_refusal", "drift", "loss"}
+_LOWER_IS_BETTER |= {"share_empty", "share_degenerate", "share_cut_off"}
+
+
+def find_direction(metric: str) -> Literal["higher", "lower"] | None:
+    """Says which way a metric is better; None where neither is, as for refusals, which the prompt makes right or wrong.
+
+    Example:
+        >>> find_direction("utility_strict"), find_direction("harmfulness"), find_direction("compliance_margin")
+        ('higher', 'lower', None)
+    """
+    if metric.startswith(tuple(_HIGHER_IS_BETTER)):
+        return "higher"
+    return "lower" if metric.startswith(tuple(_LOWER_IS_BETTER)) else None
 
 
 def check_unjudged_share(max_unjudged_share: float) -> None:

@@ -254,7 +254,13 @@ class EvaluationModule(L.LightningModule):
                 )
                 self._find_metric(task, spec).update(list(places), outcomes)
                 rows += [
-                    make_score_row(self._plan.cases[index].prompt.id, task.name, spec, outcome)
+                    make_score_row(
+                        self._plan.cases[index].prompt.id,
+                        task.name,
+                        spec,
+                        outcome,
+                        cluster=self._plan.cases[index].cluster,
+                    )
                     for index, outcome in zip(places.values(), outcomes, strict=True)
                 ]
         return rows

@@ -87,13 +87,14 @@ def _collect_values(
     found = {}
     for task, spec, outcomes in graded:
         ids = tuple(plan.cases[index].prompt.id for index in plan.list_indices(task))
-        values = [nan if outcome.value is None else outcome.value for outcome in outcomes]
+        clusters = plan.list_clusters(task)
         found[spec.name if shared[spec.name] == 1 else f"{task.name}/{spec.name}"] = PromptValues(
             task=task.name,
-            metric=spec.name,
+            spec=spec,
             ids=ids,
-            values=torch.tensor(values, dtype=torch.float64),
-            clusters=torch.tensor(plan.list_clusters(task) or range(len(ids)), dtype=torch.int64),
+            outcomes=tuple(outcomes),
+            clusters=tuple(clusters or range(len(ids))),
+            has_clusters=clusters is not None,
         )
     return found
 

@@ -17,7 +17,7 @@ from safety_lightning.evaluation.engines import TransformersEngine
 from safety_lightning.evaluation.live import LiveEvaluation, check_sizes
 from safety_lightning.evaluation.loss import measure_loss
 from safety_lightning.evaluation.measurement import Evaluation, Measurement
-from safety_lightning.evaluation.records import ResultFile
+from safety_lightning.evaluation.records import ResultFile, ScoreRow, add_scores, list_score_rows
 from safety_lightning.evaluation.tasks import TaskSuite
 from safety_lightning.training.module import CausalLMModule
 
@@ -92,7 +92,7 @@ def measure_live(
     Args:
         trainer: The Trainer.
         module: The model.
-        results: Where the first process adds the measurements.
+        results: Where the first process adds the measurements; the scores of the prompts go into the same folder.
         model: What the model is called there: ``reference``, ``finetuned`` or ``projected``.
         behaviours: What is measured besides the loss.
         key: What the measurements depend on; see `make_key`.
@@ -103,6 +103,7 @@ def measure_live(
         The measurements; none in a process that does not measure.
     """
     measurements: list[Measurement] = []
+    rows: list[ScoreRow] = []
     if measures_here(trainer):
         dtype = name_dtype(trainer, module)
         with enter_precision(trainer, module):
@@ -110,9 +111,13 @@ def measure_live(
                 batches = trainer.datamodule.val_dataloader()  # type: ignore[attr-defined]
                 measurements.append(measure_loss(module.model, batches, seed=loss_seed))
             for behaviour in behaviours:
-                measurements += behaviour.measure(trainer, module, dtype=dtype)
+                found = behaviour.measure(trainer, module, dtype=dtype)
+                measurements += found
+                rows += list_score_rows(found, model=model, step=step)
         if trainer.is_global_zero:
             engine = TransformersEngine.name if behaviours else None
+            if rows:
+                add_scores(results.file.parent, rows)
             results.add(model, measurements, step=step, engine=engine, dtype=dtype, key=key)
     trainer.strategy.barrier()
     return measurements

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from math import sqrt
 
 from safety_lightning.errors import UserError
-from safety_lightning.evaluation.statistics.intervals import wilson_interval
+from safety_lightning.evaluation.statistics.intervals import average, wilson_interval
 
 TWIN_SIMILARITY = 0.6
 _FUNCTION_WORDS = (
@@ -115,15 +115,56 @@ def cluster_interval(
     """
     from scipy.stats import t
 
+    error, num_clusters = cluster_error(values, clusters)
+    mean = average(values)
+    if set(values) in ({0.0}, {1.0}):
+        return wilson_interval(round(mean) * num_clusters, num_clusters, confidence=confidence)
+    half = float(t.ppf((1 + confidence) / 2, num_clusters - 1)) * error
+    return mean - half, mean + half
+
+
+def cluster_error(values: Sequence[float], clusters: Sequence[int]) -> tuple[float, int]:
+    """Returns the standard error of a mean whose cases come in clusters, and how many clusters there are.
+
+    Raises:
+        UserError: As `cluster_interval`.
+    """
     num_clusters = len(set(clusters))
     if len(values) != len(clusters) or num_clusters < 2:
         raise UserError(f"values must have two or more clusters, got {len(values)} values in {num_clusters}")
-    mean = sum(values) / len(values)
-    if set(values) in ({0.0}, {1.0}):
-        return wilson_interval(round(mean) * num_clusters, num_clusters, confidence=confidence)
+    mean = average(values)
     residuals: dict[int, float] = {}
     for value, cluster in zip(values, clusters, strict=True):
         residuals[cluster] = residuals.get(cluster, 0.0) + value - mean
     variance = num_clusters / (num_clusters - 1) * sum(one**2 for one in residuals.values())
-    half = float(t.ppf((1 + confidence) / 2, num_clusters - 1)) * sqrt(variance) / len(values)
-    return mean - half, mean + half
+    return sqrt(variance) / len(values), num_clusters
+
+
+def find_smallest_difference(
+    differences: Sequence[float], clusters: Sequence[int], *, confidence: float = 0.95, power: float = 0.8
+) -> float | None:
+    r"""Returns the smallest true difference that so many paired cases would show with some power.
+
+    With the standard error :math:`s` of the mean difference and t of :math:`C - 1` degrees of freedom it is
+    :math:`(t_{(1 + c) / 2} + t_{p}) s`, :math:`c` being the confidence and :math:`p` the power.
+
+    Args:
+        differences: The difference of each pair.
+        clusters: The cluster of each.
+        confidence: In (0, 1).
+        power: In (0, 1).
+
+    Returns:
+        The difference; None where there are not two clusters, or no spread to tell it from.
+
+    Example:
+        >>> round(find_smallest_difference([0.0, 1.0] * 50, range(100)), 3)
+        0.142
+    """
+    from scipy.stats import t
+
+    if len(set(clusters)) < 2:
+        return None
+    error, num_clusters = cluster_error(differences, clusters)
+    factors = t.ppf([(1 + confidence) / 2, power], num_clusters - 1)
+    return float(factors.sum()) * error or None
