@@ -110,7 +110,7 @@ def make_metric_table(rows: Sequence[ResultRow]) -> PlainTable:
 
 
 def list_answers(rows: Sequence[ResultRow]) -> list[str]:
-    """Lists how many answers are of which kind, by model and task."""
+    """Lists how many answers are of which kind, by model and task; not where all are answered whole."""
     found: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         if row.metric.startswith(_KIND):
@@ -120,6 +120,7 @@ def list_answers(rows: Sequence[ResultRow]) -> list[str]:
     return [
         f"Answers      {f'{model}, ' if len(models) > 1 else ''}{task.replace('_', '-')}: {', '.join(shares)}"
         for (model, task), shares in found.items()
+        if shares != ["answered 100.0%"]
     ]
 
 
@@ -153,7 +154,7 @@ def _name_model(row: ResultRow) -> str:
     return row.model if row.step is None else f"step {row.step}"
 
 
-def _name_metric(row: ResultRow, rows: Sequence[ResultRow]) -> str:
+def _name_metric(row: ResultRow | ComparisonRow, rows: Sequence[ResultRow | ComparisonRow]) -> str:
     """Names a metric, with its task where several tasks have it."""
     is_shared = len({one.task for one in rows if one.metric == row.metric}) > 1
     return f"{row.task.replace('_', '-')} {_write_metric(row.metric)}" if is_shared else _write_metric(row.metric)
@@ -193,29 +194,28 @@ def print_comparisons(run_folder: Path, *, console: Console | None = None) -> No
         if model is None:
             show_line(console, f"Baseline     {baseline}")
     if rows:
-        show_line(console, "visible: the smallest true difference that so many prompts would show (power 80 %)")
+        show_line(console, "Visible is the smallest true difference that so many prompts show with a power of 80 %")
+        if any(row.p_value is not None for row in rows):
+            show_line(console, "p is that of McNemar's exact test")
 
 
 def make_difference_table(rows: Sequence[ComparisonRow], *, title: str) -> PlainTable:
     """Makes a table of the differences of two models, with the smallest that could have been seen."""
+    rows = [row for row in rows if not _is_single(row.metric)]
     has_tests = any(row.p_value is not None for row in rows)
-    numbers = ["difference", "interval", "visible", "pairs", *(["p"] if has_tests else [])]
-    table = PlainTable(
-        f"{title}, 95 % intervals; p is McNemar's" if has_tests else f"{title}, 95 % intervals",
-        names=["task", "metric"],
-        numbers=numbers,
-    )
+    has_gaps = any(row.num_pairs < row.num_total for row in rows)
+    numbers = ["difference", "interval", "visible", *(["pairs"] if has_gaps else []), *(["p"] if has_tests else [])]
+    sizes = ", ".join(str(size) for size in sorted({row.num_total for row in rows}))
+    table = PlainTable(f"{title}: 95 % intervals over {sizes} pairs", names=["metric"], numbers=numbers)
     for row in rows:
-        if _is_single(row.metric):
-            continue
         cells = [
             f"{row.difference:+.3f}",
             format_interval(row.low, row.high),
             "" if row.smallest_difference is None else f"{row.smallest_difference:.3f}",
-            str(row.num_pairs) if row.num_pairs == row.num_total else f"{row.num_pairs}/{row.num_total}",
+            *([f"{row.num_pairs}/{row.num_total}"] if has_gaps else []),
             *(["" if row.p_value is None else f"{row.p_value:.2g}"] if has_tests else []),
         ]
-        table.add_line(row.task.replace("_", "-"), _write_metric(row.metric), *cells)
+        table.add_line(_name_metric(row, rows), *cells)
     return table
 
 
