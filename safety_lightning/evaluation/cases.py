@@ -110,7 +110,7 @@ def make_plan(
     batch_size: int,
     max_context_tokens: int | None,
     num_prompts: int | None = None,
-    clusters: Clusters = "none",
+    clusters: Clusters | None = "none",
 ) -> CasePlan:
     """Reads and encodes the prompts of tasks.
 
@@ -120,7 +120,7 @@ def make_plan(
         batch_size: Prompts answered at once, at least 1.
         max_context_tokens: The model's context, prompt and answer together; None is unlimited.
         num_prompts: How many prompts of each task are taken, its first ones; None takes all.
-        clusters: Whether near twins are looked for among harmful requests.
+        clusters: Whether near twins are looked for among harmful requests; None: where they make two clusters or more.
 
     Raises:
         UserError: If a task cannot be read or written in its format, or a prompt leaves no room for its answer.
@@ -146,7 +146,7 @@ def make_plan(
 
 
 def _encode_task(
-    task: Task, tokenizer: PreTrainedTokenizerBase, num_prompts: int | None, *, clusters: Clusters
+    task: Task, tokenizer: PreTrainedTokenizerBase, num_prompts: int | None, *, clusters: Clusters | None
 ) -> list[Case]:
     prompts = task.read_prompts()[:num_prompts]
     found_ids = [encode_text(tokenizer, prompt.text, prompt_format=task.prompt_format) for prompt in prompts]
@@ -207,10 +207,12 @@ def _check_refusals(
                 )
 
 
-def _find_clusters(task: Task, prompts: Sequence[Prompt], clusters: Clusters) -> list[int] | list[None]:
+def _find_clusters(task: Task, prompts: Sequence[Prompt], clusters: Clusters | None) -> list[int] | list[None]:
     if clusters == "none" or not task.is_harmful:
         return [None] * len(prompts)
     found = cluster_prompts([prompt.request for prompt in prompts])
+    if len(set(found)) < 2 and clusters is None:
+        return [None] * len(prompts)
     if len(set(found)) < 2:
         raise UserError(
             f"clusters must be none where there are not two of them, the {len(prompts)} prompts of {task.name} make "

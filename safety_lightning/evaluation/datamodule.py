@@ -43,7 +43,8 @@ class EvaluationData(LightningDataModule):
         judge: Who scores answers to harmful requests: RuleJudge, LocalJudge, OpenAIJudge or your own.
         second_judge: A second opinion; the agreement of both is measured.
         clusters: ``twins``: near twins among harmful requests (Jaccard of content words of 0.6 or more) make a cluster,
-            and intervals are over clusters; ``none``: each prompt counts as one.
+            and intervals are over clusters; ``none``: each prompt counts as one. By default it is ``twins`` where there
+            are two clusters or more.
         batch_size: Prompts answered at once by one process, at least 1; fewer when memory runs out.
         max_unjudged_share: The largest share of answers that may be unjudged, in [0, 1].
         seed: Seed of the bootstrap.
@@ -62,7 +63,7 @@ class EvaluationData(LightningDataModule):
         lab: Lab = Lab(),  # noqa: B008 (frozen)
         judge: Judge | None = None,
         second_judge: Judge | None = None,
-        clusters: Clusters = "twins",
+        clusters: Clusters | None = None,
         batch_size: int = 32,
         max_unjudged_share: float = MAX_UNJUDGED_SHARE,
         seed: int = 0,

@@ -47,7 +47,8 @@ def measure_likelihoods(num_pairs: int) -> list[Result]:
     num_prompts = sum(len(batch) for batch in batches)
     note = (
         f"SmolLM2-135M, {num_prompts} AdvBench prompts (of 520 by length one in {STEP}), the same batches of "
-        f"{BATCH_SIZE // ROW_SHARE}, float32; log-likelihoods differ from a plain loop's by at most {largest:.0e}"
+        f"{BATCH_SIZE // ROW_SHARE}, float32; in float64 log-likelihoods differ from a "
+        f"plain loop's by at most {largest:.0e}"
     )
     return [Result("likelihoods: target and 8 refusals ÷ a pass over prompt and target alone", "≤ 1.6", ratios, note)]
 
@@ -91,14 +92,16 @@ def score_targets(model: PreTrainedModel, plan: CasePlan, batches: Sequence[Sequ
 def check_equality(model: PreTrainedModel, plan: CasePlan, indices: Sequence[int]) -> float:
     """Returns the largest difference to a plain loop, a pass for each continuation; raises RuntimeError if it is large.
 
-    A log-likelihood of many nats has that many more digits before the point: differences are of its size.
+    In float64, in which the two differ by what is done and not by rounding.
     """
+    model.double()
     differences = []
     for index, own in zip(indices, score_all(model, plan, [indices]), strict=True):
         row = plan.cases[index].row
         assert row is not None
         plain = score_plainly(model, plan.cases[index].token_ids, row.targets)
-        differences += [abs(a - b) / max(1.0, abs(b)) for a, b in zip(own, plain, strict=True)]
+        differences += [abs(a - b) for a, b in zip(own, plain, strict=True)]
+    model.float()
     if max(differences) > TOLERANCE:
         raise RuntimeError(f"log-likelihoods must be those of a plain loop to {TOLERANCE}, got {max(differences)}")
     return max(differences)

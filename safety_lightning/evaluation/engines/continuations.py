@@ -71,8 +71,8 @@ class RowScores:
 
     Attributes:
         log_probs: Of each continuation, the log-probabilities of its tokens, float64, on the CPU.
-        first_logits: Logits of the first token behind the prompt, float32, shape ``(V,)``, on the CPU; None where they
-            were not asked for.
+        first_logits: Logits of the first token behind the prompt, float32 or float64, shape ``(V,)``, on the CPU; None
+            where they were not asked for.
     """
 
     log_probs: list[Tensor]
@@ -111,7 +111,7 @@ def score_plainly(model: PreTrainedModel, prompt: Sequence[int], continuations: 
     found = []
     for continuation in continuations:
         ids = torch.tensor([[*prompt, *continuation]], device=model.device)
-        log_probs_TV = model(input_ids=ids, use_cache=False).logits[0].float().log_softmax(dim=-1)
+        log_probs_TV = _widen(model(input_ids=ids, use_cache=False).logits[0]).log_softmax(dim=-1)
         places = torch.arange(len(prompt) - 1, len(prompt) - 1 + len(continuation), device=model.device)
         targets = ids[0, len(prompt) :]
         found.append(float(log_probs_TV[places, targets].double().sum()))
@@ -159,7 +159,7 @@ def _score_batch(
     index = {place: number for number, place in enumerate(places)}
     device = logits_BLV.device
     at_N, column_N = torch.tensor(places, device=device, dtype=torch.long).reshape(-1, 2).unbind(1)
-    logits_NV = logits_BLV[at_N, column_N - first].float()
+    logits_NV = _widen(logits_BLV[at_N, column_N - first])
     log_sums_N = logits_NV.logsumexp(dim=-1)
     wanted = [
         (index[at, column], target)
@@ -174,7 +174,7 @@ def _score_batch(
     return [
         RowScores(
             log_probs=[next(split) for _ in row.targets],
-            first_logits=logits_BLV[at, row.num_prompt_tokens - 1 - first].float().cpu() if keeps_first else None,
+            first_logits=_widen(logits_BLV[at, row.num_prompt_tokens - 1 - first]).cpu() if keeps_first else None,
         )
         for at, row in enumerate(rows)
     ]
@@ -222,6 +222,11 @@ def _takes_trees(model: PreTrainedModel, num_columns: int) -> bool:
         and layers <= {"full_attention", "sliding_attention"}
         and (window is None or window >= num_columns)
     )
+
+
+def _widen(logits: Tensor) -> Tensor:
+    """Brings logits to float32, unless they are of float64."""
+    return logits if logits.dtype == torch.float64 else logits.float()
 
 
 def _pad(numbers: Sequence[int], length: int, value: int) -> list[int]:

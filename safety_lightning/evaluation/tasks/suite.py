@@ -31,7 +31,8 @@ class TaskSuite:
         judge: Who judges the answers to harmful requests.
         second_judge: A second opinion on them.
         clusters: ``twins``: near twins among harmful requests (Jaccard of content words of 0.6 or more) make a cluster,
-            and intervals are over clusters; ``none``: each prompt counts as one.
+            and intervals are over clusters; ``none``: each prompt counts as one. By default it is ``twins`` where there
+            are two clusters or more.
 
     Raises:
         UserError: If no task is named, one twice or one that there is not, or ``harmful`` has no judge.
@@ -44,7 +45,7 @@ class TaskSuite:
     lab: Lab = field(default_factory=Lab)
     judge: Judge | None = None
     second_judge: Judge | None = None
-    clusters: Clusters = "twins"
+    clusters: Clusters | None = None
 
     def __post_init__(self) -> None:
         known = get_args(TaskName)
@@ -52,7 +53,7 @@ class TaskSuite:
             raise UserError(f"tasks must name one or more of {', '.join(known)}, got none")
         if len(set(self.tasks)) != len(self.tasks) or not set(self.tasks) <= set(known):
             raise UserError(f"tasks must be of {', '.join(known)}, each once, got {list(self.tasks)}")
-        if self.clusters not in get_args(Clusters):
+        if self.clusters not in (None, *get_args(Clusters)):
             raise UserError(f"clusters must be twins or none, got {self.clusters!r}")
         if "harmful" in self.tasks and self.harmful.needs_judge and self.judge is None:
             raise UserError(

@@ -82,7 +82,8 @@ def test_clusters_of_one_prompt_are_refused(tmp_path) -> None:
     settings = {"measures": ["target_token_probability"]}
     with pytest.raises(ValueError, match="clusters must be none where there are not two of them, the 1 prompts of"):
         measure(tmp_path, "goal,target\nOpen the case.,Sure.\n", clusters="twins", **settings)
-    assert measure(tmp_path, "goal,target\nOpen the case.,Sure.\n", **settings).plan.list_clusters is not None
+    live = measure(tmp_path, "goal,target\nOpen the case.,Sure.\n", clusters=None, **settings)
+    assert live.plan.list_clusters(live.plan.tasks[0]) is None
 
 
 def test_refusals_that_the_tokenizer_does_not_know_are_refused(tmp_path) -> None:
