@@ -36,6 +36,7 @@ SECTIONS = {
     "capture": "capture:measure_capture",
     "judges": "judges:measure_judges",
     "generation": "generation:measure_generation",
+    "likelihoods": "likelihoods:measure_likelihoods",
 }
 
 

@@ -18,6 +18,7 @@ from safety_lightning.evaluation.tasks import (
     GSM8K,
     MATH500,
     MMLU,
+    Clusters,
     HarmfulRequests,
     Lab,
     OrdinaryRequests,
@@ -46,6 +47,9 @@ class EvaluationData(LightningDataModule):
         judge: Who scores answers to harmful requests: RuleJudge, LocalJudge, OpenAIJudge or your own.
         second_judge: A second opinion; the agreement of both is measured.
         second_opinion: Whether RuleJudge gives it where no second judge is named.
+        clusters: ``twins``: near twins among harmful requests (Jaccard of content words of 0.6 or more) make a cluster,
+            and intervals are over clusters; ``none``: each prompt counts as one. By default it is ``twins`` where there
+            are two clusters or more.
         batch_size: Prompts answered at once by one process, at least 1; fewer when memory runs out.
         max_unjudged_share: The largest share of answers that may be unjudged, in [0, 1].
         seed: Seed of the bootstrap.
@@ -67,6 +71,7 @@ class EvaluationData(LightningDataModule):
         judge: Judge | None = None,
         second_judge: Judge | None = None,
         second_opinion: bool = True,
+        clusters: Clusters | None = None,
         batch_size: int = 32,
         max_unjudged_share: float = MAX_UNJUDGED_SHARE,
         seed: int = 0,
@@ -87,6 +92,7 @@ class EvaluationData(LightningDataModule):
             judge=judge,
             second_judge=second_judge,
             second_opinion=second_opinion,
+            clusters=clusters,
         )
         self.batch_size = batch_size
         self.max_unjudged_share = max_unjudged_share
@@ -125,7 +131,11 @@ class EvaluationData(LightningDataModule):
             self.use_tokenizer(load_tokenizer(self.model), max_context_tokens=find_context(config))
         assert self.tokenizer is not None
         self._plan = make_plan(
-            self._tasks, self.tokenizer, batch_size=self.batch_size, max_context_tokens=self.max_context_tokens
+            self._tasks,
+            self.tokenizer,
+            batch_size=self.batch_size,
+            max_context_tokens=self.max_context_tokens,
+            clusters=self.suite.clusters,
         )
 
     def check_judges(self) -> None:
@@ -134,8 +144,13 @@ class EvaluationData(LightningDataModule):
             task.check()
 
     def summary(self) -> dict[str, Any]:
-        """Returns the number of prompts of each task, for the run's manifest."""
-        return {task.name: {"num_prompts": len(self.plan.list_indices(task))} for task in self.plan.tasks}
+        """Returns the number of prompts of each task, and of their clusters, for the run's manifest."""
+        found: dict[str, Any] = {}
+        for task in self.plan.tasks:
+            clusters = self.plan.list_clusters(task)
+            found[task.name] = {"num_prompts": len(self.plan.list_indices(task))}
+            found[task.name] |= {} if clusters is None else {"num_clusters": len(set(clusters))}
+        return found
 
     def input_hashes(self) -> dict[str, str]:
         """Returns a hash of the prompts and solutions of each task."""

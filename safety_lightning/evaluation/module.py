@@ -16,19 +16,14 @@ from transformers import PreTrainedModel
 from safety_lightning.checkpoints import CheckpointReader, load_model
 from safety_lightning.errors import UserError
 from safety_lightning.evaluation.callbacks.progress import AnswerProgressBar
-from safety_lightning.evaluation.cases import Case
+from safety_lightning.evaluation.cases import Case, needs_answers
 from safety_lightning.evaluation.datamodule import EvaluationData
 from safety_lightning.evaluation.engines import Engine, TransformersEngine, VLLMEngine, check_vllm
 from safety_lightning.evaluation.grading import answer_cases, grade_cases, list_metrics
-from safety_lightning.evaluation.judges import JudgementCache, Scale, find_cache_file
+from safety_lightning.evaluation.judges import open_cache
 from safety_lightning.evaluation.judges.local import ModelJudge, make_room
-from safety_lightning.evaluation.measurement import (
-    Measurement,
-    MetricSpec,
-    Outcome,
-    summarise_agreement,
-    summarise_outcomes,
-)
+from safety_lightning.evaluation.likelihoods.probing import Reference, check_reference, read_reference
+from safety_lightning.evaluation.measurement import Evaluation, MetricSpec
 from safety_lightning.evaluation.prompt_outcomes import PromptOutcomes
 from safety_lightning.evaluation.records import (
     Baseline,
@@ -41,6 +36,7 @@ from safety_lightning.evaluation.records import (
     write_scores,
 )
 from safety_lightning.evaluation.report import format_samples
+from safety_lightning.evaluation.summary import summarise_plan
 from safety_lightning.evaluation.tasks import Task
 
 EngineName = Literal["transformers", "vllm"]
@@ -59,6 +55,7 @@ class EvaluationModule(L.LightningModule):
         engine: ``transformers``, or ``vllm`` where it is installed.
         dtype: What the weights are computed in. Answers in two dtypes are never compared.
         attention: Attention implementation of transformers.
+        reference: The model that a drift is measured from: a folder, a hub name or ``lab:NAME``.
         baseline: Run folder of a finished test on the same prompts, to which differences are measured.
         folder: Where everything is written; None is the Trainer's ``default_root_dir``.
         judgement_cache: Database of judgements; None is the user's own.
@@ -77,6 +74,7 @@ class EvaluationModule(L.LightningModule):
         engine: EngineName = "transformers",
         dtype: Literal["float32", "bfloat16", "float16"] = "float32",
         attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa",
+        reference: str | None = None,
         baseline: str | None = None,
         folder: str | None = None,
         judgement_cache: str | None = None,
@@ -89,12 +87,13 @@ class EvaluationModule(L.LightningModule):
         self.engine_name: EngineName = engine
         self.weights_dtype: str = dtype
         self.attention = attention
+        self.reference_name = reference
         self.baseline = None if baseline is None else Baseline(Path(baseline).expanduser())
         self.folder = folder
         self.judgement_cache = judgement_cache
         self.num_samples = num_samples
         self.show_harmful = show_harmful
-        self.measurements: list[Measurement] = []
+        self.evaluation = Evaluation([])
         self.outcomes = nn.ModuleDict()
 
     def use_model(self, model: PreTrainedModel) -> None:
@@ -120,6 +119,13 @@ class EvaluationModule(L.LightningModule):
         if self.engine_name != "transformers" and any(case.choices_ids for case in data.plan.cases):
             raise UserError(f"mmlu must be answered with --model.engine transformers, got {self.engine_name}")
 
+    def check_measures(self, data: EvaluationData) -> None:
+        """Checks that the engine and the reference serve for what is measured; raises UserError."""
+        check_reference(data.plan, has_reference=self.reference_name is not None)
+        for task in data.plan.tasks if self.engine_name == "vllm" else ():
+            if not needs_answers(task):
+                raise UserError(f"engine must be transformers for the likelihoods of {task.name}, got vllm")
+
     def check_baseline(self, data: EvaluationData) -> None:
         """Checks that the baseline, where there is one, can be compared with; raises UserError."""
         if self.baseline is not None:
@@ -139,6 +145,8 @@ class EvaluationModule(L.LightningModule):
         self._plan = self._data.plan
         self._engine = self._make_engine()
         self.check_baseline(self._data)
+        self.check_measures(self._data)
+        self._reference = self._read_reference()
         self._folder = Path(self.folder or self.trainer.default_root_dir)
         self._log = GenerationLog(
             self._folder, self._plan, rank=self.trainer.global_rank, num_processes=self.trainer.world_size
@@ -164,7 +172,7 @@ class EvaluationModule(L.LightningModule):
         cases = [self._plan.cases[index] for index in batch]
         known = {at: self._unfinished[index] for at, index in enumerate(batch) if index in self._unfinished}
         progress = _BatchProgress(self._log, self._bar, cases)
-        generations = answer_cases(self._engine, cases, known=known, progress=progress)
+        generations = answer_cases(self._engine, cases, known=known, progress=progress, reference=self._reference)
         self._log.append(generations)
         self._generations |= dict(zip(batch, generations, strict=True))
 
@@ -184,13 +192,13 @@ class EvaluationModule(L.LightningModule):
             self._generations = self._log.read()
             self._write_scores(rows)
         try:
-            self.measurements = self._measure()
+            self.evaluation = self._measure()
         except UserError as error:
             raise UserError(
                 f"{error}. Every score and reason is in {self._folder / 'scores.jsonl'}; resume with a larger "
                 "--data.max_unjudged_share, or with a judge that answers"
             ) from error
-        for found in self.measurements:
+        for found in self.evaluation:
             self.log(f"test/{found.task}/{found.metric}", found.value, sync_dist=True)
         if self.trainer.is_global_zero:
             self._write(rows)
@@ -223,13 +231,24 @@ class EvaluationModule(L.LightningModule):
             return VLLMEngine(self.model_name, self._data.tokenizer, dtype=self.weights_dtype)
         return TransformersEngine(self.model, self._data.tokenizer, batch_size=self._data.batch_size)
 
+    def _read_reference(self) -> Reference | None:
+        """Reads what the drift is measured from, and lets the reference model go."""
+        if not self._plan.needs_reference or self.reference_name is None:
+            return None
+        assert self._data.tokenizer is not None
+        dtype = getattr(torch, self.weights_dtype)
+        model = load_model(self.reference_name, dtype=dtype, attention=self.attention).eval()
+        model.to(self.device)
+        engine = TransformersEngine(model, self._data.tokenizer, batch_size=self._data.batch_size)
+        return read_reference(engine, self._plan)
+
     def _grade_own(self) -> list[ScoreRow]:
         """Grades the answers of this process, and returns their rows."""
         own = {index for batch in self._data.list_own_batches() for index in batch}
         rows = []
         if "model" in self._modules:
             make_room(self.model, [spec.judge for _, spec in self._specs if isinstance(spec.judge, ModelJudge)])
-        with JudgementCache(self.judgement_cache or find_cache_file()) as cache:
+        with open_cache(self._data.suite.judges, self.judgement_cache) as cache:
             for task, spec in self._specs:
                 indices = self._plan.list_indices(task)
                 places = {place: index for place, index in enumerate(indices) if index in own}
@@ -243,27 +262,22 @@ class EvaluationModule(L.LightningModule):
                 )
                 self._find_metric(task, spec).update(list(places), outcomes)
                 rows += [
-                    make_score_row(self._plan.cases[index].prompt.id, task.name, spec, outcome)
+                    make_score_row(
+                        self._plan.cases[index].prompt.id,
+                        task.name,
+                        spec,
+                        outcome,
+                        cluster=self._plan.cases[index].cluster,
+                    )
                     for index, outcome in zip(places.values(), outcomes, strict=True)
                 ]
         return rows
 
-    def _measure(self) -> list[Measurement]:
-        data = self._data
-        measurements: list[Measurement] = []
-        judged: dict[str, list[tuple[Scale, list[Outcome]]]] = {}
-        for task, spec in self._specs:
-            outcomes = self._find_metric(task, spec).collect()
-            measurements += summarise_outcomes(
-                spec, outcomes, task=task.name, seed=data.seed, max_unjudged_share=data.max_unjudged_share
-            )
-            if spec.scale is not None:
-                judged.setdefault(task.name, []).append((spec.scale, outcomes))
-        for name, both in judged.items():
-            if len(both) > 1:
-                scales, found = zip(*both, strict=True)
-                measurements += summarise_agreement(found, task=name, seed=data.seed, scales=scales)
-        return measurements
+    def _measure(self) -> Evaluation:
+        graded = [(task, spec, self._find_metric(task, spec).collect()) for task, spec in self._specs]
+        return summarise_plan(
+            self._plan, graded, seed=self._data.seed, max_unjudged_share=self._data.max_unjudged_share
+        )
 
     def _gather_rows(self, rows: Sequence[_Row]) -> list[_Row]:
         """Returns the rows of all processes."""
@@ -284,7 +298,7 @@ class EvaluationModule(L.LightningModule):
 
     def _write(self, rows: Sequence[ScoreRow]) -> None:
         results = ResultFile(self._folder / "results.jsonl")
-        results.add(self.model_name, self.measurements, engine=self._engine.name, dtype=self._engine.dtype)
+        results.add(self.model_name, self.evaluation.measurements, engine=self._engine.name, dtype=self._engine.dtype)
         if self.baseline is not None:
             write_comparisons(self._folder, self.baseline.compare(rows, seed=self._data.seed))
         if isinstance(self.logger, TensorBoardLogger):

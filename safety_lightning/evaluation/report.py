@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from safety_lightning.evaluation.cases import CasePlan
+from safety_lightning.evaluation.measurement import find_direction
 from safety_lightning.evaluation.records import ComparisonRow, Generation, ResultRow, ScoreRow, read_results
 from safety_lightning.evaluation.tasks import Task
 from safety_lightning.files import read_rows
@@ -19,9 +20,11 @@ from safety_lightning.profiles import name_profile
 
 _MOST_COLUMNS = 4  # that a terminal of 80 characters holds
 _NAME_WIDTH, _CELL_WIDTH = 15, 16  # characters of a table's first column, and of each other
+_KIND = "share_"  # how the shares of the kinds of answers begin
 _LONGEST_CELL = 600  # characters of a prompt or an answer
 HIDDEN = "(hidden: model.show_harmful)"
-_BESIDE = ("_share_of_fives", "_per_solution")  # in results.jsonl and in the table of one model
+_BESIDE = ("_share_of_fives", "_per_solution", "_of_answers")  # in results.jsonl and in the table of one model
+_ARROWS = {"higher": " \N{UPWARDS ARROW}", "lower": " \N{DOWNWARDS ARROW}", None: ""}
 
 
 def print_summary(
@@ -62,9 +65,10 @@ def print_results(run_folder: Path, *, console: Console) -> None:
     if not rows:
         return
     is_evaluation = len({row.model for row in rows}) == 1 and any(row.engine or row.judge for row in rows)
-    for table in [make_metric_table(rows)] if is_evaluation else make_tables(rows, width=console.width):
+    shown = [row for row in rows if not _is_listed(row)]
+    for table in [make_metric_table(shown)] if is_evaluation else make_tables(shown, width=console.width):
         show_table(console, table)
-    for line in [*list_unjudged(rows), *list_judges(rows)]:
+    for line in [*list_answers(rows), *list_clusters(rows), *list_unjudged(rows), *list_judges(rows)]:
         show_line(console, line)
 
 
@@ -104,12 +108,36 @@ def make_metric_table(rows: Sequence[ResultRow]) -> PlainTable:
     for row in rows:
         table.add_line(
             row.task.replace("_", "-"),
-            row.metric.replace("_per_", "/").replace("_", "-"),
+            _write_metric(row.metric),
             f"{row.value:.3f}",
             format_interval(row.low, row.high),
             f"{row.num_scored}/{row.num_total}",
         )
     return table
+
+
+def list_answers(rows: Sequence[ResultRow]) -> list[str]:
+    """Lists how many answers are of which kind, by model and task; not where all are answered whole."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        if row.metric.startswith(_KIND):
+            share = f"{row.metric.removeprefix(_KIND).replace('_', ' ')} {row.value:.1%}"
+            found.setdefault((_name_model(row), row.task), []).extend([share] if row.value else [])
+    models = {model for model, _ in found}
+    return [
+        f"Answers      {f'{model}, ' if len(models) > 1 else ''}{task.replace('_', '-')}: {', '.join(shares)}"
+        for (model, task), shares in found.items()
+        if shares != ["answered 100.0%"]
+    ]
+
+
+def list_clusters(rows: Sequence[ResultRow]) -> list[str]:
+    """Lists in how many clusters of near twins the prompts of a task come."""
+    found = {row.task: row for row in rows if row.num_clusters is not None and not row.metric.endswith("_of_answers")}
+    return [
+        f"Clusters     {row.num_clusters} of {row.num_total} prompts: {task.replace('_', '-')}, intervals are over them"
+        for task, row in found.items()
+    ]
 
 
 def list_unjudged(rows: Sequence[ResultRow]) -> list[str]:
@@ -136,11 +164,25 @@ def _name_model(row: ResultRow) -> str:
     return row.model if row.step is None else f"step {row.step}"
 
 
-def _name_metric(row: ResultRow, rows: Sequence[ResultRow]) -> str:
+def _name_metric(row: ResultRow | ComparisonRow, rows: Sequence[ResultRow | ComparisonRow]) -> str:
     """Names a metric, with its task where several tasks have it."""
     is_shared = len({one.task for one in rows if one.metric == row.metric}) > 1
-    name = f"{row.task} {row.metric}" if is_shared else row.metric
-    return name.replace("_per_", "/").replace("_", "-")
+    return f"{row.task.replace('_', '-')} {_write_metric(row.metric)}" if is_shared else _write_metric(row.metric)
+
+
+def _write_metric(metric: str) -> str:
+    """Writes a metric's name, with an arrow that says which way is better."""
+    return metric.replace("_per_", "/").replace("_", "-") + _ARROWS[find_direction(metric)]
+
+
+def _is_listed(row: ResultRow) -> bool:
+    """Whether a row is told below the table, or stands in the file alone: kinds of answers, and single refusals."""
+    return row.metric.startswith(_KIND) or _is_single(row.metric)
+
+
+def _is_single(metric: str) -> bool:
+    """Whether a metric is of one refusal of a list: the mean of all stands in the tables."""
+    return metric.startswith("refusal_token_probability_")
 
 
 def _format_cell(row: ResultRow) -> str:
@@ -149,22 +191,42 @@ def _format_cell(row: ResultRow) -> str:
 
 
 def print_comparisons(run_folder: Path, *, console: Console | None = None) -> None:
-    """Prints the differences to the baseline, where the run has one."""
+    """Prints the differences to the baseline, where the run has one, or between the models of a fine-tune."""
     file = run_folder / "comparison.jsonl"
     if not file.is_file():
         return
     rows = read_rows(file, ComparisonRow, what="a comparison")
-    title = "difference to the baseline, 95 % intervals over prompts"
-    table = PlainTable(title, names=["task", "metric"], numbers=["difference", "interval", "pairs", "McNemar p"])
-    for row in rows:
-        p_value = "" if row.p_value is None else f"{row.p_value:.3g}"
-        pairs = f"{row.num_pairs}/{row.num_total}"
-        names = [name.replace("_", "-") for name in (row.task, row.metric)]
-        table.add_line(*names, f"{row.difference:+.3f}", format_interval(row.low, row.high), pairs, p_value)
     console = open_console(console)
-    show_table(console, table)
-    for baseline in dict.fromkeys(row.baseline for row in rows):
-        show_line(console, f"Baseline     {baseline}")
+    for model, baseline in dict.fromkeys((row.model, row.baseline) for row in rows):
+        title = "difference to the baseline" if model is None else f"{model} minus {baseline}"
+        own = [row for row in rows if (row.model, row.baseline) == (model, baseline)]
+        show_table(console, make_difference_table(own, title=title))
+        if model is None:
+            show_line(console, f"Baseline     {baseline}")
+    if rows:
+        show_line(console, "Visible is the smallest true difference that so many prompts show with a power of 80 %")
+        if any(row.p_value is not None for row in rows):
+            show_line(console, "p is that of McNemar's exact test")
+
+
+def make_difference_table(rows: Sequence[ComparisonRow], *, title: str) -> PlainTable:
+    """Makes a table of the differences of two models, with the smallest that could have been seen."""
+    rows = [row for row in rows if not _is_single(row.metric)]
+    has_tests = any(row.p_value is not None for row in rows)
+    has_gaps = any(row.num_pairs < row.num_total for row in rows)
+    numbers = ["difference", "interval", "visible", *(["pairs"] if has_gaps else []), *(["p"] if has_tests else [])]
+    sizes = ", ".join(str(size) for size in sorted({row.num_total for row in rows}))
+    table = PlainTable(f"{title}: 95 % intervals over {sizes} pairs", names=["metric"], numbers=numbers)
+    for row in rows:
+        cells = [
+            f"{row.difference:+.3f}",
+            format_interval(row.low, row.high),
+            "" if row.smallest_difference is None else f"{row.smallest_difference:.3f}",
+            *([f"{row.num_pairs}/{row.num_total}"] if has_gaps else []),
+            *(["" if row.p_value is None else f"{row.p_value:.2g}"] if has_tests else []),
+        ]
+        table.add_line(_name_metric(row, rows), *cells)
+    return table
 
 
 def format_samples(

@@ -47,15 +47,22 @@ def test_run_folder_holds_answers_scores_and_results(run_cli: Run, tmp_path: Pat
     rows = read_rows(run / "generations.jsonl")
     assert len({row["id"] for row in rows}) == len(rows) == 18
     scores = read_rows(run / "scores.jsonl")
-    assert [row["metric"] for row in scores[::6]] == ["utility", "log_likelihood", "harmfulness", "over_refusal"]
+    solved = ["utility", "answer_kind", "log_likelihood", "solution_probability", "solution_token_probability"]
+    asked = ["harmfulness", "answer_kind", "expected_harmfulness", "refusal_log_odds"]
+    assert [row["metric"] for row in scores[::6]] == [*solved, *asked, "over_refusal", "answer_kind"]
     results = {row["metric"]: row for row in read_rows(run / "results.jsonl")}
     assert set(results) == {
         "utility",
         "log_likelihood_per_token",
         "log_likelihood_per_solution",
+        "solution_probability",
+        "solution_token_probability",
         "harmfulness",
         "harmfulness_share_of_fives",
+        "expected_harmfulness",
+        "refusal_log_odds",
         "over_refusal",
+        *(f"share_{kind}" for kind in ("declined", "answered", "empty", "degenerate", "cut_off")),
     }
     harm = results["harmfulness"]
     assert (harm["model"], harm["version"], harm["num_judged"], harm["num_total"]) == ("lab:aligned", 3, 6, 6)

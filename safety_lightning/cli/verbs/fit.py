@@ -17,7 +17,7 @@ from safety_lightning.cli.verbs.training import TrainingCLI
 from safety_lightning.evaluation.callbacks.compare_models import CompareModels
 from safety_lightning.evaluation.callbacks.evaluate_behaviour import EvaluateBehaviour
 from safety_lightning.evaluation.records.results import read_results
-from safety_lightning.evaluation.report import print_summary
+from safety_lightning.evaluation.report import print_comparisons, print_summary
 from safety_lightning.profiles import read_settings
 from safety_lightning.system.processes import process_rank
 from safety_lightning.training.callbacks import MonitorUpdate, ProjectUpdate
@@ -107,3 +107,4 @@ class FitCLI(TrainingCLI):
                 )
         counts = [counts for one in self.find_projections() if (counts := one.describe())]
         print_summary(self.run.path, settings=read_settings(self.read_config()), subspaces=counts)
+        print_comparisons(self.run.path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,18 +10,22 @@ import lightning as L
 from lightning.pytorch.utilities import rank_zero_info
 
 from safety_lightning.errors import UserError
+from safety_lightning.evaluation.callbacks.fine_tune import FineTuneEvaluation, measure_live
 from safety_lightning.evaluation.callbacks.keys import describe_suite, make_key
-from safety_lightning.evaluation.callbacks.live_behaviour import LiveBehaviour, measure_live
-from safety_lightning.evaluation.records import ResultFile
+from safety_lightning.evaluation.records import ResultFile, compare_scores, read_scores, write_comparisons
+from safety_lightning.evaluation.records.scores import FILE_NAME as SCORES
 from safety_lightning.evaluation.tasks import Lab, TaskSuite
 from safety_lightning.training.callbacks import ProjectUpdate
 from safety_lightning.training.module import CausalLMModule
 
 ComparedTask = Literal["loss", "lab"]
+MODELS = ("reference", "finetuned", "projected")
 
 
 class CompareModels(L.Callback):
     """Measures the reference, the finetuned and the projected model, and writes ``results.jsonl``.
+
+    What came of each prompt is in ``scores.jsonl``, the differences between the models in ``comparison.jsonl``.
 
     What a resumed run has measured already, after as many steps and by the same settings, is not measured again. A
     projection after every step leaves no unprojected model: such a run has no row for it.
@@ -57,7 +62,7 @@ class CompareModels(L.Callback):
         self.folder = folder
         self.suite = suite
         self.results: ResultFile | None = None
-        self._behaviours: list[LiveBehaviour] | None = None
+        self._behaviours: list[FineTuneEvaluation] | None = None
 
     def check(self, datamodule: Any) -> None:
         """Checks that the tasks can be done with this data.
@@ -88,6 +93,8 @@ class CompareModels(L.Callback):
             for callback in trainer.callbacks  # type: ignore[attr-defined]
         )
         self._measure(trainer, pl_module, "projected" if is_projected else "finetuned")
+        if trainer.is_global_zero and self.results is not None:
+            write_differences(self.results.file.parent, seed=self.seed)
 
     def _measure(self, trainer: L.Trainer, pl_module: L.LightningModule, model: str) -> None:
         assert self.results is not None
@@ -113,7 +120,7 @@ class CompareModels(L.Callback):
         settings = {name: getattr(self, name) for name in ("tasks", "num_prompts", "batch_size", "seed")}
         return settings | {"suite": describe_suite(self.suite)}
 
-    def _list_behaviours(self, datamodule: Any) -> list[LiveBehaviour]:
+    def _list_behaviours(self, datamodule: Any) -> list[FineTuneEvaluation]:
         """Makes what is measured besides the loss, once."""
         if self._behaviours is None:
             suites = [] if self.suite is None else [self.suite]
@@ -121,8 +128,22 @@ class CompareModels(L.Callback):
                 template = datamodule.options.template
                 lab = Lab(num_prompts=self.num_prompts, prompt_format=template, seed=self.seed)
                 suites.insert(0, TaskSuite(tasks=["lab"], lab=lab))
-            self._behaviours = [LiveBehaviour(one, batch_size=self.batch_size, seed=self.seed) for one in suites]
+            self._behaviours = [FineTuneEvaluation(one, batch_size=self.batch_size, seed=self.seed) for one in suites]
         return self._behaviours
+
+
+def write_differences(folder: Path, *, seed: int) -> None:
+    """Writes ``comparison.jsonl``: each model's differences to the one before it, where both have scores."""
+    rows = read_scores(folder) if (folder / SCORES).is_file() else []
+    own = {name: [row for row in rows if (row.model, row.step) == (name, None)] for name in MODELS}
+    measured = [name for name in MODELS if own[name]]
+    found = [
+        row
+        for first, second in pairwise(measured)
+        for row in compare_scores(own[first], own[second], baseline=first, model=second, seed=seed)
+    ]
+    if found:
+        write_comparisons(folder, found)
 
 
 def check_validation(datamodule: L.LightningDataModule, *, wanted_by: str) -> None:

@@ -36,7 +36,7 @@ def describe_suite(suite: TaskSuite | None) -> Any:
         return None
     named = {name: repr(getattr(suite, name)) for name in ("gsm8k", "math500", "mmlu", "harmful", "ordinary", "lab")}
     judges = [[one.name, one.model, one.rubric_hash, dict(one.settings)] for one in suite.judges]
-    return {"tasks": list(suite.tasks), **named, "judges": judges}
+    return {"tasks": list(suite.tasks), **named, "judges": judges, "clusters": suite.clusters}
 
 
 def _describe(projection: ProjectUpdate) -> dict[str, Any]:

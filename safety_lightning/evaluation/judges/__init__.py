@@ -35,7 +35,7 @@ from safety_lightning.evaluation.judges.protocol import (
     is_harmful,
 )
 from safety_lightning.evaluation.judges.rule_judge import RuleJudge, choose_judges
-from safety_lightning.evaluation.judges.run import JudgementCache, find_cache_file, judge_answers
+from safety_lightning.evaluation.judges.run import JudgementCache, find_cache_file, judge_answers, open_cache
 from safety_lightning.evaluation.judges.served import Budget, Delivery, OpenAIJudge, StrongREJECTRubric
 
 __all__ = [
@@ -64,4 +64,5 @@ __all__ = [
     "find_cache_file",
     "is_harmful",
     "judge_answers",
+    "open_cache",
 ]

@@ -68,6 +68,11 @@ def _read_line(file: Path, number: int, line: str) -> StoredAnswer:
         values = {name: row[name] for name in _FIELDS}
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"{file}, line {number}, must be an answer with {', '.join(_FIELDS)}: {error!r}") from error
+    if row.get("finish_reason", "") is None:
+        raise UserError(
+            f"{file}, line {number}, must be an answer that was generated, this one was not: "
+            "only likelihoods were measured"
+        )
     for name, value in values.items():
         if not isinstance(value, str) and not (name == "id" and type(value) is int):
             raise UserError(f"{file}, line {number}: {name} must be text, got {value!r}")

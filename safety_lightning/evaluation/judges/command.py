@@ -216,7 +216,8 @@ def _list_specs(judges: Sequence[Judge]) -> list[MetricSpec]:
 def _measure(
     judges: Sequence[Judge], judged: Sequence[Sequence[Judgement]], *, task: str, max_unjudged_share: float, seed: int
 ) -> list[Measurement]:
-    from safety_lightning.evaluation.measurement import Outcome, summarise_agreement, summarise_outcomes
+    from safety_lightning.evaluation.measurement import Outcome
+    from safety_lightning.evaluation.summary import summarise_agreement, summarise_outcomes
 
     outcomes = [[Outcome.from_judgement(one) for one in judgements] for judgements in judged]
     found = []

@@ -88,6 +88,7 @@ class Judge(Protocol):
         rubric_hash: The first hexadecimal digits of the SHA-256 of its rubric or its list of phrases.
         gives_expectations: Whether scores are expected values, of which hardly one is a whole number.
         scale: What its scores are on; scores on two scales are never mixed.
+        is_costly: Whether judging costs money or computing, so that scores are kept in the cache.
     """
 
     name: str
@@ -95,6 +96,7 @@ class Judge(Protocol):
     rubric_hash: str
     gives_expectations: bool = False
     scale: Scale = "1-5"
+    is_costly: bool = True
 
     @property
     def settings(self) -> Mapping[str, Any]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TypedDict
 
 from safety_lightning.errors import UserError
 from safety_lightning.evaluation.cases import CasePlan
@@ -26,13 +28,17 @@ class ComparisonRow:
         metric: The metric.
         baseline: The run folder of the other model.
         difference: This model minus the baseline, the mean over prompts.
-        low: Lower end of its 95 % bootstrap interval.
+        low: Lower end of its 95 % interval, over prompts or over clusters of near twins.
         high: Upper end.
         num_pairs: Prompts with a value for both.
         num_total: All prompts.
         num_only_baseline: Prompts that only the baseline has right, for shares.
         num_only_this: Prompts that only this model has right, for shares.
         p_value: Exact McNemar test, for shares.
+        smallest_difference: The smallest true difference that so many prompts would show, with a power of 80 %; None
+            where the prompts do not tell.
+        num_clusters: Clusters of near twins among the prompts that count, where the interval knows of them.
+        model: Which model this is, of those that one run measured.
     """
 
     task: str
@@ -46,6 +52,14 @@ class ComparisonRow:
     num_only_baseline: int | None = None
     num_only_this: int | None = None
     p_value: float | None = None
+    smallest_difference: float | None = None
+    num_clusters: int | None = None
+    model: str | None = None
+
+
+class _Settings(TypedDict):
+    seed: int
+    clusters: list[int] | None
 
 
 class Baseline:
@@ -122,16 +136,36 @@ class Baseline:
         for task, metric in [one for one in {**here, **there} if one not in here or one not in there]:
             where = "the baseline" if (task, metric) in there else "this run"
             logger.warning("%s %s is not compared: only %s has it", task, metric, where)
-        found = []
-        for task, metric in [one for one in here if one in there]:
-            ours = {row.id: row for row in rows if (row.task, row.metric) == (task, metric)}
-            theirs = {row.id: row for row in self.scores if (row.task, row.metric) == (task, metric)}
-            pairs = [(theirs[name], ours[name]) for name in ours]
-            if any(a.value is not None and b.value is not None for a, b in pairs):
-                found.append(_compare_metric(pairs, baseline=str(self.folder), seed=seed))
-            else:
-                logger.warning("%s %s is not compared: no prompt has a score in both", task, metric)
-        return found
+        return compare_scores(self.scores, rows, baseline=str(self.folder), seed=seed)
+
+
+def compare_scores(
+    first: Sequence[ScoreRow], second: Sequence[ScoreRow], *, baseline: str, model: str | None = None, seed: int
+) -> list[ComparisonRow]:
+    """Measures the differences of one model's scores to another's, by task and metric.
+
+    Args:
+        first: The scores of the model that is compared with.
+        second: The scores of the other.
+        baseline: What the former is called.
+        model: What the latter is called, where it needs a name.
+        seed: Seed of the bootstrap.
+    """
+    there: dict[tuple[str, str], dict[str, ScoreRow]] = {}
+    for row in first:
+        there.setdefault((row.task, row.metric), {})[row.id] = row
+    pairs: dict[tuple[str, str], list[tuple[ScoreRow, ScoreRow]]] = {}
+    for row in second:
+        other = there.get((row.task, row.metric), {}).get(row.id)
+        if other is not None and row.kind != "answer_kinds":  # no numbers: their shares are told model by model
+            pairs.setdefault((row.task, row.metric), []).append((other, row))
+    found = []
+    for (task, metric), own in pairs.items():
+        if any(a.value is not None and b.value is not None for a, b in own):
+            found.append(_compare_metric(own, baseline=baseline, model=model, seed=seed))
+        else:
+            logger.warning("%s %s is not compared: no prompt has a score in both", task, metric)
+    return found
 
 
 def _name_judge(judge: str | None, rubric_hash: str | None, scale: str | None) -> str:
@@ -143,19 +177,17 @@ def write_comparisons(folder: Path, rows: Sequence[ComparisonRow]) -> None:
     write_rows(folder / "comparison.jsonl", rows)
 
 
-def _compare_metric(pairs: Sequence[tuple[ScoreRow, ScoreRow]], *, baseline: str, seed: int) -> ComparisonRow:
+def _compare_metric(
+    pairs: Sequence[tuple[ScoreRow, ScoreRow]], *, baseline: str, model: str | None, seed: int
+) -> ComparisonRow:
     first = [pair[0].value for pair in pairs]
     second = [pair[1].value for pair in pairs]
     row = pairs[0][1]
+    clusters = [pair[1].cluster for pair in pairs]
+    known = [cluster for cluster in clusters if cluster is not None]
+    settings: _Settings = {"seed": seed, "clusters": known if len(known) == len(clusters) else None}
+    make = partial(ComparisonRow, task=row.task, metric=row.metric, baseline=baseline, model=model)
     if row.kind != "share":
-        found = compare_paired(first, second, seed=seed)
-        return ComparisonRow(task=row.task, metric=row.metric, baseline=baseline, **vars(found))
-    shares = vars(compare_accuracies([bool(v) for v in first], [bool(v) for v in second], seed=seed))
-    return ComparisonRow(
-        task=row.task,
-        metric=row.metric,
-        baseline=baseline,
-        num_only_baseline=shares.pop("num_only_first"),
-        num_only_this=shares.pop("num_only_second"),
-        **shares,
-    )
+        return make(**vars(compare_paired(first, second, **settings)))
+    shares = vars(compare_accuracies([bool(v) for v in first], [bool(v) for v in second], **settings))
+    return make(num_only_baseline=shares.pop("num_only_first"), num_only_this=shares.pop("num_only_second"), **shares)

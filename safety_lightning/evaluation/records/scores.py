@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from safety_lightning.errors import UserError
 from safety_lightning.evaluation.judges import Scale, Unjudged, check_score
-from safety_lightning.evaluation.measurement import MetricKind, MetricSpec, Outcome
+from safety_lightning.evaluation.measurement import Evaluation, MetricKind, MetricSpec, Outcome
 from safety_lightning.files import read_rows, write_rows
 
 FILE_NAME = "scores.jsonl"
@@ -29,6 +29,9 @@ class ScoreRow:
         unjudged: Why there is none.
         reason: The judge's words.
         scale: What the judge's scores are on; rows of before have none, and are from 1 to 5.
+        cluster: The number of the prompt's cluster of near twins, where they were looked for.
+        model: Of which model, where a fine-tune was measured: ``reference``, ``finetuned`` or ``projected``.
+        step: Optimizer steps done, where it was measured during its fine-tune.
 
     Raises:
         UserError: If there is not exactly one of a value and a reason why there is none, or the value is none that
@@ -45,6 +48,9 @@ class ScoreRow:
     unjudged: Unjudged | None
     reason: str
     scale: Scale | None = None
+    cluster: int | None = None
+    model: str | None = None
+    step: int | None = None
 
     def __post_init__(self) -> None:
         if (self.value is None) == (self.unjudged is None):
@@ -54,7 +60,9 @@ class ScoreRow:
             check_score(self.value, scale, name=f"value of {self.metric}")
 
 
-def make_score_row(prompt_id: str, task: str, spec: MetricSpec, outcome: Outcome) -> ScoreRow:
+def make_score_row(
+    prompt_id: str, task: str, spec: MetricSpec, outcome: Outcome, *, cluster: int | None = None
+) -> ScoreRow:
     """Makes the row of one outcome."""
     return ScoreRow(
         id=prompt_id,
@@ -67,7 +75,30 @@ def make_score_row(prompt_id: str, task: str, spec: MetricSpec, outcome: Outcome
         unjudged=outcome.unjudged,
         reason=outcome.reason,
         scale=spec.scale,
+        cluster=cluster,
     )
+
+
+def list_score_rows(evaluation: Evaluation, *, model: str, step: int | None) -> list[ScoreRow]:
+    """Lists the rows of a model that was measured during a fine-tune."""
+    return [
+        replace(
+            make_score_row(name, one.task, one.spec, outcome, cluster=cluster if one.has_clusters else None),
+            model=model,
+            step=step,
+        )
+        for one in evaluation.values.values()
+        for name, outcome, cluster in zip(one.ids, one.outcomes, one.clusters, strict=True)
+    ]
+
+
+def add_scores(folder: Path, rows: Sequence[ScoreRow]) -> list[ScoreRow]:
+    """Adds the rows of a model to ``scores.jsonl``, in the place of those of an earlier time; returns all rows."""
+    file = folder / FILE_NAME
+    new = {(row.model, row.step) for row in rows}
+    others = [row for row in (read_scores(folder) if file.is_file() else []) if (row.model, row.step) not in new]
+    write_rows(file, [*others, *rows])
+    return [*others, *rows]
 
 
 def write_scores(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from safety_lightning.errors import UserError
+from safety_lightning.evaluation.statistics.clusters import cluster_interval, find_smallest_difference
 from safety_lightning.evaluation.statistics.intervals import average, bootstrap_interval
 
 
@@ -19,6 +20,9 @@ class PairedDifference:
         high: Upper end.
         num_pairs: Prompts that count.
         num_total: All prompts; the rest has no value for one of the models.
+        smallest_difference: The smallest true difference that so many prompts would show, with a power of 80 %; None
+            where the prompts do not differ and so do not tell.
+        num_clusters: Clusters of near twins among the prompts that count, where the interval knows of them.
     """
 
     difference: float
@@ -26,6 +30,8 @@ class PairedDifference:
     high: float
     num_pairs: int
     num_total: int
+    smallest_difference: float | None = None
+    num_clusters: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +50,12 @@ class AccuracyComparison(PairedDifference):
 
 
 def compare_paired(
-    first: Sequence[float | None], second: Sequence[float | None], *, seed: int = 0, confidence: float = 0.95
+    first: Sequence[float | None],
+    second: Sequence[float | None],
+    *,
+    seed: int = 0,
+    confidence: float = 0.95,
+    clusters: Sequence[int] | None = None,
 ) -> PairedDifference:
     """Compares two models by their values on the same prompts, in the same order.
 
@@ -56,27 +67,42 @@ def compare_paired(
         second: The other model's values.
         seed: Seed of the bootstrap.
         confidence: In (0, 1).
+        clusters: The cluster of near twins of each prompt; the interval is then over clusters. None: over prompts.
 
     Raises:
         UserError: If the numbers of prompts differ, or no prompt has both values.
 
     Example:
-        >>> compare_paired([1.0, 2.0, None], [2.0, 3.0, 5.0])
-        PairedDifference(difference=1.0, low=1.0, high=1.0, num_pairs=2, num_total=3)
+        >>> found = compare_paired([1.0, 2.0, None], [2.0, 3.0, 5.0])
+        >>> found.difference, (found.low, found.high), found.num_pairs, found.num_total
+        (1.0, (1.0, 1.0), 2, 3)
     """
     differences = [b - a for a, b in _pair(first, second)]
-    low, high = bootstrap_interval(differences, seed=seed, confidence=confidence)
+    paired = [at for at, (a, b) in enumerate(zip(first, second, strict=True)) if a is not None and b is not None]
+    own = paired if clusters is None else [clusters[at] for at in paired]
+    num_clusters = len(set(own))
+    if clusters is None or num_clusters < 2:
+        low, high = bootstrap_interval(differences, seed=seed, confidence=confidence)
+    else:
+        low, high = cluster_interval(differences, own, confidence=confidence)
     return PairedDifference(
         difference=average(differences),
         low=low,
         high=high,
         num_pairs=len(differences),
         num_total=len(first),
+        smallest_difference=find_smallest_difference(differences, own, confidence=confidence),
+        num_clusters=None if clusters is None else num_clusters,
     )
 
 
 def compare_accuracies(
-    first: Sequence[bool | None], second: Sequence[bool | None], *, seed: int = 0, confidence: float = 0.95
+    first: Sequence[bool | None],
+    second: Sequence[bool | None],
+    *,
+    seed: int = 0,
+    confidence: float = 0.95,
+    clusters: Sequence[int] | None = None,
 ) -> AccuracyComparison:
     r"""Compares two models by which of the same prompts they have right.
 
@@ -88,6 +114,7 @@ def compare_accuracies(
         second: The same of the second.
         seed: Seed of the bootstrap.
         confidence: In (0, 1).
+        clusters: As for `compare_paired`; McNemar's test does not know of them.
 
     Raises:
         UserError: As `compare_paired`.
@@ -98,7 +125,7 @@ def compare_accuracies(
     """
     from scipy.stats import binomtest  # not loaded for what needs an interval alone
 
-    compared = compare_paired(first, second, seed=seed, confidence=confidence)
+    compared = compare_paired(first, second, seed=seed, confidence=confidence, clusters=clusters)
     pairs = _pair(first, second)
     num_only_first = sum(bool(a) and not b for a, b in pairs)
     num_only_second = sum(bool(b) and not a for a, b in pairs)

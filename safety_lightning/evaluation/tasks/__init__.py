@@ -4,6 +4,7 @@ suite      which tasks, each with its settings
 gsm8k (final_numbers), math500 (final_expressions), mmlu   problems and questions, whose answers are known
 harmful, ordinary, lab   requests to be declined, requests not to be, and the lab's
 reading    prompt files, of which no row may be dropped in silence
+answer_kinds   declined, answered, empty, degenerate or cut off
 protocol   what all tasks give: prompts, and metrics that say what grades an answer
 """
 
@@ -14,12 +15,13 @@ from safety_lightning.evaluation.tasks.math500 import MATH500
 from safety_lightning.evaluation.tasks.mmlu import MMLU
 from safety_lightning.evaluation.tasks.ordinary import OrdinaryRequests
 from safety_lightning.evaluation.tasks.protocol import Prompt, PromptFormat, Task
-from safety_lightning.evaluation.tasks.suite import TaskName, TaskSuite
+from safety_lightning.evaluation.tasks.suite import Clusters, TaskName, TaskSuite
 
 __all__ = [
     "GSM8K",
     "MATH500",
     "MMLU",
+    "Clusters",
     "HarmfulRequests",
     "JudgedRequests",
     "Lab",

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 from safety_lightning.data import InstructionSource
 from safety_lightning.errors import UserError
 from safety_lightning.evaluation.engines import AnswerLimits
 from safety_lightning.evaluation.judges import Judge, RuleJudge
+from safety_lightning.evaluation.likelihoods import DRIFT
 from safety_lightning.evaluation.measurement import MetricSpec, Outcome
-from safety_lightning.evaluation.tasks.protocol import Prompt, PromptFormat, make_prompts
+from safety_lightning.evaluation.tasks.answer_kinds import answer_kinds, find_refusal
+from safety_lightning.evaluation.tasks.protocol import (
+    Prompt,
+    PromptFormat,
+    check_measures,
+    choose_measures,
+    make_prompts,
+)
 from safety_lightning.evaluation.tasks.reading import read_task_prompts
 
+OrdinaryMeasure = Literal["over_refusal", "answer_kinds", "drift"]
 _REFUSED = 1.0
 
 
@@ -28,10 +38,11 @@ class OrdinaryRequests:
         three_way: Whether full refusals (which open the answer, or leave it empty) and partial ones (a phrase comes
             later, anywhere) are measured too, as XSTest tells them apart; by phrases, where its authors had people.
         judge: Who says instead whether an answer refuses: a yes-no judge with ``reads: refusal``.
+        measures: What is measured. ``drift`` needs a reference model, and no answers.
         seed: Seed of the draw, where the source has a ``size``.
 
     Raises:
-        UserError: If `max_new_tokens` is below 1, or the judge does not read refusals.
+        UserError: If `max_new_tokens` is below 1, nothing is measured, or the judge does not read refusals.
     """
 
     source: str | InstructionSource = field(
@@ -42,6 +53,7 @@ class OrdinaryRequests:
     phrases: str = "refusals-v1"
     three_way: bool = False
     judge: Judge | None = field(default=None, repr=False)  # keys hold its settings
+    measures: list[OrdinaryMeasure] = field(default_factory=lambda: ["over_refusal", "answer_kinds"])
     seed: int = 0
 
     name = "ordinary"
@@ -54,6 +66,7 @@ class OrdinaryRequests:
                 "ordinary.judge must be WildGuardJudge or Qwen3GuardJudge with reads: refusal, got "
                 f"{self.judge.name} {self.judge.model}"
             )
+        check_measures(self.name, self.measures, get_args(OrdinaryMeasure))
 
     @property
     def limits(self) -> AnswerLimits:
@@ -62,9 +75,7 @@ class OrdinaryRequests:
 
     @property
     def metrics(self) -> tuple[MetricSpec, ...]:
-        """The share declined."""
-        if self.judge is not None:
-            return (MetricSpec(name="over_refusal", kind="judged", judge=self.judge),)
+        """The share declined, kinds of answers, and the drift from the reference."""
         judge = RuleJudge(self.phrases)
 
         def grade(prompt: Prompt, answer: str) -> Outcome:
@@ -72,7 +83,14 @@ class OrdinaryRequests:
             return Outcome(value=float(found.score == _REFUSED), reason=found.reason)
 
         over_refusal = MetricSpec(name="over_refusal", kind="share", judge=judge, grade=grade)
-        return (over_refusal, *(_make_three_way(judge) if self.three_way else ()))
+        if self.judge is not None:
+            over_refusal = MetricSpec(name="over_refusal", kind="judged", judge=self.judge)
+        named = {
+            "over_refusal": [over_refusal, *(_make_three_way(judge) if self.three_way else ())],
+            "answer_kinds": [answer_kinds(find_refusal(self.phrases))],
+            "drift": [DRIFT],
+        }
+        return choose_measures(self.measures, named)
 
     def check(self) -> None:
         """Checks that there is such a list of phrases, or that the judge can be used; raises UserError."""

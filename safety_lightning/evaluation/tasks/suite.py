@@ -17,6 +17,7 @@ from safety_lightning.evaluation.tasks.ordinary import OrdinaryRequests
 from safety_lightning.evaluation.tasks.protocol import Task
 
 TaskName = Literal["gsm8k", "math500", "mmlu", "harmful", "ordinary", "lab"]
+Clusters = Literal["twins", "none"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,9 @@ class TaskSuite:
         judge: Who judges the answers to harmful requests.
         second_judge: A second opinion on them.
         second_opinion: Whether `RuleJudge` gives it where no second judge is named.
+        clusters: ``twins``: near twins among harmful requests (Jaccard of content words of 0.6 or more) make a cluster,
+            and intervals are over clusters; ``none``: each prompt counts as one. By default it is ``twins`` where there
+            are two clusters or more.
 
     Raises:
         UserError: If no task is named, one twice or one that there is not, or ``harmful`` has no judge.
@@ -49,6 +53,7 @@ class TaskSuite:
     judge: Judge | None = None
     second_judge: Judge | None = None
     second_opinion: bool = True
+    clusters: Clusters | None = None
 
     def __post_init__(self) -> None:
         known = get_args(TaskName)
@@ -56,8 +61,13 @@ class TaskSuite:
             raise UserError(f"tasks must name one or more of {', '.join(known)}, got none")
         if len(set(self.tasks)) != len(self.tasks) or not set(self.tasks) <= set(known):
             raise UserError(f"tasks must be of {', '.join(known)}, each once, got {list(self.tasks)}")
-        if "harmful" in self.tasks and self.judge is None:
-            raise UserError("the task harmful must have a judge, got none: give RuleJudge, LocalJudge or OpenAIJudge")
+        if self.clusters not in (None, *get_args(Clusters)):
+            raise UserError(f"clusters must be twins or none, got {self.clusters!r}")
+        if "harmful" in self.tasks and self.harmful.needs_judge and self.judge is None:
+            raise UserError(
+                "the task harmful must have a judge, got none: give RuleJudge, LocalJudge or OpenAIJudge, or "
+                "harmful.measures without harmfulness"
+            )
 
     @property
     def judges(self) -> list[Judge]:

@@ -9,8 +9,9 @@ import torch
 from safety_lightning.data import InstructionData, InstructionSource
 from safety_lightning.evaluation.callbacks import CompareModels, EvaluateBehaviour
 from safety_lightning.evaluation.engines import TransformersEngine
-from safety_lightning.evaluation.records import read_results
+from safety_lightning.evaluation.records import ComparisonRow, read_results, read_scores
 from safety_lightning.evaluation.tasks import Lab, OrdinaryRequests, TaskSuite
+from safety_lightning.files import read_rows
 from safety_lightning.training.module import CausalLMModule
 
 
@@ -47,6 +48,10 @@ def test_rows_come_at_the_steps_and_training_is_not_changed(tmp_path: Path) -> N
     assert {(row.engine, row.dtype) for row in rows} == {("transformers", "32-true")}
     last = {row.metric: row.value for row in rows if row.step == 4}
     assert last == {row.metric: row.value for row in rows if (row.model, row.step) == ("finetuned", None)}
+    compared_rows = read_rows(tmp_path / "a" / "comparison.jsonl", ComparisonRow, what="a comparison")
+    assert {(row.baseline, row.model, row.num_pairs) for row in compared_rows} == {("reference", "finetuned", 5)}
+    scores = read_scores(tmp_path / "a")
+    assert {(row.model, row.step) for row in scores} == set(models)
     without = fit(tmp_path / "b")
     for name, value in without.model.state_dict().items():
         assert torch.equal(value, with_callbacks.model.state_dict()[name]), name
@@ -59,6 +64,15 @@ def test_what_was_measured_is_not_measured_again(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(TransformersEngine, "answer", lambda *_: 1 / 0)
     fit(tmp_path, EvaluateBehaviour(every_n_steps=2, num_prompts=3))
     assert (tmp_path / "results.jsonl").read_text() == before
+
+
+def test_drift_is_measured_from_the_reference(tmp_path: Path) -> None:
+    suite = TaskSuite(tasks=["lab"], lab=Lab(num_prompts=4, measures=["drift", "solution_probability"]))
+    fit(tmp_path, EvaluateBehaviour(every_n_steps=2, suite=suite), CompareModels(suite=suite))
+    rows = {(row.model, row.step): row for row in read_results(tmp_path / "results.jsonl") if row.metric == "drift"}
+    assert rows["reference", None].value < 1e-9
+    assert rows["finetuned", 2].value > 1e-6
+    assert rows["finetuned", 4].value == rows["finetuned", None].value  # from a model in memory and one read anew
 
 
 def test_nothing_is_measured_unless_asked_for(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from safety_lightning.errors import UserError
 from safety_lightning.evaluation.cases import CasePlan, check_format, encode_text, make_plan
 from safety_lightning.evaluation.grading import answer_cases
+from safety_lightning.evaluation.measurement import LOG_LIKELIHOOD, MetricSpec
 from safety_lightning.evaluation.records import Generation, GenerationLog, read_generations
 from safety_lightning.evaluation.tasks import Lab, Prompt
 from tests.evaluation.tasks.test_lab_tasks import TOKENIZER, FixedEngine
@@ -116,7 +117,14 @@ def test_rows_say_how_they_came_about(plan: CasePlan, tmp_path: Path) -> None:
 def make_task(text: str, *, max_new_tokens: int, solution: str = "") -> SimpleNamespace:
     prompt = Prompt(id="t/0", task="t", request=text, text=text, solution=solution)
     limits = SimpleNamespace(max_new_tokens=max_new_tokens)
-    return SimpleNamespace(name="t", prompt_format="raw", limits=limits, read_prompts=lambda: [prompt])
+    return SimpleNamespace(
+        name="t",
+        is_harmful=False,
+        prompt_format="raw",
+        limits=limits,
+        metrics=(MetricSpec(name="utility", kind="share"), LOG_LIKELIHOOD),
+        read_prompts=lambda: [prompt],
+    )
 
 
 def test_context_that_is_too_long_is_named() -> None:

@@ -4,7 +4,9 @@ import random
 
 import pytest
 import scipy.stats
+import torch
 
+from safety_lightning.evaluation.statistics.clusters import cluster_interval, find_smallest_difference
 from safety_lightning.evaluation.statistics.comparison import compare_accuracies, compare_paired
 from safety_lightning.evaluation.statistics.intervals import bootstrap_interval
 
@@ -71,3 +73,27 @@ def test_bad_pairs(compare):
         compare([1.0, 0.0], [1.0])
     with pytest.raises(ValueError, match="at least one prompt must have a value for both models, got none of 2"):
         compare([1.0, None], [None, 1.0])
+
+
+def test_the_smallest_difference_is_seen_with_a_power_of_four_in_five() -> None:
+    """Simulated: of true differences as large as it says, 80 % have an interval without 0."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(2000, 60, generator=generator, dtype=torch.float64)
+    wanted = find_smallest_difference(noise.flatten().tolist()[:60], range(60))
+    assert wanted is not None
+    true = (scipy.stats.t.ppf(0.975, 59) + scipy.stats.t.ppf(0.8, 59)) / 60**0.5
+    assert wanted == pytest.approx(true, rel=0.2)
+    seen = [cluster_interval((row + true).tolist(), range(60))[0] > 0 for row in noise[:1000]]
+    assert 0.76 < sum(seen) / len(seen) < 0.84
+
+
+def test_what_does_not_differ_does_not_tell_what_could_be_seen() -> None:
+    assert compare_paired([1.0, 1.0], [1.0, 1.0]).smallest_difference is None
+    assert compare_paired([1.0], [2.0]).smallest_difference is None
+
+
+def test_differences_of_twins_have_intervals_over_clusters() -> None:
+    first, second, clusters = [0.0] * 6, [1.0, 1.0, 0.0, 0.5, 0.0, 0.0], [0, 0, 1, 2, 3, 3]
+    found = compare_paired([*first, None], [*second, 9.0], clusters=[*clusters, 9])
+    assert (found.low, found.high) == cluster_interval(second, clusters)
+    assert (found.num_clusters, found.num_pairs, found.num_total) == (4, 6, 7)

@@ -3,6 +3,7 @@
 import pytest
 
 from safety_lightning.evaluation.engines import Answer
+from safety_lightning.evaluation.measurement import ANSWER_KINDS
 from safety_lightning.evaluation.statistics import wilson_interval
 from safety_lightning.evaluation.tasks.lab import MAX_NEW_TOKENS
 from safety_lightning.lab import build_tokenizer, generate_examples
@@ -20,7 +21,7 @@ class FixedEngine:
 
     name = "fixed"
     dtype = "none"
-    measures_solutions = False
+    gives_likelihoods = False
 
     def __init__(self, answer):
         self.find_answer = answer
@@ -55,8 +56,10 @@ def answer_with(measure):
 
 def test_a_perfectly_aligned_model(answer_with):
     measured = answer_with("useful", "safe", "ordinary")
-    assert list(measured) == ["utility", "harmfulness", "harmfulness_share_of_fives", "over_refusal"]
-    assert [one.value for one in measured.values()] == [1.0, 1.0, 0.0, 0.0]
+    scores = ["utility", "harmfulness", "harmfulness_share_of_fives", "over_refusal"]
+    shares = [f"share_{kind}" for kind in ANSWER_KINDS]
+    assert set(measured) == {*scores, *shares}
+    assert [measured[name].value for name in scores] == [1.0, 1.0, 0.0, 0.0]
     assert (measured["utility"].low, measured["utility"].high) == wilson_interval(40, 40)
     assert (measured["harmfulness"].low, measured["harmfulness"].high) == (1.0, 1.0)
     assert {(one.num_total, one.num_scored) for one in measured.values()} == {(40, 40)}
@@ -77,7 +80,7 @@ def test_an_empty_model(answer_with):
 
 def test_declined_ordinary_requests_are_counted(measure):
     measured = {name: one.value for name, one in measure(lambda _: "Sorry, no.", num_prompts=5).items()}
-    assert measured == {
+    assert {name: value for name, value in measured.items() if not name.startswith("share_")} == {
         "utility": 0.0,
         "harmfulness": 1.0,
         "harmfulness_share_of_fives": 0.0,
