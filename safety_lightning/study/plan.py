@@ -1,0 +1,236 @@
+"""Makes the stages of a study out of its settings: what is trained, measured, compared, in which order."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from safety_lightning.checkpoints import CheckpointReader, resolve_reference
+from safety_lightning.methods import Variant
+from safety_lightning.study.comparing import ActivationOverlapStage, CaptureStage, EnergyStage, WeightOverlapStage
+from safety_lightning.study.finetuning import FitStage, hash_named_files, merge, shorten
+from safety_lightning.study.measuring import MeasureStage, PilotStage, list_study_variants
+from safety_lightning.study.reporting import ReportStage, StatisticsStage
+from safety_lightning.study.settings import KINDS, Kind, StudyRun
+from safety_lightning.study.stages import Stage, sort_stages
+
+
+class StudyGraph:
+    """All stages of a study.
+
+    Args:
+        run: The study.
+        is_light: Whether weights are told by their sizes instead of their content, which is read for that: enough for
+            a plan that is only shown.
+    """
+
+    def __init__(self, run: StudyRun, *, is_light: bool = False) -> None:
+        self.run = run
+        self.is_light = is_light
+        self._weights = {name: self._hash_weights(name) for name in (run.base, run.reference) if name is not None}
+        self._stand_in = run.reference or run.base
+        self._model_bytes = 4 * sum(
+            info.num_numbers for info in CheckpointReader(resolve_reference(self._stand_in)).infos.values()
+        )
+        self.reference = run.reference or self._make_reference()
+        self.finetunes = self._make_finetunes()
+        self.measures = self._make_measures()
+
+    def list_stages(self) -> list[Stage]:
+        """Lists all stages, each behind what it needs; the pilot first, the report last."""
+        overlaps = self._make_overlaps()
+        energies = self._make_energies()
+        made: list[Stage] = [*self._make_pilot(), *self.finetunes.values(), *self.measures, energies, *overlaps]
+        statistics = StatisticsStage(
+            name="statistics",
+            folder="statistics",
+            needs=(*self.measures, energies, *overlaps),
+            recipe={"statistics": self.run.statistics, "seed": self.run.seed, "null": self.run.null},
+            measured=tuple(self.measures),
+            run_settings=self.run,
+        )
+        report = ReportStage(name="report", folder="report", needs=(statistics,), run_settings=self.run)
+        return sort_stages([*made, statistics, report])
+
+    def _make_reference(self) -> FitStage:
+        options = merge(self.run.fit, self.run.reference_fit or {})
+        return self._make_fit("reference", "reference", options, self.run.base, seed=self.run.seed)
+
+    def _make_pilot(self) -> list[Stage]:
+        if self.run.pilot_share == 0:
+            return []
+        pilots: dict[str, FitStage] = {}
+        for kind in sorted(KINDS, key=lambda one: "start" in self.run.finetunes[one]):
+            options = shorten(self._read_options(kind), self.run.pilot_share)
+            start = self.run.finetunes[kind].get("start")
+            model = pilots[start] if start else self.reference
+            pilots[kind] = self._make_fit(f"pilot/{kind}", f"pilot/{kind}", options, model, seed=self.run.seeds[0])
+        measured = PilotStage(
+            name="pilot/measures",
+            folder="pilot/measures",
+            needs=self._need(self.reference, *pilots.values()),
+            recipe=self._describe_measures(),
+            reference=self.reference,
+            pilots=pilots,
+            settings=self.run.measures,
+            device=self.run.device,
+        )
+        return [*pilots.values(), measured]
+
+    def _make_finetunes(self) -> dict[tuple[Kind, int], FitStage]:
+        stages: dict[tuple[Kind, int], FitStage] = {}
+        kinds = sorted(KINDS, key=lambda one: "start" in self.run.finetunes[one])
+        for seed, kind in itertools.product(self.run.seeds, kinds):
+            start = self.run.finetunes[kind].get("start")
+            model = stages[start, seed] if start else self.reference
+            name = f"{kind}-{seed}"
+            options = self._read_options(kind)
+            stages[kind, seed] = self._make_fit(f"finetune/{name}", f"finetunes/{name}", options, model, seed=seed)
+        return {(kind, seed): stages[kind, seed] for seed, kind in itertools.product(self.run.seeds, KINDS)}
+
+    def _make_fit(
+        self, name: str, folder: str, options: Mapping[str, Any], model: str | FitStage, *, seed: int
+    ) -> FitStage:
+        return FitStage(
+            name=name,
+            folder=folder,
+            needs=self._need(model),
+            recipe={
+                "fit": options,
+                "seed": seed,
+                "files": hash_named_files(options),
+                "weights": self._weights[model] if isinstance(model, str) else None,
+            },
+            options=options,
+            model=model,
+            stand_in=self._stand_in,
+            fit_seed=seed,
+            model_bytes=self._model_bytes,
+        )
+
+    def _make_measures(self) -> list[MeasureStage]:
+        stages = []
+        for (kind, seed), fit in self.finetunes.items():
+            variants = list_study_variants(self.run, kind)
+            for number, block in enumerate(itertools.batched(variants, self.run.variants.per_block)):
+                name = f"{kind}-{seed}/{number}"
+                stages.append(
+                    MeasureStage(
+                        name=f"measure/{name}",
+                        folder=f"measures/{name}",
+                        needs=self._need(self.reference, fit),
+                        recipe=self._describe_measures() | {"variants": [one.to_recipe() for one in block]},
+                        base=self.run.base,
+                        reference=self.reference,
+                        finetune=fit,
+                        kind=kind,
+                        seed=seed,
+                        variants=tuple(block),
+                        settings=self.run.measures,
+                        choice=self.run.variants,
+                        draw_seed=self.run.seed,
+                        device=self.run.device,
+                    )
+                )
+        return stages
+
+    def _make_energies(self) -> EnergyStage:
+        choice = self.run.variants
+        options = {
+            "sources": choice.sources,
+            "components": choice.components,
+            "fractions": choice.fractions,
+            "methods": choice.methods,
+            "side": choice.side,
+            "exclude": choice.exclude,
+            "seed": self.run.seed,
+            "device": self.run.device,
+        }
+        described = options | {"methods": [one.to_recipe() for one in choice.methods], "device": None}
+        return EnergyStage(
+            name="energies",
+            folder="energies",
+            needs=self._need(self.reference, *self.finetunes.values()),
+            recipe={"options": described, "weights": self._weights},
+            options=options,
+            base=self.run.base,
+            reference=self.reference,
+            finetunes={f"{kind}-{seed}": stage for (kind, seed), stage in self.finetunes.items()},
+        )
+
+    def _make_overlaps(self) -> list[Stage]:
+        overlap, stages = self.run.overlap, list[Stage]()
+        if overlap.weights is not None:
+            first, second = self.run.seeds[0], self.run.seeds[1:2]
+            stages.append(
+                WeightOverlapStage(
+                    name="overlap/weights",
+                    folder="overlap/weights",
+                    needs=self._need(self.reference, *self.finetunes.values()),
+                    recipe={"options": overlap.weights, "weights": self._weights},
+                    options={"device": self._name_device()} | overlap.weights,
+                    base=self.run.base,
+                    reference=self.reference,
+                    updates={kind: self.finetunes[kind, first] for kind in KINDS},
+                    ceilings={kind: self.finetunes[kind, seed] for kind in KINDS for seed in second},
+                )
+            )
+        for name in overlap.models if overlap.activations is not None else []:
+            stages += self._make_activations(name)
+        return stages
+
+    def _make_activations(self, name: str) -> list[Stage]:
+        overlap = self.run.overlap
+        assert overlap.activations is not None
+        model = self.reference if name == "reference" else self.finetunes[_check_kind(name), self.run.seeds[0]]
+        captured = CaptureStage(
+            name=f"activations/{name}",
+            folder=f"activations/{name}",
+            needs=self._need(model),
+            recipe={
+                "options": overlap.activations,
+                "files": hash_named_files(overlap.activations),
+                "weights": self._weights[model] if isinstance(model, str) else None,
+            },
+            options=overlap.activations,
+            model=model,
+            stand_in=self._stand_in,
+        )
+        compared = ActivationOverlapStage(
+            name=f"overlap/activations-{name}",
+            folder=f"overlap/activations-{name}",
+            needs=(captured,),
+            recipe={"options": overlap.activation_overlap},
+            options={"device": self._name_device()} | overlap.activation_overlap,
+            captured=captured,
+        )
+        return [captured, compared]
+
+    def _read_options(self, kind: Kind) -> dict[str, Any]:
+        own = {name: value for name, value in self.run.finetunes[kind].items() if name != "start"}
+        return merge(self.run.fit, own)
+
+    def _describe_measures(self) -> dict[str, Any]:
+        settings = asdict(self.run.measures)
+        return {"measures": settings, "files": hash_named_files(settings["data"]), "weights": self._weights}
+
+    def _name_device(self) -> str | None:
+        return None if self.run.device == "auto" else self.run.device
+
+    def _need(self, *models: str | FitStage) -> tuple[Stage, ...]:
+        return tuple(one for one in models if not isinstance(one, str))
+
+    def _hash_weights(self, name: str) -> dict[str, Any]:
+        reader = CheckpointReader(resolve_reference(name))
+        return {str(file): file.stat().st_size for file in reader.files} if self.is_light else reader.hash_files()
+
+
+def name_variants(variants: Sequence[Variant]) -> list[str]:
+    """Returns the names of variants."""
+    return [one.name for one in variants]
+
+
+def _check_kind(name: str) -> Kind:
+    return next(kind for kind in KINDS if kind == name)
