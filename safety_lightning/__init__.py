@@ -24,45 +24,28 @@ The public names below are imported when they are first used.
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
-
 from safety_lightning import lab as lab  # registers the data presets lab:NAME
+from safety_lightning.lazy import import_lazily, list_names
 
 _PLACES = {
-    "CausalLMModule": "safety_lightning.training",
-    "CompareModels": "safety_lightning.evaluation.callbacks.compare_models",
-    "EnergyKept": "safety_lightning.projection.metrics",
-    "EvaluateBehaviour": "safety_lightning.evaluation.callbacks.evaluate_behaviour",
-    "EvaluationData": "safety_lightning.evaluation.datamodule",
-    "EvaluationModule": "safety_lightning.evaluation.module",
-    "InstructionData": "safety_lightning.data.datamodule",
-    "InstructionSource": "safety_lightning.data.sources",
-    "ModeSubspaceOverlap": "safety_lightning.overlap",
-    "MonitorUpdate": "safety_lightning.training",
-    "ProjectUpdate": "safety_lightning.training",
-    "ProjectUpdateTrainerCallback": "safety_lightning.training",
-    "SaveModel": "safety_lightning.training",
-    "SubspaceSpec": "safety_lightning.projection",
-    "VariantLoader": "safety_lightning.sweep",
-    "attach_projection": "safety_lightning.training",
-    "compare_activations": "safety_lightning.overlap",
-    "compare_weights": "safety_lightning.overlap",
-    "evaluate_model": "safety_lightning.evaluation.evaluate",
-    "prepare_subspace": "safety_lightning.projection",
-    "project_update": "safety_lightning.projection",
-    "span_subspace": "safety_lightning.subspaces",
+    "data.datamodule": "InstructionData",
+    "data.sources": "InstructionSource",
+    "evaluation.callbacks.compare_models": "CompareModels",
+    "evaluation.callbacks.evaluate_behaviour": "EvaluateBehaviour",
+    "evaluation.datamodule": "EvaluationData",
+    "evaluation.evaluate": "evaluate_model",
+    "evaluation.module": "EvaluationModule",
+    "overlap": "ModeSubspaceOverlap compare_activations compare_weights",
+    "projection": "SubspaceSpec prepare_subspace project_update",
+    "projection.metrics": "EnergyKept",
+    "subspaces": "span_subspace",
+    "sweep": "VariantLoader",
+    "training": "CausalLMModule MonitorUpdate ProjectUpdate ProjectUpdateTrainerCallback SaveModel attach_projection",
 }
 
-__all__ = list(_PLACES)
-
-
-def __getattr__(name: str) -> Any:
-    """Imports a public name on first use: the package itself imports in no time."""
-    if name not in _PLACES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_PLACES[name]), name)
+__all__ = list_names(_PLACES)
+__getattr__ = import_lazily(__name__, _PLACES)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_PLACES])
+    return sorted([*globals(), *__all__])

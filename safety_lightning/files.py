@@ -15,9 +15,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
-from safety_lightning.disks import explain_full_disk
 from safety_lightning.errors import UserError
 from safety_lightning.strict import check_record, parse_json
+from safety_lightning.system.disks import explain_full_disk
 
 PARTIAL = ".partial"
 """The ending of files and folders that are not complete."""

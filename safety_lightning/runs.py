@@ -17,9 +17,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from safety_lightning.disks import format_bytes
 from safety_lightning.errors import UserError
 from safety_lightning.files import PARTIAL, expand, find_parent, remove_leftovers, write_atomically
+from safety_lightning.system.disks import format_bytes
 
 LOCK = ".lock"
 """The file in a run folder that the process at work holds; a killed process leaves it behind, held by nobody."""
@@ -33,7 +33,7 @@ class RunFolder:
     Args:
         path: The folder; None makes a fresh name under ``logs/``.
         command: The command that runs, which fresh names begin with.
-        resume: Whether an earlier run of this folder goes on; a folder that is free is begun all the same, so that
+        resume: Whether an earlier run of this folder is resumed; a folder that is free is begun all the same, so that
             one command serves a job that is started again and again.
     """
 
@@ -94,7 +94,7 @@ class RunFolder:
             num_bytes: How much the run will write, about.
 
         Raises:
-            UserError: If the folder exists and does not go on, cannot be written, or the disk is too full.
+            UserError: If the folder exists and is not to be resumed, cannot be written, or the disk is too full.
         """
         parent = find_parent(self.path, what="run folder")
         if not self.resume and not self.is_free():

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "safety_lightning"
 # From the bottom to the top; a module may import its own layer and those above it in this list. The longest prefix
 # of a module's name decides.
 LAYERS = [
-    ["errors", "disks", "lazy", "strict", "files", "randomness", "runs", "devices", "processes", "lightning_internals"],
+    ["errors", "lazy", "strict", "files", "runs", "system"],
     ["profiles", "tables", "figures", "printing"],
     ["subspaces"],
     ["checkpoints"],
@@ -73,7 +73,7 @@ def test_imports_point_one_way(module: str) -> None:
             assert find_layer(target) <= find_layer(module), f"{module} imports {target}, which lies above it"
 
 
-@pytest.mark.parametrize("room", ["activations", "checkpoints", "data", "lab"])
+@pytest.mark.parametrize("room", ["activations", "checkpoints", "data", "evaluation", "lab", "overlap", "training"])
 def test_a_room_offers_what_its_face_names(room: str) -> None:
     face = importlib.import_module(f"safety_lightning.{room}")
     assert len(set(face.__all__)) == len(face.__all__)

@@ -10,7 +10,7 @@ import torch
 from transformers import TrainingArguments
 
 import safety_lightning
-from safety_lightning.checkpoints import load_model, resolve_reference
+from safety_lightning.checkpoints import load_model, locate_model
 from safety_lightning.cli import main
 from safety_lightning.profiles import CAPTURE_SETTINGS, EVALUATION_SETTINGS, OVERLAP_SETTINGS, SETTINGS, Setting
 
@@ -68,7 +68,7 @@ def test_code_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     for name in ("BASE", "ALIGNED", "TUNED", "Qwen/Qwen2.5-1.5B", "Qwen/Qwen2.5-1.5B-Instruct"):
         is_aligned = name.endswith(("ALIGNED", "Instruct"))
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).symlink_to(resolve_reference("lab:aligned" if is_aligned else "lab:base"))
+        (tmp_path / name).symlink_to(locate_model("lab:aligned" if is_aligned else "lab:base"))
     monkeypatch.chdir(tmp_path)
     model = load_model("lab:aligned", dtype=torch.float32)
     names = {

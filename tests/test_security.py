@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from safety_lightning.checkpoints import load_model, load_tokenizer, resolve_reference
+from safety_lightning.checkpoints import load_model, load_tokenizer, locate_model
 from safety_lightning.data.chat import render_prompt
 from safety_lightning.data.tables import read_table
 from safety_lightning.evaluation.judges.reply import parse_reply
@@ -20,7 +20,7 @@ PAGE = (ROOT / "docs" / "security.md").read_text()
 
 @pytest.fixture
 def model_folder(tmp_path: Path) -> Path:
-    return Path(shutil.copytree(resolve_reference("lab:aligned"), tmp_path / "model"))
+    return Path(shutil.copytree(locate_model("lab:aligned"), tmp_path / "model"))
 
 
 def change(file: Path, **values: object) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from safety_lightning.errors import UserError
-from safety_lightning.randomness import seed_generator, shuffle_range
+from safety_lightning.system.randomness import seed_generator, shuffle_range
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,9 +26,9 @@ from safety_lightning.activations.datamodule import PromptBatch
 from safety_lightning.activations.storage import Token
 from safety_lightning.checkpoints import CheckpointReader, load_model, load_tokenizer
 from safety_lightning.data import pad_rows, pad_sequences
-from safety_lightning.devices import keep_freed_memory, release_freed_memory
 from safety_lightning.errors import UserError
 from safety_lightning.evaluation.engines import AnswerLimits, TransformersEngine
+from safety_lightning.system.devices import keep_freed_memory, release_freed_memory
 
 ResponseSource = Literal["generated", "given"]
 

@@ -20,7 +20,7 @@ from safety_lightning.data import (
     resolve_source,
 )
 from safety_lightning.errors import UserError
-from safety_lightning.randomness import seed_generator, shuffle_range
+from safety_lightning.system.randomness import seed_generator, shuffle_range
 
 Pair = tuple[str, str | None]
 

@@ -31,10 +31,10 @@ from safety_lightning.activations.storage import (
     name_shard,
     save_index,
 )
-from safety_lightning.checkpoints import CheckpointReader, load_config, resolve_reference
+from safety_lightning.checkpoints import CheckpointReader, load_config, locate_model
 from safety_lightning.errors import UserError
 from safety_lightning.files import atomic_path, hash_file
-from safety_lightning.lightning_internals import check_sampler
+from safety_lightning.system.lightning_internals import check_sampler
 
 _MARK = "capture"  # one entry: safetensors writes several in any order, and equal captures must be equal files
 
@@ -281,7 +281,7 @@ def _describe_capture(module: ActivationModule, data: PromptData) -> dict[str, A
     """Returns all that the activations depend on, as JSON values."""
     return {
         "model": module.reference,
-        "model_hashes": CheckpointReader(resolve_reference(module.reference)).hash_files(),
+        "model_hashes": CheckpointReader(locate_model(module.reference)).hash_files(),
         "token": module.token,
         "settings": {**module.describe(), **data.describe()},
         "prompts": data.input_hashes(),

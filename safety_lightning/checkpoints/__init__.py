@@ -22,7 +22,7 @@ from safety_lightning.checkpoints.folders import blame
 from safety_lightning.checkpoints.loading import check_model, load_config, load_model
 from safety_lightning.checkpoints.matrices import MatrixSlot, find_slots
 from safety_lightning.checkpoints.reader import CheckpointReader, TensorInfo
-from safety_lightning.checkpoints.references import resolve_reference, split_revision
+from safety_lightning.checkpoints.references import locate_model, split_revision
 from safety_lightning.checkpoints.selection import (
     Vectors,
     check_pair,
@@ -60,12 +60,12 @@ __all__ = [
     "load_config",
     "load_model",
     "load_tokenizer",
+    "locate_model",
     "make_rounding",
     "open_finetuned",
     "open_one",
     "read_delta",
     "resolve_dtype",
-    "resolve_reference",
     "select_names",
     "select_slots",
     "split_revision",

@@ -12,7 +12,7 @@ from torch import Tensor
 from safety_lightning.checkpoints.adapters import AdapterReader, is_adapter
 from safety_lightning.checkpoints.matrices import MatrixSlot
 from safety_lightning.checkpoints.reader import CheckpointReader, TensorInfo
-from safety_lightning.checkpoints.references import resolve_reference
+from safety_lightning.checkpoints.references import locate_model
 from safety_lightning.checkpoints.selection import check_pair, tied_output
 from safety_lightning.errors import UserError
 
@@ -152,7 +152,7 @@ def open_one(name: str, where: str, reference: CheckpointReader, *, kind: str = 
     Raises:
         UserError: If it does not fit the reference.
     """
-    folder = resolve_reference(where)
+    folder = locate_model(where)
     if is_adapter(folder):
         return FinetunedAdapter(name, folder, reference)
     return FinetunedCheckpoint(name, folder, reference, kind=kind)

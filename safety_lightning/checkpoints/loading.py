@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from safety_lightning.checkpoints.folders import blame, find_file, read_json, read_json_of, show
 from safety_lightning.checkpoints.matrices import find_layer
 from safety_lightning.checkpoints.reader import CheckpointReader, TensorInfo
-from safety_lightning.checkpoints.references import resolve_reference
+from safety_lightning.checkpoints.references import locate_model
 from safety_lightning.errors import NonFiniteError, UserError
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def load_config(reference: str | Path) -> PreTrainedConfig:
     """
     from transformers import AutoConfig
 
-    folder = resolve_reference(reference)
+    folder = locate_model(reference)
     file = find_file(folder, _CONFIG)
     if file is None:
         raise UserError(f"{folder} must hold {_CONFIG}, it does not: is it a model's folder?")
@@ -65,7 +65,7 @@ def check_model(reference: str | Path) -> CheckpointReader:
     Raises:
         UserError: As `load_config` and `CheckpointReader`, or if tensors are missing, left over or of other shapes.
     """
-    return _check_weights(resolve_reference(reference))[0]
+    return _check_weights(locate_model(reference))[0]
 
 
 def load_model(
@@ -74,7 +74,7 @@ def load_model(
     """Loads a causal language model from safetensors, in evaluation mode.
 
     Args:
-        reference: See `resolve_reference`; or what `check_model` returned, whose files must be as they were then.
+        reference: See `locate_model`; or what `check_model` returned, whose files must be as they were then.
         dtype: The dtype of the weights in memory, whatever the files hold.
         attention: The attention implementation of transformers: ``sdpa``, ``eager``, ``flash_attention_2``.
 
@@ -84,7 +84,7 @@ def load_model(
     """
     from transformers import AutoModelForCausalLM
 
-    folder = reference.folder if isinstance(reference, CheckpointReader) else resolve_reference(reference)
+    folder = reference.folder if isinstance(reference, CheckpointReader) else locate_model(reference)
     reader, config = _check_weights(folder)
     with blame(f"model {folder} must be one that transformers loads with attention {attention}"), _quiet():
         loaded: Any = AutoModelForCausalLM.from_pretrained(

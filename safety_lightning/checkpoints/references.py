@@ -14,7 +14,7 @@ _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?", re.
 _HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.bin.index.json"]
 
 
-def resolve_reference(reference: str | Path) -> Path:
+def locate_model(reference: str | Path) -> Path:
     """Returns the local folder that holds a model.
 
     Args:

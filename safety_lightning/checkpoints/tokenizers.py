@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from safety_lightning.checkpoints.folders import blame, find_file, read_json, read_json_of
-from safety_lightning.checkpoints.references import resolve_reference
+from safety_lightning.checkpoints.references import locate_model
 from safety_lightning.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def load_tokenizer(reference: str | Path) -> PreTrainedTokenizerBase:
     """
     from transformers import AutoTokenizer
 
-    folder = resolve_reference(reference)
+    folder = locate_model(reference)
     _check_files(folder)
     with blame(f"the tokenizer of {folder} must be one that transformers reads"):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from safety_lightning.checkpoints.reader import FLOATING_DTYPES, INDEX_FILE, SINGLE_FILE
-from safety_lightning.disks import explain_full_disk
 from safety_lightning.errors import UserError
 from safety_lightning.files import write_atomically
+from safety_lightning.system.disks import explain_full_disk
 
 CODES = {dtype: code for code, dtype in FLOATING_DTYPES.items()}
 _NUM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "BOOL": 1} | {

@@ -20,10 +20,10 @@ from safety_lightning.cli.judges import separate_judges
 from safety_lightning.cli.kinds import guard_parsing
 from safety_lightning.cli.lists import gather_values
 from safety_lightning.cli.stops import exit_when_stopped
-from safety_lightning.disks import DiskFullError, describe_full_disk, is_disk_full, quieten_full_disk
 from safety_lightning.errors import UserError
 from safety_lightning.evaluation.judges import Judge
 from safety_lightning.runs import find_version
+from safety_lightning.system.disks import DiskFullError, describe_full_disk, is_disk_full, quieten_full_disk
 
 _DESCRIPTION = (
     "Fine-tunes aligned language models with their update kept inside or outside a safety subspace, and measures "

@@ -13,7 +13,7 @@ from torch.utils.data import Sampler
 
 from safety_lightning.data.chat import IGNORED_LABEL, EncodedExample
 from safety_lightning.errors import UserError
-from safety_lightning.randomness import seed_generator, shuffle_range
+from safety_lightning.system.randomness import seed_generator, shuffle_range
 
 Padding = Literal["left", "right"]
 

@@ -20,7 +20,7 @@ from safety_lightning.data.mixing import ShareOf, count_shared_prompts, mix_cont
 from safety_lightning.data.reading import Reading, read_source
 from safety_lightning.data.sources import Example, ExampleKind, InstructionSource
 from safety_lightning.errors import UserError
-from safety_lightning.lightning_internals import check_sampler, settle_finished_epoch
+from safety_lightning.system.lightning_internals import check_sampler, settle_finished_epoch
 
 DataKind = Literal["useful", "harmful", "contaminated", "safe"]
 

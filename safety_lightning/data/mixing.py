@@ -7,7 +7,7 @@ from typing import Literal
 
 from safety_lightning.data.sources import Example, ExampleKind
 from safety_lightning.errors import UserError
-from safety_lightning.randomness import seed_generator, shuffle_range
+from safety_lightning.system.randomness import seed_generator, shuffle_range
 
 ShareOf = Literal["mix", "useful"]
 

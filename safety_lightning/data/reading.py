@@ -18,7 +18,7 @@ from safety_lightning.data.sources import (
 )
 from safety_lightning.data.tables import Table, check_column, read_hub_table, read_table
 from safety_lightning.errors import UserError
-from safety_lightning.randomness import seed_generator, shuffle_range
+from safety_lightning.system.randomness import seed_generator, shuffle_range
 
 AdvBenchPrompts = Literal["whole", "cut"]
 

@@ -11,32 +11,18 @@ The names below are imported when they are first used, so that the judges import
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+from safety_lightning.lazy import import_lazily, list_names
 
 _PLACES = {
-    "CompareModels": "callbacks",
-    "EvaluateBehaviour": "callbacks",
-    "EvaluationData": "datamodule",
-    "EvaluationModule": "module",
-    "Measurement": "measurement",
-    "MetricSpec": "measurement",
-    "Outcome": "measurement",
-    "ResultFile": "records",
-    "check_validation": "callbacks",
-    "evaluate_model": "evaluate",
-    "measure_loss": "loss",
-    "print_comparisons": "report",
-    "print_summary": "report",
-    "read_results": "records",
-    "summarise_loss": "loss",
+    "callbacks": "CompareModels EvaluateBehaviour check_validation",
+    "datamodule": "EvaluationData",
+    "evaluate": "evaluate_model",
+    "loss": "measure_loss summarise_loss",
+    "measurement": "Measurement MetricSpec Outcome",
+    "module": "EvaluationModule",
+    "records": "ResultFile read_results",
+    "report": "print_comparisons print_summary",
 }
 
-__all__ = list(_PLACES)
-
-
-def __getattr__(name: str) -> Any:
-    """Imports a public name on first use."""
-    if name not in _PLACES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_PLACES[name]}"), name)
+__all__ = list_names(_PLACES)
+__getattr__ = import_lazily(__name__, _PLACES)

@@ -181,7 +181,7 @@ class EvaluationModule(L.LightningModule):
             self.measurements = self._measure()
         except UserError as error:
             raise UserError(
-                f"{error}. Every score and reason is in {self._folder / 'scores.jsonl'}; go on with a larger "
+                f"{error}. Every score and reason is in {self._folder / 'scores.jsonl'}; resume with a larger "
                 "--data.max_unjudged_share, or with a judge that answers"
             ) from error
         for found in self.measurements:

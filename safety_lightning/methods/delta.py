@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from safety_lightning.checkpoints import MatrixSlot
-from safety_lightning.randomness import seed_generator
 from safety_lightning.subspaces import (
     Decomposition,
     Side,
@@ -24,6 +23,7 @@ from safety_lightning.subspaces import (
     find_energy_ranks,
     rank_from_fraction,
 )
+from safety_lightning.system.randomness import seed_generator
 
 
 class Decomposer(Protocol):

@@ -12,31 +12,15 @@ The names below are imported when they are first used: help pages need the setti
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+from safety_lightning.lazy import import_lazily, list_names
 
 _PLACES = {
-    "ActivationRow": "rows",
-    "ActivationRun": "settings",
-    "ActivationSettings": "settings",
-    "AngleRow": "rows",
-    "AverageRow": "rows",
-    "LayerRow": "rows",
-    "ModeSubspaceOverlap": "metrics",
-    "OverlapMatrixRow": "rows",
-    "WeightRun": "settings",
-    "WeightSettings": "settings",
-    "compare_activations": "activations.command",
-    "compare_weights": "weights.command",
-    "run_activations": "activations.command",
-    "run_weights": "weights.command",
+    "activations.command": "compare_activations run_activations",
+    "metrics": "ModeSubspaceOverlap",
+    "rows": "ActivationRow AngleRow AverageRow LayerRow OverlapMatrixRow",
+    "settings": "ActivationRun ActivationSettings WeightRun WeightSettings",
+    "weights.command": "compare_weights run_weights",
 }
 
-__all__ = list(_PLACES)
-
-
-def __getattr__(name: str) -> Any:
-    """Imports a public name on first use."""
-    if name not in _PLACES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_PLACES[name]}"), name)
+__all__ = list_names(_PLACES)
+__getattr__ = import_lazily(__name__, _PLACES)

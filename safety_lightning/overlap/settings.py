@@ -137,7 +137,7 @@ class RunOptions:
     """What a run takes of both kinds.
 
     Attributes:
-        out: Folder to make, or to go on with when it holds the same run; a fresh one under logs by default.
+        out: Folder to make, or to resume when it holds the same run; a fresh one under logs by default.
         profile: What chooses the settings that are not given.
         compare_profiles: Show both profiles side by side.
         device: Where to decompose; the GPU where there is one by default.

@@ -11,8 +11,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from safety_lightning.devices import in_full_precision
 from safety_lightning.subspaces import Side
+from safety_lightning.system.devices import in_full_precision
 
 Component = Literal["parallel", "orthogonal"]
 

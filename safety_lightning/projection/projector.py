@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from safety_lightning.checkpoints import MatrixSlot
-from safety_lightning.devices import in_full_precision
 from safety_lightning.errors import UserError
 from safety_lightning.projection.operators import Component, compute_coordinates, expand_coordinates, sum_squares
 from safety_lightning.projection.rows import UpdateMeasure
@@ -26,6 +25,7 @@ from safety_lightning.projection.sharding import (
 )
 from safety_lightning.projection.spec import PreparedSubspace
 from safety_lightning.subspaces import Side
+from safety_lightning.system.devices import in_full_precision
 
 
 @dataclass(frozen=True)

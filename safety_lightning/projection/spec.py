@@ -16,10 +16,9 @@ from safety_lightning.checkpoints import (
     Vectors,
     check_pair,
     iterate_deltas,
-    resolve_reference,
+    locate_model,
     select_slots,
 )
-from safety_lightning.devices import in_full_precision
 from safety_lightning.errors import UserError
 from safety_lightning.subspaces import (
     Basis,
@@ -32,6 +31,7 @@ from safety_lightning.subspaces import (
     save_subspace,
     span_subspace,
 )
+from safety_lightning.system.devices import in_full_precision
 
 _LOCATIONS = {"base", "reference", "file", "library"}  # where things lie moves no basis: the contents are hashed
 
@@ -107,8 +107,8 @@ def prepare_subspace(spec: SubspaceSpec, *, device: torch.device | str = "cpu") 
     """
     if spec.reference is None:
         raise UserError("subspace.reference must name the checkpoint that fine-tuning starts from, got None")
-    base = CheckpointReader(resolve_reference(spec.base))
-    reference = CheckpointReader(resolve_reference(spec.reference))
+    base = CheckpointReader(locate_model(spec.base))
+    reference = CheckpointReader(locate_model(spec.reference))
     check_pair(base, reference, common_rows=spec.common_rows)
     slots = select_slots(reference, include=spec.include, exclude=spec.exclude, vectors=spec.vectors)
     recipe = _describe(spec, base, reference)

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from safety_lightning.errors import UserError
-from safety_lightning.randomness import seed_generator
 from safety_lightning.subspaces.decomposition import Decomposition, Side, decompose_delta
 from safety_lightning.subspaces.library import DecompositionLibrary
+from safety_lightning.system.randomness import seed_generator
 
 Source = Literal["top_k", "random_k", "random"]
 

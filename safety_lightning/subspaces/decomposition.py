@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from safety_lightning.devices import in_full_precision
+from safety_lightning.system.devices import in_full_precision
 
 Side = Literal["left", "right"]
 Method = Literal["gram", "refined", "zero"]

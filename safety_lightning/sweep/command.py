@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 import yaml
 
-from safety_lightning.devices import choose_device
 from safety_lightning.methods import (
     FRACTIONS,
     EnergyRemoval,
@@ -31,6 +30,7 @@ from safety_lightning.sweep.folder import SweepFolder
 from safety_lightning.sweep.inputs import SweepSettings, open_inputs
 from safety_lightning.sweep.report import print_cost, print_energies
 from safety_lightning.sweep.sweep import make_recipe
+from safety_lightning.system.devices import choose_device
 
 Device = Literal["auto", "cpu", "cuda"]
 Rival = Literal["safe_lora", "safe_merge", "resta", "energy"]

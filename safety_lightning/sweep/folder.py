@@ -12,18 +12,9 @@ from typing import Any
 import torch
 
 from safety_lightning.checkpoints import tied_output
-from safety_lightning.disks import DiskFullError, format_bytes
 from safety_lightning.errors import UserError
 from safety_lightning.files import PartStore, write_atomically
 from safety_lightning.methods import Variant
-from safety_lightning.processes import (
-    barrier,
-    broadcast,
-    count_processes,
-    join_processes,
-    process_rank,
-    share_out,
-)
 from safety_lightning.runs import RunFolder, describe_command, describe_environment
 from safety_lightning.subspaces import DecompositionLibrary
 from safety_lightning.sweep.cost import cost_tensor
@@ -39,6 +30,15 @@ from safety_lightning.sweep.rows import (
 )
 from safety_lightning.sweep.saving import SavedModel, write_card
 from safety_lightning.sweep.sweep import Sweep, find_unfinished, read_parts
+from safety_lightning.system.disks import DiskFullError, format_bytes
+from safety_lightning.system.processes import (
+    barrier,
+    broadcast,
+    count_processes,
+    join_processes,
+    process_rank,
+    share_out,
+)
 from safety_lightning.tables import read_parquet, write_csv, write_parquet
 
 _EMBEDDINGS = ("embed_tokens", "wte")
@@ -147,19 +147,19 @@ class SweepFolder:
         return manifest
 
     def _find_same(self, run: RunFolder, recipe: dict[str, Any]) -> bool:
-        """Whether the folder holds the same sweep, which goes on; raises UserError if it holds anything else."""
+        """Whether the folder holds the same sweep, which resumes; raises UserError if it holds anything else."""
         manifest = run.read_manifest()
-        goes_on = manifest.get("recipe") == recipe
-        if not goes_on and not run.is_free():
+        resumes = manifest.get("recipe") == recipe
+        if not resumes and not run.is_free():
             raise UserError(f"out must be a new folder or one of the same sweep, {self.out} {_tell(manifest, recipe)}")
-        return bool(goes_on)
+        return bool(resumes)
 
     def _begin(self, run: RunFolder, recipe: dict[str, Any], config: str) -> None:
         if not self._find_same(run, recipe):
             run.check(num_bytes=self.num_bytes)
         run.acquire()
-        goes_on = self._find_same(run, recipe)
-        if not goes_on:
+        resumes = self._find_same(run, recipe)
+        if not resumes:
             run.write_manifest({"command": describe_command(), **describe_environment(), "recipe": recipe})
         if not (self.out / "config.yaml").exists():  # a kill may have come between the two files
             write_atomically(self.out / "config.yaml", config)
@@ -167,7 +167,7 @@ class SweepFolder:
             for model in self.models:
                 model.create()
         except (OSError, DiskFullError) as error:
-            if not goes_on:  # what an earlier call finished stays
+            if not resumes:  # what an earlier call finished stays
                 shutil.rmtree(self.out)
             raise UserError(f"out {self.out} must have room for {format_bytes(self.num_bytes)}: {error}") from error
 

@@ -16,8 +16,8 @@ from safety_lightning.checkpoints import (
     Vectors,
     check_pair,
     find_mixed_dtypes,
+    locate_model,
     open_finetuned,
-    resolve_reference,
     select_slots,
 )
 from safety_lightning.errors import UserError
@@ -127,8 +127,8 @@ def open_inputs(
             raise UserError(
                 f"{method.describe().source} must have --safety_tuned, the model whose update it merges with, got none"
             )
-    base_reader = CheckpointReader(resolve_reference(base))
-    reference_reader = CheckpointReader(resolve_reference(reference))
+    base_reader = CheckpointReader(locate_model(base))
+    reference_reader = CheckpointReader(locate_model(reference))
     check_pair(base_reader, reference_reader, common_rows=settings.common_rows)
     models = open_finetuned(finetuned, reference_reader)
     safety = open_finetuned([f"safety_tuned={safety_tuned}"], reference_reader)[0] if safety_tuned else None
@@ -144,7 +144,7 @@ def _open_unaligned(methods: Sequence[Method], reference: CheckpointReader) -> C
         raise UserError(f"methods must name one unaligned checkpoint, got {' and '.join(names)}")
     if not names:
         return None
-    unaligned = CheckpointReader(resolve_reference(names[0]))
+    unaligned = CheckpointReader(locate_model(names[0]))
     check_pair(unaligned, reference, roles=("unaligned", "reference"))
     return unaligned
 

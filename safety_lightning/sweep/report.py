@@ -8,12 +8,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from safety_lightning.disks import format_bytes
 from safety_lightning.methods import Variant
 from safety_lightning.printing import PlainTable, open_console, show_line, show_table
 from safety_lightning.profiles import name_profile
 from safety_lightning.sweep.cost import MatrixCost, SweepCost, list_fractions
 from safety_lightning.sweep.rows import EnergyRow
+from safety_lightning.system.disks import format_bytes
 
 
 def print_cost(plan: SweepCost, variants: Sequence[Variant], console: Console | None = None) -> None:

@@ -17,18 +17,18 @@ from torch import Tensor
 from tqdm import tqdm
 
 from safety_lightning.checkpoints import MatrixSlot, choose_dtype, make_rounding
-from safety_lightning.devices import in_full_precision
 from safety_lightning.errors import UserError
 from safety_lightning.files import PartStore
 from safety_lightning.methods import Kept, MatrixUpdate, Variant
 from safety_lightning.methods.delta import BasisRecipe, Decomposer, MatrixDelta, span_bases
 from safety_lightning.methods.update import UNTREATED
-from safety_lightning.randomness import seed_generator
 from safety_lightning.subspaces import Side, decompose_delta
 from safety_lightning.sweep.inputs import SweepInputs, SweepSettings
 from safety_lightning.sweep.loading import LoadedMatrix, MatrixLoader
 from safety_lightning.sweep.rows import PartRow, make_part_row
 from safety_lightning.sweep.saving import SavedModel
+from safety_lightning.system.devices import in_full_precision
+from safety_lightning.system.randomness import seed_generator
 
 
 class Stopwatch:
@@ -102,7 +102,7 @@ class Sweep:
                 self._sweep_tensor(matrices, len(tensors[number]), number, parts)
             except OSError as error:
                 raise UserError(
-                    f"stopped at tensor {name}: {error}. What is finished is kept; the same command goes on"
+                    f"stopped at tensor {name}: {error}. What is finished is kept; the same command resumes"
                 ) from error
             self.inputs.close()
 

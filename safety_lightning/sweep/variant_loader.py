@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from safety_lightning.checkpoints import Finetuned, choose_dtype
-from safety_lightning.devices import in_full_precision
 from safety_lightning.errors import UserError
 from safety_lightning.methods import Variant
 from safety_lightning.methods.delta import BasisRecipe, Decomposer, span_bases
@@ -18,6 +17,7 @@ from safety_lightning.subspaces import decompose_delta
 from safety_lightning.sweep.inputs import SweepInputs, SweepSettings
 from safety_lightning.sweep.loading import LoadedMatrix, MatrixLoader
 from safety_lightning.sweep.sweep import make_recipe, see_update, turn
+from safety_lightning.system.devices import in_full_precision
 
 
 class VariantLoader:

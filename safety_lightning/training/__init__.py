@@ -13,28 +13,16 @@ The names below are imported when they are first used: a plain loop needs no Lig
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+from safety_lightning.lazy import import_lazily, list_names
 
 _PLACES = {
-    "CausalLMModule": "module",
-    "MonitorUpdate": "callbacks",
-    "ProjectUpdate": "callbacks",
-    "ProjectUpdateTrainerCallback": "trainer_callback",
-    "ProjectionHook": "hook",
-    "SaveModel": "callbacks",
-    "StepProgressBar": "callbacks",
-    "attach_projection": "hook",
-    "compute_token_losses": "loss",
-    "save_model": "storage",
-    "sum_token_losses": "loss",
+    "callbacks": "MonitorUpdate ProjectUpdate SaveModel StepProgressBar",
+    "hook": "ProjectionHook attach_projection",
+    "loss": "compute_token_losses sum_token_losses",
+    "module": "CausalLMModule",
+    "storage": "save_model",
+    "trainer_callback": "ProjectUpdateTrainerCallback",
 }
 
-__all__ = list(_PLACES)
-
-
-def __getattr__(name: str) -> Any:
-    """Imports a public name on first use."""
-    if name not in _PLACES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_PLACES[name]}"), name)
+__all__ = list_names(_PLACES)
+__getattr__ = import_lazily(__name__, _PLACES)

@@ -168,7 +168,7 @@ class CausalLMModule(L.LightningModule):
         return isinstance(self.trainer.strategy, DeepSpeedStrategy)  # its engine keeps the gradients to itself
 
     def on_train_start(self) -> None:
-        """Begins the log of a resumed run where it goes on, and says so when micro-batches cannot be weighted."""
+        """Begins the log of a resumed run at its step, and says so when micro-batches cannot be weighted."""
         for logger in self.trainer.loggers if self.trainer.is_global_zero and self.trainer.global_step > 0 else []:
             if isinstance(logger, TensorBoardLogger):
                 begin_events_after(logger, self.trainer.global_step)

@@ -92,7 +92,7 @@ def test_the_index_says_how_it_was_made(model_folder: Path, straight: Path) -> N
     assert index.settings["counts"]["num_prompts"] == 11
 
 
-def test_a_stopped_run_goes_on_to_the_same_files(model_folder: Path, straight: Path, tmp_path: Path) -> None:
+def test_a_stopped_run_resumes_to_the_same_files(model_folder: Path, straight: Path, tmp_path: Path) -> None:
     folder = tmp_path / "activations"
     with pytest.raises(InterruptionError):
         run(model_folder, folder, module=InterruptedModule(str(model_folder)))

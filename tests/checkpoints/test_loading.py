@@ -17,11 +17,11 @@ from safety_lightning.checkpoints import (
     load_config,
     load_model,
     load_tokenizer,
-    resolve_reference,
+    locate_model,
 )
 from safety_lightning.errors import UserError
 
-LAB = resolve_reference("lab:aligned")
+LAB = locate_model("lab:aligned")
 
 
 @pytest.fixture
@@ -163,7 +163,7 @@ def test_a_missing_folder_is_not_asked_for_on_the_hub(tmp_path: Path, monkeypatc
     (tmp_path / "models").mkdir()
     for name in ("models/mine", "models/mine/", "a b/c", "nowhere/model.safetensors"):
         with pytest.raises(UserError, match=f"model folder {name} does not exist"):
-            resolve_reference(name)
+            locate_model(name)
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     with pytest.raises(UserError, match="is a link that leads to none"):
         load_config("loop")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from safety_lightning.checkpoints import CheckpointReader, load_model, resolve_reference, split_revision
+from safety_lightning.checkpoints import CheckpointReader, load_model, locate_model, split_revision
 from tests.conftest import copy_checkpoint
 
 
@@ -97,12 +97,12 @@ def test_hashes_follow_the_contents(pico_base: Path, pico_aligned: Path, tmp_pat
 )
 def test_reference_that_leads_nowhere_is_named(reference: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        resolve_reference(reference)
+        locate_model(reference)
 
 
 def test_references_are_resolved(pico_base: Path) -> None:
-    assert resolve_reference(pico_base) == pico_base
-    assert resolve_reference("lab:base").name == "base"
+    assert locate_model(pico_base) == pico_base
+    assert locate_model("lab:base").name == "base"
     assert split_revision("org/name@abc") == ("org/name", "abc")
 
 
@@ -116,9 +116,9 @@ def test_run_folder_of_a_fit_stands_for_its_model(pico_base: Path, tmp_path: Pat
     run.mkdir()
     (run / "manifest.json").write_text("{}")
     with pytest.raises(ValueError, match=r"is a run folder that holds no model/"):
-        resolve_reference(run)
+        locate_model(run)
     shutil.copytree(pico_base, run / "models" / "useful" / "top_k")
     with pytest.raises(ValueError, match=r"is a run folder of 1: name .*models/useful/top_k"):
-        resolve_reference(run)
+        locate_model(run)
     shutil.copytree(pico_base, run / "model")
-    assert resolve_reference(run) == run / "model"
+    assert locate_model(run) == run / "model"

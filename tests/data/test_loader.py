@@ -10,7 +10,7 @@ from safety_lightning.data.batching import LengthGroupedBatchSampler, collate_ex
 from safety_lightning.data.chat import EncodedExample
 from safety_lightning.data.dataset import EncodedDataset
 from safety_lightning.data.loader import ResumableDataLoader
-from safety_lightning.lightning_internals import settle_finished_epoch
+from safety_lightning.system.lightning_internals import settle_finished_epoch
 
 NUM_EXAMPLES, BATCH_SIZE = 19, 4
 NUM_BATCHES = 5  # the last one holds 3

@@ -32,8 +32,8 @@ from safety_lightning.checkpoints import (
     CheckpointReader,
     load_model,
     load_tokenizer,
+    locate_model,
     open_one,
-    resolve_reference,
     select_slots,
 )
 from safety_lightning.data.chat import render_prompt
@@ -42,7 +42,7 @@ from tests.fuzz import damage as d
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 TEXT = "How many coins are in the vault?"
-LAB = resolve_reference("lab:aligned")
+LAB = locate_model("lab:aligned")
 CONFIG = json.loads((LAB / "config.json").read_text())
 GENERATION = json.loads((LAB / "generation_config.json").read_text())
 TOKENIZER = json.loads((LAB / "tokenizer.json").read_text())

@@ -1,4 +1,4 @@
-"""`test` from its command: what the run folder holds, going on, comparing, and errors before anything is written."""
+"""`test` from its command: what the run folder holds, resuming, comparing, and errors before anything is written."""
 
 import json
 from collections.abc import Callable
@@ -86,7 +86,7 @@ def test_tensorboard_shows_values_and_hides_harmful_answers(run_cli: Run, tmp_pa
     assert "hidden" not in shown["true"]
 
 
-def test_finished_run_goes_on_without_generating(run_cli: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finished_run_resumes_without_generating(run_cli: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = tmp_path / "run"
     assert run_cli("test", *LAB, "--run_dir", str(run))[0] == 0
     before = {name: (run / name).read_bytes() for name in FILES}
@@ -97,7 +97,7 @@ def test_finished_run_goes_on_without_generating(run_cli: Run, tmp_path: Path, m
     assert len(json.loads((run / "manifest.json").read_text())["resumed"]) == 1
 
 
-def test_half_a_run_goes_on_to_the_same_files(run_cli: Run, tmp_path: Path) -> None:
+def test_half_a_run_resumes_to_the_same_files(run_cli: Run, tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert run_cli("test", *LAB, "--run_dir", str(run))[0] == 0
     before = {name: (run / name).read_bytes() for name in FILES}
@@ -118,7 +118,7 @@ def test_half_a_run_goes_on_to_the_same_files(run_cli: Run, tmp_path: Path) -> N
         (["--model.model", "lab:base"], "but weights changed since"),
     ],
 )
-def test_run_goes_on_with_what_it_began_with(run_cli: Run, tmp_path: Path, change: list[str], message: str) -> None:
+def test_run_resumes_with_what_it_began_with(run_cli: Run, tmp_path: Path, change: list[str], message: str) -> None:
     run = tmp_path / "run"
     assert run_cli("test", *LAB, "--run_dir", str(run))[0] == 0
     code, printed = run_cli("test", *LAB, *change, "--run_dir", str(run), "--ckpt_path", "last")

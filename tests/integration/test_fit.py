@@ -1,4 +1,4 @@
-"""The main job from its command: what the run folder holds, going on after a kill, and errors before work."""
+"""The main job from its command: what the run folder holds, resuming after a kill, and errors before work."""
 
 import csv
 import json
@@ -114,7 +114,7 @@ def _mind_interrupts() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("when", ["every_n_steps", "end"])
-def test_killed_run_goes_on_to_the_same_weights(words: list[str], tmp_path: Path, when: str) -> None:
+def test_killed_run_resumes_to_the_same_weights(words: list[str], tmp_path: Path, when: str) -> None:
     words = [*words, "--projection.when", when, "--trainer.max_steps", "40", "--checkpoint.every_n_train_steps", "3"]
     log = tmp_path / "log"
     assert launch(words, tmp_path / "straight", log=log).wait() == 0, log.read_text()

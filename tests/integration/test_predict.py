@@ -1,4 +1,4 @@
-"""`predict` from its command: what the run folder holds, going on after a kill, several processes, and bad input."""
+"""`predict` from its command: what the run folder holds, resuming after a kill, several processes, and bad input."""
 
 import json
 import os
@@ -131,7 +131,7 @@ def launch(words: list[str], run: Path, *, log: Path) -> subprocess.Popen[bytes]
 
 
 @pytest.mark.slow
-def test_killed_capture_goes_on_to_the_same_files(words: list[str], tmp_path: Path) -> None:
+def test_killed_capture_resumes_to_the_same_files(words: list[str], tmp_path: Path) -> None:
     words = [*words, "--data.num_prompts", "128", "--data.batch_size", "1"]
     log = tmp_path / "log"
     assert launch(words, tmp_path / "straight", log=log).wait() == 0, log.read_text()

@@ -15,10 +15,10 @@ from tests.sweep.conftest import add_noise
 
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from safety_lightning.checkpoints import resolve_reference
+    from safety_lightning.checkpoints import locate_model
 
     folder = tmp_path_factory.mktemp("project")
-    return add_noise(resolve_reference("lab:aligned"), folder / "tuned", size=1e-3, seed=0)
+    return add_noise(locate_model("lab:aligned"), folder / "tuned", size=1e-3, seed=0)
 
 
 def test_lists_are_words_and_the_folder_repeats_the_run(tuned: Path, tmp_path: Path) -> None:

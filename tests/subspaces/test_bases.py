@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from safety_lightning.randomness import seed_generator
 from safety_lightning.subspaces import (
     Basis,
     Subspace,
@@ -15,6 +14,7 @@ from safety_lightning.subspaces import (
     save_subspace,
     span_subspace,
 )
+from safety_lightning.system.randomness import seed_generator
 
 DELTA = torch.randn(24, 16, generator=torch.Generator().manual_seed(0))
 

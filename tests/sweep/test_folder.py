@@ -96,7 +96,7 @@ def test_two_processes_make_what_one_makes(checkpoints: dict[str, Path], tmp_pat
 
 
 def test_shares_cover_all_tensors_and_weigh_alike() -> None:
-    from safety_lightning.processes import share_out
+    from safety_lightning.system.processes import share_out
 
     costs = [float(1 + number % 7) for number in range(50)]
     shares = [share_out(range(50), costs, rank=rank, num_processes=3) for rank in range(3)]
@@ -239,7 +239,7 @@ def test_disk_that_fills_up_while_files_are_laid_out_leaves_nothing(
     assert not (tmp_path / "out").exists()
 
 
-def test_disk_that_is_full_when_a_sweep_goes_on_costs_nothing(
+def test_disk_that_is_full_when_a_sweep_resumes_costs_nothing(
     checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*args: Any) -> None:

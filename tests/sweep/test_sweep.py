@@ -13,7 +13,6 @@ from transformers import AutoModelForCausalLM
 from safety_lightning.methods import FRACTIONS as FRACTIONS_OF_PAPER
 from safety_lightning.methods import SafeLora, list_variants
 from safety_lightning.projection import SubspaceSpec, UpdateProjector, prepare_subspace
-from safety_lightning.randomness import seed_generator
 from safety_lightning.subspaces import draw_haar_basis, draw_order, rank_from_fraction
 from safety_lightning.sweep import (
     EnergyRow,
@@ -25,6 +24,7 @@ from safety_lightning.sweep import (
     open_inputs,
     project,
 )
+from safety_lightning.system.randomness import seed_generator
 from safety_lightning.tables import read_parquet
 from tests import reference as slow
 

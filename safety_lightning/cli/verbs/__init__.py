@@ -22,8 +22,8 @@ from safety_lightning.cli.kinds import guard_parsing
 from safety_lightning.cli.stops import exit_when_stopped
 from safety_lightning.cli.verbs.base import VerbCLI, VerbParser
 from safety_lightning.cli.verbs.faults import find_user_error, quieten_libraries
-from safety_lightning.disks import DiskFullError
-from safety_lightning.processes import RUN_DIR_VARIABLE
+from safety_lightning.system.disks import DiskFullError
+from safety_lightning.system.processes import RUN_DIR_VARIABLE
 
 _CLASSES = {"fit": "FitCLI", "predict": "PredictCLI", "test": "TestCLI", "validate": "ValidateCLI"}
 

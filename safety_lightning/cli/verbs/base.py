@@ -26,9 +26,9 @@ from safety_lightning.cli.verbs.stopping import MindSignals
 from safety_lightning.errors import UserError
 from safety_lightning.evaluation.judges import Judge
 from safety_lightning.files import expand, find_parent, write_atomically
-from safety_lightning.processes import RUN_DIR_VARIABLE, process_rank, share_run_dir
 from safety_lightning.profiles import name_profile, read_settings
 from safety_lightning.runs import RunFolder, describe_environment, find_version
+from safety_lightning.system.processes import RUN_DIR_VARIABLE, process_rank, share_run_dir
 
 Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])
 PLUGINS = (Precision, ClusterEnvironment, CheckpointIO, LayerSync)

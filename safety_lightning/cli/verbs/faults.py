@@ -11,9 +11,9 @@ from pathlib import Path
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from safety_lightning.cli.errors import shorten
-from safety_lightning.disks import DiskFullError, describe_full_disk, is_disk_full
 from safety_lightning.errors import UserError
-from safety_lightning.processes import RUN_DIR_VARIABLE
+from safety_lightning.system.disks import DiskFullError, describe_full_disk, is_disk_full
+from safety_lightning.system.processes import RUN_DIR_VARIABLE
 
 _OPTION_READERS = ("lightning.pytorch.trainer", "lightning.pytorch.loops", "lightning.fabric.plugins")
 

@@ -18,8 +18,8 @@ from safety_lightning.evaluation.callbacks.compare_models import CompareModels
 from safety_lightning.evaluation.callbacks.evaluate_behaviour import EvaluateBehaviour
 from safety_lightning.evaluation.records.results import read_results
 from safety_lightning.evaluation.report import print_summary
-from safety_lightning.processes import process_rank
 from safety_lightning.profiles import read_settings
+from safety_lightning.system.processes import process_rank
 from safety_lightning.training.callbacks import MonitorUpdate, ProjectUpdate
 from safety_lightning.training.optimization import check_optimizer, check_steps_taken
 

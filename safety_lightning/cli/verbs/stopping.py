@@ -79,11 +79,11 @@ class MindSignals(L.Callback):
             raise KeyboardInterrupt
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Takes SIGTERM over from Lightning, which would go on to the end of the batch, and exit 0."""
+        """Takes SIGTERM over from Lightning, which would run to the end of the batch, and exit 0."""
         signal.signal(signal.SIGTERM, interrupt)
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Takes SIGTERM over from Lightning, which would go on to the end."""
+        """Takes SIGTERM over from Lightning, which would run to the end."""
         signal.signal(signal.SIGTERM, interrupt)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

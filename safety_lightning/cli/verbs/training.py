@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser
 
-from safety_lightning.checkpoints import CheckpointReader, check_model, resolve_reference
+from safety_lightning.checkpoints import CheckpointReader, check_model, locate_model
 from safety_lightning.cli.verbs.base import VerbCLI
 from safety_lightning.data import InstructionData
 from safety_lightning.evaluation.callbacks.compare_models import CompareModels
@@ -70,7 +70,7 @@ class TrainingCLI(VerbCLI):
         weights = {"model": self.model.checkpoint.hash_files()}
         subspace = self.read_config()["projection"]["subspace"]
         if subspace is not None:
-            weights["base"] = CheckpointReader(resolve_reference(subspace["base"])).hash_files()
+            weights["base"] = CheckpointReader(locate_model(subspace["base"])).hash_files()
         return {
             "inputs": {"weights": weights, "data": self.datamodule.input_hashes()},
             "data": self.datamodule.summary(),

@@ -107,7 +107,7 @@ class TransformersEngine:
                 if not _ran_out_of_memory(error) or len(part) == 1:
                     raise
                 self.batch_size = max(1, len(part) * share // 2)
-                _logger.warning(f"Memory ran out with {len(part)} prompts at once; going on with {self.batch_size}.")
+                _logger.warning(f"Memory ran out with {len(part)} prompts at once; continuing with {self.batch_size}.")
                 garbage_collection_cuda()
         return results
 

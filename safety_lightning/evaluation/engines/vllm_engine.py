@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from safety_lightning.checkpoints import resolve_reference
+from safety_lightning.checkpoints import locate_model
 from safety_lightning.errors import UserError
 from safety_lightning.evaluation.engines.protocol import Answer, AnswerLimits, Watcher
 from safety_lightning.evaluation.engines.stopping import EndTokens, cut_answer
@@ -51,7 +51,7 @@ class VLLMEngine:
         self._vllm: Any = vllm
         self.tokenizer = tokenizer
         self.dtype = dtype
-        folder = resolve_reference(model)
+        folder = locate_model(model)
         settings = GenerationConfig.from_pretrained(folder) if (folder / "generation_config.json").is_file() else None
         self.end_tokens = EndTokens(tokenizer, settings)
         self._llm = vllm.LLM(model=str(folder), dtype=dtype, seed=0, **(options or {}))

@@ -75,10 +75,10 @@ class LocalJudge(Judge):
         Raises:
             UserError: If there is no such model.
         """
-        from safety_lightning.checkpoints import CheckpointReader, resolve_reference
+        from safety_lightning.checkpoints import CheckpointReader, locate_model
 
         return {
-            "weights": CheckpointReader(resolve_reference(self.model)).hash_files(),
+            "weights": CheckpointReader(locate_model(self.model)).hash_files(),
             "template": self.template,
             "dtype": self.dtype,
             "min_probability": self.min_probability,

@@ -12,9 +12,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from safety_lightning.disks import explain_full_disk
 from safety_lightning.errors import UserError
 from safety_lightning.evaluation.judges.protocol import Judge, Judgement, JudgeRequest
+from safety_lightning.system.disks import explain_full_disk
 
 if TYPE_CHECKING:
     from tqdm import tqdm

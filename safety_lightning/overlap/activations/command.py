@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from rich.console import Console
 
-from safety_lightning.devices import choose_device
 from safety_lightning.errors import UserError
 from safety_lightning.files import PartStore
 from safety_lightning.overlap.activations.compare import LayerMeasure, measure_layer, unpack_layer
@@ -29,6 +28,7 @@ from safety_lightning.overlap.settings import (
     ProfileName,
     choose_profiles,
 )
+from safety_lightning.system.devices import choose_device
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -8,12 +8,12 @@ from typing import Any
 
 from torch import Tensor
 
-from safety_lightning.devices import in_full_precision
 from safety_lightning.overlap.activations.draws import draw_null, draw_resamples, find_modes
 from safety_lightning.overlap.parts import Pair, unpack_overlaps, unpack_pairs
 from safety_lightning.overlap.rows import AngleRow, make_angle_row, name_pair
 from safety_lightning.overlap.settings import ActivationSettings
 from safety_lightning.subspaces import Overlap, compare_all
+from safety_lightning.system.devices import in_full_precision
 
 Draws = Sequence[Sequence[float]]
 

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from safety_lightning.overlap.parts import Pair
-from safety_lightning.randomness import seed_generator
 from safety_lightning.subspaces import Modes, Overlap, compare_all, compare_modes, span_modes
 from safety_lightning.subspaces.decomposition import NOISE_FLOOR
+from safety_lightning.system.randomness import seed_generator
 
 _BAND = (0.025, 0.975)
 

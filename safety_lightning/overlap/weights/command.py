@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from rich.console import Console
 
-from safety_lightning.devices import choose_device
 from safety_lightning.files import PartStore
 from safety_lightning.overlap.figures import draw_layer_curves, draw_maps
 from safety_lightning.overlap.parts import measure_parts
@@ -26,6 +25,7 @@ from safety_lightning.overlap.weights.compare import (
     unpack_measure,
 )
 from safety_lightning.overlap.weights.rows import count_zero, make_layer_rows, make_matrix_rows
+from safety_lightning.system.devices import choose_device
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

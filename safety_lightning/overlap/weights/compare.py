@@ -15,17 +15,17 @@ from safety_lightning.checkpoints import (
     CheckpointReader,
     MatrixSlot,
     check_pair,
+    locate_model,
     open_one,
-    resolve_reference,
     select_slots,
     subtract_base,
 )
-from safety_lightning.devices import in_full_precision
 from safety_lightning.errors import UserError
 from safety_lightning.overlap.parts import Pair, unpack_overlaps, unpack_pairs
 from safety_lightning.overlap.rows import AngleRow, make_angle_row, name_pair
 from safety_lightning.overlap.settings import DELTA, WeightInputs, WeightSettings
 from safety_lightning.subspaces import Overlap, compare_all, sketch_modes, span_modes
+from safety_lightning.system.devices import in_full_precision
 
 LARGE_ROWS = 10_000  # Paper: updates with more rows were decomposed by a random projection
 _CEILING = "{} (other seed)"
@@ -123,7 +123,7 @@ def _check_names(updates: Mapping[str, str], ceilings: Mapping[str, str], *, has
 
 
 def _open(reference: str) -> CheckpointReader:
-    return CheckpointReader(resolve_reference(reference))
+    return CheckpointReader(locate_model(reference))
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from safety_lightning.checkpoints import (
     CheckpointReader,
     StorageDtype,
     load_tokenizer,
+    locate_model,
     resolve_dtype,
-    resolve_reference,
 )
 from safety_lightning.projection import gather, is_sharded
 from safety_lightning.training.module import CausalLMModule
@@ -49,7 +49,7 @@ class SaveModel(L.Callback):
             return
         weights = gather_weights(pl_module.model)
         if trainer.is_global_zero:
-            reference = CheckpointReader(resolve_reference(pl_module.reference))
+            reference = CheckpointReader(locate_model(pl_module.reference))
             dtype = resolve_dtype(self.dtype, reference)
             tokenizer = load_tokenizer(pl_module.reference)
             save_model(pl_module.model, tokenizer, Path(self.folder) / name, dtype=dtype, weights=weights)

@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from safety_lightning import devices
 from safety_lightning.projection import project_update
 from safety_lightning.subspaces import decompose_delta
+from safety_lightning.system import devices
 
 MEASURE = """
 import sys, torch
 from pathlib import Path
-from safety_lightning.devices import keep_freed_memory, release_freed_memory
+from safety_lightning.system.devices import keep_freed_memory, release_freed_memory
 
 def read_megabytes():
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS"))
@@ -74,7 +74,7 @@ CHOICES = {  # the ways in which a user speeds up training
 
 @pytest.mark.parametrize("choice", CHOICES)
 def test_products_of_the_projection_ignore_what_was_chosen_for_training(choice: str) -> None:
-    code = f"import tests.test_devices as t; t.check_products({choice!r})"
+    code = f"import tests.system.test_devices as t; t.check_products({choice!r})"
     subprocess.run([sys.executable, "-c", code], check=True)  # in a process of its own: the choice is a global one
 
 

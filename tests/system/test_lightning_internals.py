@@ -3,9 +3,9 @@
 import lightning as L
 import pytest
 
-from safety_lightning.lightning_internals import check_sampler, settle_finished_epoch
+from safety_lightning.system.lightning_internals import check_sampler, settle_finished_epoch
 
-MOVED = "Lightning {} has changed {}: find what took its place, and mend safety_lightning/lightning_internals.py"
+MOVED = "Lightning {} has changed {}: find what took its place, and mend safety_lightning/system/lightning_internals.py"
 
 
 def make_trainer(**settings: object) -> L.Trainer:
