@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from safety_lightning.disks import format_bytes
+from safety_lightning.system.disks import format_bytes
 from safety_lightning.errors import UserError
 from safety_lightning.files import find_parent, write_atomically
 from safety_lightning.methods import Method

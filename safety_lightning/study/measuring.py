@@ -13,7 +13,7 @@ import torch
 from tqdm import tqdm
 
 from safety_lightning.checkpoints import load_model, load_tokenizer
-from safety_lightning.devices import choose_device
+from safety_lightning.system.devices import choose_device
 from safety_lightning.errors import UserError
 from safety_lightning.evaluation import Evaluation, LiveEvaluation
 from safety_lightning.files import PartStore, write_atomically

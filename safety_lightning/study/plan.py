@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from safety_lightning.checkpoints import CheckpointReader, resolve_reference
+from safety_lightning.checkpoints import CheckpointReader, locate_model
 from safety_lightning.methods import Variant
 from safety_lightning.study.comparing import ActivationOverlapStage, CaptureStage, EnergyStage, WeightOverlapStage
 from safety_lightning.study.finetuning import FitStage, hash_named_files, merge, shorten
@@ -32,7 +32,7 @@ class StudyGraph:
         self._weights = {name: self._hash_weights(name) for name in (run.base, run.reference) if name is not None}
         self._stand_in = run.reference or run.base
         self._model_bytes = 4 * sum(
-            info.num_numbers for info in CheckpointReader(resolve_reference(self._stand_in)).infos.values()
+            info.num_numbers for info in CheckpointReader(locate_model(self._stand_in)).infos.values()
         )
         self.reference = run.reference or self._make_reference()
         self.finetunes = self._make_finetunes()
@@ -223,7 +223,7 @@ class StudyGraph:
         return tuple(one for one in models if not isinstance(one, str))
 
     def _hash_weights(self, name: str) -> dict[str, Any]:
-        reader = CheckpointReader(resolve_reference(name))
+        reader = CheckpointReader(locate_model(name))
         return {str(file): file.stat().st_size for file in reader.files} if self.is_light else reader.hash_files()
 
 
