@@ -32,10 +32,11 @@ LAYERS = [
     ["cli.errors", "cli.stops"],
     ["cli.verbs"],
     ["cli"],
+    ["study"],  # whose fine-tunes and captures are commands
     ["__main__", ""],
 ]
 HEAVY = {
-    "transformers": ("checkpoints", "data", "training", "evaluation", "activations", "lab"),
+    "transformers": ("checkpoints", "data", "training", "evaluation", "activations", "lab", "study"),
     "datasets": ("data",),
     "openai": ("evaluation.judges",),
     "lightning": ("training", "evaluation", "activations", "data.datamodule", "data.loader", "cli.verbs"),

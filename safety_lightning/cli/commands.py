@@ -102,6 +102,11 @@ COMMANDS: dict[str, Any] = {
             runner="overlap:run_activations",
         ),
     },
+    "study": Command(
+        "study.settings:StudyRun",
+        "Run the whole study: fine-tunes, variants, overlaps, statistics, and a report with a verdict.",
+        runner="study.command:study",
+    ),
     "lab": {
         "_help": "The lab: a miniature world with its own base and aligned model.",
         "build": Command(

@@ -40,7 +40,7 @@ def study(run: StudyRun) -> None:
     find_parent(run.out, what="study folder")
     _check_identity(run)
     if run.dry_run:
-        print_plan(run, graph, stages, store, console=console)
+        print_plan(run, stages, store, console=console)
         return
     chosen = choose_stages(stages, run.only, store)
     began = time.monotonic()

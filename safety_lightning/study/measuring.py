@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -11,12 +12,13 @@ from typing import Any
 
 import torch
 from tqdm import tqdm
+from transformers import PreTrainedModel
 
 from safety_lightning.checkpoints import load_model, load_tokenizer
 from safety_lightning.system.devices import choose_device
-from safety_lightning.errors import UserError
-from safety_lightning.evaluation import Evaluation, LiveEvaluation
+from safety_lightning.evaluation import LiveEvaluation, PromptValues
 from safety_lightning.files import PartStore, write_atomically
+from safety_lightning.methods import Scale, Variant
 from safety_lightning.study.comparing import find_name
 from safety_lightning.study.finetuning import FitStage
 from safety_lightning.study.settings import Device, Kind, MeasureSettings, VariantSettings
@@ -104,3 +106,140 @@ class MeasureStage(Stage):
                     cluster=cluster,
                     value=value,
                 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PilotStage(Stage):
+    """Measures the pilots, and says whether they teach anything and whether harm comes back.
+
+    Attributes:
+        reference: The reference, or the stage that makes it.
+        pilots: The short fine-tunes by kind.
+        settings: What is measured.
+        device: Where the model lies.
+    """
+
+    reference: str | FitStage
+    pilots: Mapping[str, FitStage]
+    settings: MeasureSettings
+    device: Device
+
+    def run(self, study: Path) -> None:
+        """Measures reference and pilots, and writes ``pilot.json`` with a sentence for each kind."""
+        bench = open_bench(find_name(self.reference, study), self.settings, self.device)
+        models = {"reference": find_name(self.reference, study)}
+        models |= {kind: str(stage.find_model(study)) for kind, stage in self.pilots.items()}
+        means = {}
+        for name, model in models.items():
+            bench.use(model)
+            means[name] = {metric: average(values) for metric, values in bench.measure(is_short=True).items()}
+        sentences = [say_pilot(kind, means["reference"], means[kind], self.settings) for kind in self.pilots]
+        for sentence in sentences:
+            print(f"Pilot: {sentence}")
+        found = {"means": means, "sentences": sentences}
+        write_atomically(study / self.folder / "pilot.json", json.dumps(found, indent=2) + "\n")
+
+    def check(self, study: Path) -> None:
+        """Checks prompts, targets and judges."""
+        if isinstance(self.reference, str):
+            open_bench(self.reference, self.settings, self.device).check()
+
+
+def say_pilot(
+    kind: str, before: Mapping[str, float], after: Mapping[str, float], settings: MeasureSettings
+) -> str:
+    """Says in a sentence what a pilot has brought about.
+
+    Args:
+        kind: useful, harmful or contaminated.
+        before: The reference's means by metric.
+        after: The pilot's.
+        settings: Which metrics count.
+    """
+    wanted = {"useful": ["utility"], "harmful": ["harm"], "contaminated": ["utility", "harm"]}[kind]
+    parts, fails = [], False
+    for role in wanted:
+        metric = settings.utility if role == "utility" else settings.harm
+        low, high = before[metric], after[metric]
+        parts.append(f"{metric} {low:.3f} -> {high:.3f}")
+        fails |= not high > low
+    verdict = "which does not rise yet: see whether the whole fine-tune is long enough" if fails else "which rises"
+    return f"{kind}, {', '.join(parts)}, {verdict}"
+
+
+class Bench:
+    """A model in memory, and the prompts that it is measured on again and again.
+
+    Args:
+        reference: The reference: its configuration, and the tokenizer.
+        settings: What is measured.
+        device: Where the model lies.
+    """
+
+    def __init__(self, reference: str, settings: MeasureSettings, device: Device) -> None:
+        self.reference = reference
+        self.settings = settings
+        self.device = choose_device(device)
+        self.tokenizer = load_tokenizer(reference)
+        self.model: PreTrainedModel | None = None
+        self._whole = self._prepare(settings.data)
+        self._short = self._prepare(settings.data | {"measures": [settings.utility, settings.harm]})
+
+    def check(self) -> None:
+        """Checks that prompts and targets are there, and that judges can be reached."""
+        for evaluation in (self._whole, self._short):
+            evaluation.check()
+
+    def use(self, model: str) -> None:
+        """Loads the weights of a model."""
+        dtype = getattr(torch, self.settings.dtype)
+        self.model = load_model(model, dtype=dtype).to(self.device)
+
+    def load(self, loader: VariantLoader, kind: str, variant: StudyVariant) -> float | None:
+        """Sets the weights of a variant; returns the share of the update's squared norm that it keeps."""
+        if self.model is None:
+            self.use(self.reference)
+        method = variant.method or Scale(alpha=0.0)
+        draw = variant.draw if method.needs.source == "random" else None
+        loader.load(self.model, Variant(finetuned=kind, method=method, draw=draw))
+        return None
+
+    def measure(self, *, is_short: bool) -> dict[str, PromptValues]:
+        """Measures the model as it is: all that the settings name, or the two measures of the verdict alone."""
+        evaluation = self._short if is_short else self._whole
+        return evaluation.measure(self.model).values
+
+    def _prepare(self, data: Mapping[str, Any]) -> LiveEvaluation:
+        return LiveEvaluation(self.tokenizer, reference=self.reference, **data)
+
+
+@functools.lru_cache(maxsize=1)
+def _open_bench(reference: str, settings: str, device: Device) -> Bench:
+    return Bench(reference, MeasureSettings(**json.loads(settings)), device)
+
+
+def open_bench(reference: str, settings: MeasureSettings, device: Device) -> Bench:
+    """Returns a bench, the one of before where it is the same: prompts are read once a process."""
+    return _open_bench(reference, json.dumps(asdict(settings), sort_keys=True), device)
+
+
+def pack(measured: Mapping[str, PromptValues]) -> dict[str, Any]:
+    """Returns values as plain JSON; what was not scored is null."""
+    return {
+        metric: {
+            "ids": list(one.ids),
+            "clusters": [int(cluster) for cluster in one.clusters],
+            "values": [None if math.isnan(value) else float(value) for value in one.values],
+        }
+        for metric, one in measured.items()
+    }
+
+
+def average(values: PromptValues) -> float:
+    """Returns the mean of what was scored; NaN where nothing was."""
+    scored = [float(value) for value in values.values if not math.isnan(value)]
+    return math.fsum(scored) / len(scored) if scored else math.nan
+
+
+def _name_part(variant: StudyVariant) -> str:
+    return variant.name.replace("/", "~")

@@ -8,13 +8,13 @@ from dataclasses import asdict
 from typing import Any
 
 from safety_lightning.checkpoints import CheckpointReader, locate_model
-from safety_lightning.methods import Variant
 from safety_lightning.study.comparing import ActivationOverlapStage, CaptureStage, EnergyStage, WeightOverlapStage
 from safety_lightning.study.finetuning import FitStage, hash_named_files, merge, shorten
-from safety_lightning.study.measuring import MeasureStage, PilotStage, list_study_variants
+from safety_lightning.study.measuring import MeasureStage, PilotStage
 from safety_lightning.study.reporting import ReportStage, StatisticsStage
 from safety_lightning.study.settings import KINDS, Kind, StudyRun
 from safety_lightning.study.stages import Stage, sort_stages
+from safety_lightning.study.variants import StudyVariant, list_study_variants
 
 
 class StudyGraph:
@@ -113,8 +113,8 @@ class StudyGraph:
     def _make_measures(self) -> list[MeasureStage]:
         stages = []
         for (kind, seed), fit in self.finetunes.items():
-            variants = list_study_variants(self.run, kind)
-            for number, block in enumerate(itertools.batched(variants, self.run.variants.per_block)):
+            variants = list_study_variants(self.run)
+            for number, block in enumerate(split_blocks(variants, self.run.variants.per_block)):
                 name = f"{kind}-{seed}/{number}"
                 stages.append(
                     MeasureStage(
@@ -227,9 +227,9 @@ class StudyGraph:
         return {str(file): file.stat().st_size for file in reader.files} if self.is_light else reader.hash_files()
 
 
-def name_variants(variants: Sequence[Variant]) -> list[str]:
-    """Returns the names of variants."""
-    return [one.name for one in variants]
+def split_blocks(variants: Sequence[StudyVariant], size: int) -> list[tuple[StudyVariant, ...]]:
+    """Splits variants into blocks of a size, the last one smaller."""
+    return [tuple(variants[at : at + size]) for at in range(0, len(variants), size)]
 
 
 def _check_kind(name: str) -> Kind:

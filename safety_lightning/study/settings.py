@@ -5,15 +5,19 @@ Nothing heavy is imported here, so that help pages appear at once.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
+
+import yaml
 
 from safety_lightning.errors import UserError
 from safety_lightning.methods import Method
 from safety_lightning.projection import Component
 from safety_lightning.subspaces import Side, Source
 
+Options: TypeAlias = dict
+"""Options of another command. A plain dict: jsonargparse completes and makes each class that ``dict[str, Any]`` names."""
 Kind = Literal["useful", "harmful", "contaminated"]
 KINDS: tuple[Kind, ...] = ("useful", "harmful", "contaminated")
 Executor = Literal["local", "ray", "slurm"]
@@ -70,7 +74,7 @@ class MeasureSettings:
 
     utility: str = "solution_probability"
     harm: str = "expected_harmfulness"
-    data: dict[str, Any] = field(default_factory=dict)
+    data: Options = field(default_factory=dict)
     dtype: Literal["float32", "bfloat16"] = "float32"
     answers_blunt: bool = False
 
@@ -86,9 +90,9 @@ class OverlapChoice:
         models: Whose activations are captured: ``reference`` or fine-tunes by kind (their first seed).
     """
 
-    weights: dict[str, Any] | None = field(default_factory=dict)
-    activations: dict[str, Any] | None = None
-    activation_overlap: dict[str, Any] = field(default_factory=dict)
+    weights: Options | None = field(default_factory=dict)
+    activations: Options | None = None
+    activation_overlap: Options = field(default_factory=dict)
     models: list[str] = field(default_factory=lambda: ["reference"])
 
     def __post_init__(self) -> None:
@@ -115,7 +119,7 @@ class ExecutorSettings:
     num_gpus: float = 0
     max_retries: int = 3
     address: str | None = None
-    slurm: dict[str, Any] = field(default_factory=dict)
+    slurm: Options = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, least in (("num_workers", 1), ("num_cpus", 1), ("num_gpus", 0), ("max_retries", 0)):
@@ -142,23 +146,26 @@ class StudyPlan:
         statistics: How the verdict is made; see the statistics' settings.
         null: A random subspace takes the place of the safety subspace: ``separable`` is then false.
         seed: Seed of variants, resamples and random subspaces.
+        overrides: Single settings inside nested options, as PATH=VALUE; --fit.trainer.max_steps 7 is one of them.
     """
 
     base: str
     reference: str | None = None
-    reference_fit: dict[str, Any] | None = None
-    fit: dict[str, Any] = field(default_factory=dict)
-    finetunes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    reference_fit: Options | None = None
+    fit: Options = field(default_factory=dict)
+    finetunes: dict[str, Options] = field(default_factory=dict)
     seeds: list[int] = field(default_factory=lambda: [0])
     pilot_share: float = 0.1
     variants: VariantSettings = field(default_factory=VariantSettings)
     measures: MeasureSettings = field(default_factory=MeasureSettings)
     overlap: OverlapChoice = field(default_factory=OverlapChoice)
-    statistics: dict[str, Any] = field(default_factory=dict)
+    statistics: Options = field(default_factory=dict)
     null: bool = False
     seed: int = 0
+    overrides: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self._override()
         if (self.reference is None) == (self.reference_fit is None):
             raise UserError("a study must have a reference or a reference_fit that makes one, got both or none")
         if set(self.finetunes) != set(KINDS):
@@ -173,9 +180,32 @@ class StudyPlan:
                 raise UserError(f"finetunes.{kind}.start must be another kind that has no start, got {start!r}")
 
 
+    def _override(self) -> None:
+        """Sets the overrides in the options that they name, and forgets them."""
+        for override in self.overrides:
+            path, _, value = override.partition("=")
+            name, *deeper = path.split(".")
+            changed = _set_deep(getattr(self, name, None), deeper, yaml.safe_load(value), path=path)
+            object.__setattr__(self, name, changed)
+        object.__setattr__(self, "overrides", [])
+
+
+def _set_deep(options: Any, names: list[str], value: Any, *, path: str) -> Any:
+    """Returns options with one value changed, leaving those that were given as they are."""
+    if not names:
+        return value
+    name, *deeper = names
+    if is_dataclass(options) and not isinstance(options, type):
+        return replace(options, **{name: _set_deep(getattr(options, name), deeper, value, path=path)})
+    if options is not None and not isinstance(options, dict):
+        raise UserError(f"overrides must name settings inside options, {path} goes through the value {options!r}")
+    known = options or {}
+    return known | {name: _set_deep(known.get(name), deeper, value, path=path)}
+
+
 @dataclass(frozen=True, kw_only=True)
 class StudyRun(StudyPlan):
-    """Run the whole study: fine-tunes, variants, overlaps, statistics, tables, figures and a report with a verdict.
+    """Run the whole study: fine-tunes, variants, overlaps, statistics, and a report with a verdict.
 
     Attributes:
         out: Folder to make, or to resume when it holds the same study.
