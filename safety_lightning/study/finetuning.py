@@ -11,11 +11,12 @@ from typing import Any
 import yaml
 
 from safety_lightning.cli import main
-from safety_lightning.errors import UserError
+from safety_lightning.cli.configs import check_config
 from safety_lightning.files import hash_file, remove, write_atomically
 from safety_lightning.study.stages import RECORDS, Estimate, Stage
 
-_QUIET = {"compare": {"tasks": []}, "trainer": {"enable_model_summary": False}}
+QUIET = {"compare": {"tasks": []}, "projection": {"subspace": None}, "trainer": {"enable_model_summary": False}}
+"""What a fine-tune of a study does without: it is measured by the study, and its variants are projected."""
 _COPIES = 4  # a fit's checkpoint of weights and two moments, and its model
 
 
@@ -68,19 +69,30 @@ class FitStage(Stage):
 
     def _write_options(self, model: str) -> str:
         own = {"seed_everything": self.fit_seed, "model": {"model": model}}
-        return str(yaml.safe_dump(merge(_QUIET, self.options, own), sort_keys=False))
+        return str(yaml.safe_dump(merge(self.options, own), sort_keys=False))
+
+
+def read_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns options of another command; those of a config file that ``config`` names lie under them.
+
+    Raises:
+        UserError: If there is no such config.
+    """
+    name = options.get("config")
+    given = {key: value for key, value in options.items() if key != "config"}
+    if name is None:
+        return merge(given)
+    with Path(check_config(str(name))).open(encoding="utf-8") as stream:
+        return merge(yaml.safe_load(stream), given)
 
 
 def shorten(options: Mapping[str, Any], share: float) -> dict[str, Any]:
-    """Returns the options of a fit of a share of the optimizer steps.
-
-    Raises:
-        UserError: If the options have no ``trainer.max_steps``.
-    """
-    steps = options.get("trainer", {}).get("max_steps")
-    if not isinstance(steps, int) or steps < 1:
-        raise UserError(f"a pilot must know fit.trainer.max_steps, at least 1, got {steps}; --pilot_share 0 makes none")
-    return merge(options, {"trainer": {"max_steps": max(1, round(share * steps))}})
+    """Returns the options of a fit of a share of the optimizer steps, one at least."""
+    trainer = options.get("trainer", {})
+    steps = trainer.get("max_steps", -1)
+    if steps > 0:
+        return merge(options, {"trainer": {"max_steps": max(1, round(share * steps))}})
+    return merge(options, {"trainer": {"max_epochs": 1, "limit_train_batches": share}})
 
 
 def merge(*options: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from safety_lightning.checkpoints import CheckpointReader, locate_model
 from safety_lightning.study.comparing import ActivationOverlapStage, CaptureStage, EnergyStage, WeightOverlapStage
-from safety_lightning.study.finetuning import FitStage, hash_named_files, merge, shorten
+from safety_lightning.study.finetuning import QUIET, FitStage, hash_named_files, merge, read_options, shorten
 from safety_lightning.study.measuring import MeasureStage, PilotStage
 from safety_lightning.study.reporting import ReportStage, StatisticsStage
 from safety_lightning.study.settings import KINDS, Kind, StudyRun
@@ -55,7 +55,7 @@ class StudyGraph:
         return sort_stages([*made, statistics, report])
 
     def _make_reference(self) -> FitStage:
-        options = merge(self.run.fit, self.run.reference_fit or {})
+        options = self._join_options(self.run.reference_fit or {})
         return self._make_fit("reference", "reference", options, self.run.base, seed=self.run.seed)
 
     def _make_pilot(self) -> list[Stage]:
@@ -183,18 +183,18 @@ class StudyGraph:
 
     def _make_activations(self, name: str) -> list[Stage]:
         overlap = self.run.overlap
-        assert overlap.activations is not None
+        options = read_options(overlap.activations or {})
         model = self.reference if name == "reference" else self.finetunes[_check_kind(name), self.run.seeds[0]]
         captured = CaptureStage(
             name=f"activations/{name}",
             folder=f"activations/{name}",
             needs=self._need(model),
             recipe={
-                "options": overlap.activations,
-                "files": hash_named_files(overlap.activations),
+                "options": options,
+                "files": hash_named_files(options),
                 "weights": self._weights[model] if isinstance(model, str) else None,
             },
-            options=overlap.activations,
+            options=options,
             model=model,
             stand_in=self._stand_in,
         )
@@ -210,7 +210,13 @@ class StudyGraph:
 
     def _read_options(self, kind: Kind) -> dict[str, Any]:
         own = {name: value for name, value in self.run.finetunes[kind].items() if name != "start"}
-        return merge(self.run.fit, own)
+        return self._join_options(own)
+
+    def _join_options(self, own: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns options of a fit over those that all share; a config is read for what trains, not for what projects."""
+        common, given = dict(self.run.fit), dict(own)
+        files = [read_options({"config": one.pop("config")}) for one in (common, given) if "config" in one]
+        return merge(*files, QUIET, common, given)
 
     def _describe_measures(self) -> dict[str, Any]:
         settings = asdict(self.run.measures)
