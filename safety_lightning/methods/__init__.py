@@ -4,11 +4,13 @@ delta       what all of them share of one matrix: its delta, decomposed once, an
 update      the update seen from these bases, and what a method keeps of it: its norms, weights and leak
 protocol    Method: what it needs, keeps and is called; Variant: a method on a finetuned model
 subspace    the paper's: a component of a subspace; then opposite (its release's), scale, energy
+plain       reference and finetuned model themselves, as variants
 safe_lora   from other papers; then safe_merge, resta
 """
 
 from safety_lightning.methods.energy import EnergyRemoval, RemoveEnergy
 from safety_lightning.methods.opposite import Opposite
+from safety_lightning.methods.plain import Plain
 from safety_lightning.methods.protocol import Description, Method, Needs, Variant, list_variants, match_variants
 from safety_lightning.methods.resta import Resta
 from safety_lightning.methods.safe_lora import SafeLora
@@ -26,6 +28,7 @@ __all__ = [
     "Method",
     "Needs",
     "Opposite",
+    "Plain",
     "RemoveEnergy",
     "Resta",
     "SafeLora",

@@ -164,8 +164,7 @@ def span_bases(
         order = order[:wanted]
     if "random" in recipe.sources:
         width = wanted if norm > 0 else 0
-        generator = seed_generator(f"{recipe.seed}:{slot.name}")
-        bases["random"] = draw_haar_basis(len(delta_MN), width, generator=generator).to(delta.device)
+        bases["random"] = draw_directions(slot, width, side=recipe.side, seed=recipe.seed).to(delta.device)
     return MatrixDelta(
         shape=(slot.rows, slot.columns),
         reference_MN=reference if recipe.side == "left" else reference.mT,
@@ -175,6 +174,12 @@ def span_bases(
         order=order,
         norm=norm,
     )
+
+
+def draw_directions(slot: MatrixSlot, width: int, *, side: Side, seed: int) -> Tensor:
+    """Draws the directions of ``random`` for one matrix, float32, ``(M, width)``, on the CPU."""
+    num_rows = slot.rows if side == "left" else slot.columns
+    return draw_haar_basis(num_rows, width, generator=seed_generator(f"{seed}:{slot.name}"))
 
 
 def _decompose(delta: Tensor, recipe: BasisRecipe, rank: int | None, decompose: Decomposer) -> Decomposition:

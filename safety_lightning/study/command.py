@@ -12,7 +12,6 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from safety_lightning.system.disks import format_bytes
 from safety_lightning.errors import UserError
 from safety_lightning.files import find_parent, write_atomically
 from safety_lightning.methods import Method
@@ -23,6 +22,7 @@ from safety_lightning.study.planning import print_plan
 from safety_lightning.study.running import choose_stages, format_seconds, run_stages
 from safety_lightning.study.settings import StudyRun
 from safety_lightning.study.stages import StageStore, hash_values
+from safety_lightning.system.disks import format_bytes
 
 _IDENTITY = ("base", "reference", "reference_fit")
 """What makes a study this study and no other; all else may change, and what depends on it is made anew."""
@@ -66,7 +66,9 @@ def _write_settings(run: StudyRun, folder: RunFolder) -> None:
     started = [*manifest.get("started", []), describe_environment() | {"command": describe_command()}]
     write_atomically(folder.path / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
     identity = {name: settings[name] for name in _IDENTITY}
-    folder.write_manifest({"verb": "study", "identity": identity, "settings_hash": hash_values(settings), "started": started})
+    folder.write_manifest(
+        {"verb": "study", "identity": identity, "settings_hash": hash_values(settings), "started": started}
+    )
 
 
 def _check_identity(run: StudyRun) -> None:
@@ -91,7 +93,9 @@ def _check_disk(folder: Path, num_bytes: int) -> None:
     state = os.statvfs(place)
     free = state.f_bavail * state.f_frsize
     if free < num_bytes:
-        raise UserError(f"study folder {folder} needs about {format_bytes(num_bytes)}, the disk has {format_bytes(free)}")
+        raise UserError(
+            f"study folder {folder} needs about {format_bytes(num_bytes)}, the disk has {format_bytes(free)}"
+        )
 
 
 def make_plain(value: Any) -> Any:

@@ -261,4 +261,3 @@ def _check_package(executor: Executor) -> None:
             f"--executor {executor} must have the package {package}, it is not installed: "
             f"pip install 'safety_lightning[{executor}]'"
         )
-

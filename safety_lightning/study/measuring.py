@@ -15,7 +15,6 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from safety_lightning.checkpoints import load_model, load_tokenizer
-from safety_lightning.system.devices import choose_device
 from safety_lightning.evaluation import LiveEvaluation, PromptValues
 from safety_lightning.files import PartStore, write_atomically
 from safety_lightning.methods import Scale, Variant
@@ -25,6 +24,7 @@ from safety_lightning.study.settings import Device, Kind, MeasureSettings, Varia
 from safety_lightning.study.stages import Stage
 from safety_lightning.study.variants import StudyVariant, ValueRow
 from safety_lightning.sweep import SweepSettings, VariantLoader, open_inputs
+from safety_lightning.system.devices import choose_device
 from safety_lightning.tables import write_parquet
 
 VALUES = "values.parquet"
@@ -145,9 +145,7 @@ class PilotStage(Stage):
             open_bench(self.reference, self.settings, self.device).check()
 
 
-def say_pilot(
-    kind: str, before: Mapping[str, float], after: Mapping[str, float], settings: MeasureSettings
-) -> str:
+def say_pilot(kind: str, before: Mapping[str, float], after: Mapping[str, float], settings: MeasureSettings) -> str:
     """Says in a sentence what a pilot has brought about.
 
     Args:

@@ -23,7 +23,9 @@ def print_plan(run: StudyRun, stages: Sequence[Stage], store: StageStore, *, con
         store: What is done.
         console: Where to print.
     """
-    table = PlainTable("the plan", names=["stages"], numbers=["number", "done", "time", "memory", "disk", "judge calls"])
+    table = PlainTable(
+        "the plan", names=["stages"], numbers=["number", "done", "time", "memory", "disk", "judge calls"]
+    )
     groups: dict[str, list[Stage]] = {}
     for stage in stages:
         groups.setdefault(stage.name.partition("/")[0], []).append(stage)

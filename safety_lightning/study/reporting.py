@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from safety_lightning.study.measuring import VALUES, MeasureStage
 from safety_lightning.study.settings import StudyRun

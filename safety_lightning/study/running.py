@@ -39,7 +39,9 @@ class Progress:
         state = "done before" if is_old else f"done in {format_seconds(seconds or 0.0)}"
         left = self._estimate()
         note = f"; about {format_seconds(left)} left" if left and not is_old else ""
-        self.console.print(f"[{self.num_ended}/{len(self.stages)}] {stage.name}: {state}{note}", highlight=False, markup=False)
+        self.console.print(
+            f"[{self.num_ended}/{len(self.stages)}] {stage.name}: {state}{note}", highlight=False, markup=False
+        )
 
     def _estimate(self) -> float | None:
         """Returns the seconds that are left, by stages of the same kind; None while a kind has not been seen."""

@@ -179,7 +179,6 @@ class StudyPlan:
             if start is not None and (start not in KINDS or start == kind or "start" in self.finetunes[start]):
                 raise UserError(f"finetunes.{kind}.start must be another kind that has no start, got {start!r}")
 
-
     def _override(self) -> None:
         """Sets the overrides in the options that they name, and forgets them."""
         for override in self.overrides:

@@ -44,7 +44,11 @@ class StudyVariant:
 
     def to_recipe(self) -> dict[str, Any]:
         """Returns what it is as plain JSON."""
-        return {"name": self.name, "draw": self.draw, "method": None if self.method is None else self.method.to_recipe()}
+        return {
+            "name": self.name,
+            "draw": self.draw,
+            "method": None if self.method is None else self.method.to_recipe(),
+        }
 
 
 def list_study_variants(run: StudyRun) -> list[StudyVariant]:

@@ -59,7 +59,7 @@ def check_verb(verb: str, *, args: Sequence[str]) -> None:
     try:
         with suppress(_CheckedExit):
             _start(checking, args)
-    except Exception as error:  # noqa: BLE001 (raised again unless it is a user's to mend)
+    except Exception as error:
         raise find_user_error(error) from error
 
 
