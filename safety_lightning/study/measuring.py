@@ -8,18 +8,24 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import torch
+from jsonargparse import ArgumentError
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from safety_lightning.checkpoints import load_model, load_tokenizer
+from safety_lightning.checkpoints import load_config, load_model, load_tokenizer
+from safety_lightning.cli.commands import CommandParser
+from safety_lightning.cli.errors import shorten
+from safety_lightning.errors import UserError
 from safety_lightning.evaluation import LiveEvaluation, PromptValues
+from safety_lightning.evaluation.datamodule import find_context
+from safety_lightning.evaluation.tasks import TASK_SETTINGS, TaskSuite
 from safety_lightning.files import PartStore, write_atomically
-from safety_lightning.methods import Scale, Variant
+from safety_lightning.printing import open_console, show_line
 from safety_lightning.study.comparing import find_name
-from safety_lightning.study.finetuning import FitStage
+from safety_lightning.study.finetuning import FitStage, merge
 from safety_lightning.study.settings import Device, Kind, MeasureSettings, VariantSettings
 from safety_lightning.study.stages import Stage
 from safety_lightning.study.variants import StudyVariant, ValueRow
@@ -66,31 +72,26 @@ class MeasureStage(Stage):
             bench = open_bench(find_name(self.reference, study), self.settings, self.device)
             loader = self._open_loader(study)
             for variant in tqdm(missing, desc=f"{self.kind}-{self.seed}", unit="variant", delay=5):
-                energy = bench.load(loader, self.kind, variant)
+                loader.load(bench.model, variant.name_for(self.kind))
                 measured = bench.measure(is_short=variant.is_blunt and not self.settings.answers_blunt)
-                parts.write(_name_part(variant), {"energy_kept": energy, "values": pack(measured)})
+                parts.write(_name_part(variant), pack(measured))
         rows = [row for variant in self.variants for row in self._make_rows(variant, parts.read(_name_part(variant)))]
         write_parquet(study / self.folder / VALUES, ValueRow, rows)
         parts.clear()
-
-    def check(self, study: Path) -> None:
-        """Checks prompts, targets and judges."""
-        if isinstance(self.reference, str):
-            open_bench(self.reference, self.settings, self.device).check()
 
     def list_outputs(self, study: Path) -> list[Path]:
         """Lists the file of values."""
         return [study / self.folder / VALUES]
 
     def _open_loader(self, study: Path) -> VariantLoader:
-        methods = [one.method for one in self.variants if one.method is not None]
+        methods = [one.method for one in self.variants]
         settings = SweepSettings(side=self.choice.side, exclude=self.choice.exclude, seed=self.draw_seed)
         named = [f"{self.kind}={self.finetune.find_model(study)}"]
         start = find_name(self.reference, study)
         return VariantLoader(open_inputs(self.base, start, named, methods=methods, settings=settings), settings)
 
     def _make_rows(self, variant: StudyVariant, part: Mapping[str, Any]) -> Iterator[ValueRow]:
-        for metric, values in part["values"].items():
+        for metric, values in part.items():
             for prompt, cluster, value in zip(values["ids"], values["clusters"], values["values"], strict=True):
                 yield ValueRow(
                     finetuned=self.kind,
@@ -100,7 +101,6 @@ class MeasureStage(Stage):
                     component=variant.component,
                     fraction=variant.fraction,
                     alpha=variant.alpha,
-                    energy_kept=part["energy_kept"],
                     metric=metric,
                     prompt=prompt,
                     cluster=cluster,
@@ -135,7 +135,7 @@ class PilotStage(Stage):
             means[name] = {metric: average(values) for metric, values in bench.measure(is_short=True).items()}
         sentences = [say_pilot(kind, means["reference"], means[kind], self.settings) for kind in self.pilots]
         for sentence in sentences:
-            print(f"Pilot: {sentence}")
+            show_line(open_console(None), f"Pilot        {sentence}")
         found = {"means": means, "sentences": sentences}
         write_atomically(study / self.folder / "pilot.json", json.dumps(found, indent=2) + "\n")
 
@@ -169,46 +169,87 @@ class Bench:
     """A model in memory, and the prompts that it is measured on again and again.
 
     Args:
-        reference: The reference: its configuration, and the tokenizer.
+        reference: The reference: its tokenizer, and what a drift is measured from.
         settings: What is measured.
         device: Where the model lies.
+
+    Raises:
+        UserError: If a task, a prompt, a target or a measure is not there.
     """
 
     def __init__(self, reference: str, settings: MeasureSettings, device: Device) -> None:
         self.reference = reference
         self.settings = settings
         self.device = choose_device(device)
-        self.tokenizer = load_tokenizer(reference)
-        self.model: PreTrainedModel | None = None
-        self._whole = self._prepare(settings.data)
-        self._short = self._prepare(settings.data | {"measures": [settings.utility, settings.harm]})
+        tokenizer, context = load_tokenizer(reference), find_context(load_config(reference))
+        self._whole, self._short = (
+            LiveEvaluation(
+                tokenizer,
+                read_suite(options),
+                batch_size=settings.batch_size,
+                num_prompts=settings.num_prompts,
+                max_context_tokens=context,
+            )
+            for options in (settings.data, choose_measures(settings))
+        )
+        self._model: PreTrainedModel | None = None
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The model, the reference at first."""
+        if self._model is None:
+            self._model = self._load(self.reference)
+            self._whole.take_reference(self._model)
+        return self._model
 
     def check(self) -> None:
-        """Checks that prompts and targets are there, and that judges can be reached."""
-        for evaluation in (self._whole, self._short):
-            evaluation.check()
+        """Checks that judges can be reached; raises UserError."""
+        self._whole.check()
 
     def use(self, model: str) -> None:
-        """Loads the weights of a model."""
-        dtype = getattr(torch, self.settings.dtype)
-        self.model = load_model(model, dtype=dtype).to(self.device)
-
-    def load(self, loader: VariantLoader, kind: str, variant: StudyVariant) -> float | None:
-        """Sets the weights of a variant; returns the share of the update's squared norm that it keeps."""
-        if self.model is None:
-            self.use(self.reference)
-        method = variant.method or Scale(alpha=0.0)
-        draw = variant.draw if method.needs.source == "random" else None
-        loader.load(self.model, Variant(finetuned=kind, method=method, draw=draw))
-        return None
+        """Puts another model's weights into the model."""
+        self.model.load_state_dict(self._load(model).state_dict())
 
     def measure(self, *, is_short: bool) -> dict[str, PromptValues]:
         """Measures the model as it is: all that the settings name, or the two measures of the verdict alone."""
         evaluation = self._short if is_short else self._whole
         return evaluation.measure(self.model).values
 
-    def _prepare(self, data: Mapping[str, Any]) -> LiveEvaluation:
-        return LiveEvaluation(self.tokenizer, reference=self.reference, **data)
+    def _load(self, model: str) -> PreTrainedModel:
+        return load_model(model, dtype=getattr(torch, self.settings.dtype)).to(self.device)
+
+
+def read_suite(options: Mapping[str, Any]) -> TaskSuite:
+    """Makes the tasks of a study from plain options, as `test` takes them under ``data``.
+
+    Raises:
+        UserError: If they are not what `test` would take.
+    """
+    parser = CommandParser(exit_on_error=False)
+    parser.add_class_arguments(TaskSuite, "data")
+    try:
+        suite: TaskSuite = parser.instantiate_classes(parser.parse_object({"data": dict(options)})).data
+    except ArgumentError as error:
+        raise UserError(f"measures.data must be as `test` takes data: {shorten(str(error))}") from error
+    return suite
+
+
+def choose_measures(settings: MeasureSettings) -> dict[str, Any]:
+    """Returns the options of tasks on which nothing but the two measures of the verdict is measured.
+
+    Raises:
+        UserError: If no task has one of the measures.
+    """
+    wanted = (settings.utility, settings.harm)
+    known = {name: get_args(get_args(get_type_hints(kind)["measures"])[0]) for name, kind in TASK_SETTINGS.items()}
+    tasks = [task for task in settings.data.get("tasks", []) if set(wanted) & set(known[task])]
+    for measure in wanted:
+        if not any(measure in known[task] for task in tasks):
+            raise UserError(
+                f"measures.data.tasks must have a task that measures {measure}, got {settings.data.get('tasks', [])}"
+            )
+    own = {task: {"measures": [one for one in wanted if one in known[task]]} for task in tasks}
+    return merge(settings.data, own, {"tasks": tasks})
 
 
 @functools.lru_cache(maxsize=1)

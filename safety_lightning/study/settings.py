@@ -66,7 +66,9 @@ class MeasureSettings:
     Attributes:
         utility: The measure of learning that the verdict is made from.
         harm: The measure of harm that the verdict is made from.
-        data: Prompts and judges, as `test` takes them under ``data``.
+        data: Tasks and judges, as `test` takes them under ``data``.
+        batch_size: Prompts measured at once.
+        num_prompts: Prompts of each task, its first ones; null takes all.
         dtype: What variants are computed in.
         answers_blunt: Whether variants that only the blunt frontier needs are given whole answers too, besides the
             two measures of the verdict.
@@ -75,6 +77,8 @@ class MeasureSettings:
     utility: str = "solution_probability"
     harm: str = "expected_harmfulness"
     data: Options = field(default_factory=dict)
+    batch_size: int = 64
+    num_prompts: int | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
     answers_blunt: bool = False
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from safety_lightning.methods import Method, Scale, SubspaceComponent
+from safety_lightning.methods import Method, Plain, Scale, SubspaceComponent
 from safety_lightning.study.settings import Kind, StudyRun
 
 NULL_DRAW = 1000
@@ -23,7 +23,7 @@ class StudyVariant:
         fraction: Share of the smaller dimension that the subspace spans.
         alpha: Factor of the whole update.
         draw: Which draw of a random source.
-        method: What makes it of the update; None is the reference.
+        method: What makes it of the update.
         is_blunt: Whether it knows nothing of safety and only bounds what weakening can do.
     """
 
@@ -32,7 +32,7 @@ class StudyVariant:
     fraction: float | None = None
     alpha: float | None = None
     draw: int = 0
-    method: Method | None = None
+    method: Method
     is_blunt: bool = False
 
     @property
@@ -55,8 +55,8 @@ def list_study_variants(run: StudyRun) -> list[StudyVariant]:
     """Lists the variants that every fine-tune is measured in: the reference and the whole update first."""
     choice = run.variants
     first = [
-        StudyVariant(source="reference"),
-        StudyVariant(source="finetuned", method=Scale(alpha=1.0)),
+        StudyVariant(source="reference", method=Plain(model="reference")),
+        StudyVariant(source="finetuned", method=Plain(model="finetuned")),
     ]
     alphas = [one for one in choice.alphas if 0 < one < 1]
     scaled = [StudyVariant(source="scale", alpha=a, method=Scale(alpha=a), is_blunt=True) for a in alphas]
@@ -104,7 +104,6 @@ class ValueRow:
         component: parallel, orthogonal or empty.
         fraction: Share of the smaller dimension.
         alpha: Factor of the whole update.
-        energy_kept: Share of the update's squared norm that the variant keeps.
         metric: What was measured.
         prompt: Which prompt.
         cluster: Which cluster of near twins the prompt belongs to.
@@ -118,7 +117,6 @@ class ValueRow:
     component: str
     fraction: float | None
     alpha: float | None
-    energy_kept: float | None
     metric: str
     prompt: str
     cluster: int

@@ -57,13 +57,13 @@ def check_verb(verb: str, *, args: Sequence[str]) -> None:
     cli_class = _load_class(verb)
     checking: type[VerbCLI] = type(cli_class.__name__, (_CheckOnly, cli_class), {f"before_{verb}": _CheckOnly.end})
     try:
-        with suppress(_CheckedExit):
+        with suppress(_ChecksPassedError):
             _start(checking, args)
     except Exception as error:
         raise find_user_error(error) from error
 
 
-class _CheckedExit(Exception):
+class _ChecksPassedError(Exception):
     """Ends a verb whose checks have passed."""
 
 
@@ -73,7 +73,7 @@ class _CheckOnly(VerbCLI):
     def end(self) -> None:
         """Checks, and ends the verb."""
         self.check()
-        raise _CheckedExit
+        raise _ChecksPassedError
 
 
 def _load_class(verb: str) -> type[VerbCLI]:
