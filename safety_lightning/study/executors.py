@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -93,7 +95,7 @@ class ProcessPool:
 
     def close(self) -> None:
         """Stops the processes."""
-        for process in list((self._pool._processes or {}).values()):
+        for process in multiprocessing.active_children():
             process.terminate()
         self._pool.shutdown(cancel_futures=True)
 
@@ -119,10 +121,13 @@ class RayPool:
         options: dict[str, Any] = {"ignore_reinit_error": True, "log_to_driver": False, "include_dashboard": False}
         if settings.address is None and "RAY_ADDRESS" not in os.environ:
             options["num_cpus"] = settings.num_workers * settings.num_cpus
+        _check_cluster(settings.address)
+        handler = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(address=settings.address, **options)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise UserError(f"a Ray cluster must be at {settings.address or 'hand'}, got: {error}") from error
+        signal.signal(signal.SIGTERM, handler)  # Ray's own ends the process with status 15
         self._remote = ray.remote(
             num_cpus=settings.num_cpus, num_gpus=settings.num_gpus, max_retries=settings.max_retries
         )(_run_limited)
@@ -250,6 +255,17 @@ def run_apart(study: Path, stage: Stage) -> None:
 def _run_limited(study: Path, stage: Stage, num_threads: int) -> None:
     limit_threads(num_threads)
     run_apart(study, stage)
+
+
+def _check_cluster(address: str | None) -> None:
+    """Raises UserError if nobody listens at ``host:port``: Ray itself asks for five minutes."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError as error:
+        raise UserError(f"a Ray cluster must be at {address}, nobody answers there: {error}") from error
 
 
 def _check_package(executor: Executor) -> None:

@@ -1,4 +1,4 @@
-"""Fine-tunes as stages, each a run of `fit` in this process, and the pilot that tells before whether they will teach."""
+"""Fine-tunes as stages, each a run of `fit` in this process; a pilot is a short one."""
 
 from __future__ import annotations
 

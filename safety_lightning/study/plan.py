@@ -213,7 +213,7 @@ class StudyGraph:
         return self._join_options(own)
 
     def _join_options(self, own: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns options of a fit over those that all share; a config is read for what trains, not for what projects."""
+        """Returns options of a fit over those that all share; a config's projection and comparison are left out."""
         common, given = dict(self.run.fit), dict(own)
         files = [read_options({"config": one.pop("config")}) for one in (common, given) if "config" in one]
         return merge(*files, QUIET, common, given)

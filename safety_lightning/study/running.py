@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 from rich.console import Console
 
 from safety_lightning.errors import UserError
+from safety_lightning.printing import show_line
 from safety_lightning.study.executors import LostWorkerError, Pool
 from safety_lightning.study.stages import Stage, StageStore
 
@@ -39,9 +40,7 @@ class Progress:
         state = "done before" if is_old else f"done in {format_seconds(seconds or 0.0)}"
         left = self._estimate()
         note = f"; about {format_seconds(left)} left" if left and not is_old else ""
-        self.console.print(
-            f"[{self.num_ended}/{len(self.stages)}] {stage.name}: {state}{note}", highlight=False, markup=False
-        )
+        show_line(self.console, f"[{self.num_ended}/{len(self.stages)}] {stage.name}: {state}{note}")
 
     def _estimate(self) -> float | None:
         """Returns the seconds that are left, by stages of the same kind; None while a kind has not been seen."""
@@ -90,7 +89,7 @@ def run_stages(stages: Sequence[Stage], store: StageStore, pool: Pool, *, consol
             if isinstance(error, LostWorkerError) and losses.get(name, 0) < max_retries:
                 losses[name] = losses.get(name, 0) + 1
                 waiting[name] = by_name[name]
-                console.print(f"{name}: its worker was lost, it is run again", highlight=False, markup=False)
+                show_line(console, f"{name}: its worker was lost, it is run again")
             elif isinstance(error, LostWorkerError):
                 raise UserError(f"stage {name} lost its worker {max_retries + 1} times: {error}") from error
             elif error is not None:

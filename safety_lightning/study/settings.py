@@ -17,7 +17,7 @@ from safety_lightning.projection import Component
 from safety_lightning.subspaces import Side, Source
 
 Options: TypeAlias = dict
-"""Options of another command. A plain dict: jsonargparse completes and makes each class that ``dict[str, Any]`` names."""
+"""Options of another command. A plain dict: of ``dict[str, Any]`` jsonargparse would make every class that is named."""
 Kind = Literal["useful", "harmful", "contaminated"]
 KINDS: tuple[Kind, ...] = ("useful", "harmful", "contaminated")
 Executor = Literal["local", "ray", "slurm"]

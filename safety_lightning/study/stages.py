@@ -58,7 +58,7 @@ class Stage(ABC):
     def run(self, study: Path) -> None:
         """Does the work; resumes it where it was killed."""
 
-    def check(self, study: Path) -> None:
+    def check(self, study: Path) -> None:  # noqa: B027 (most have nothing to check)
         """Checks all that can be checked before any stage has run; writes nothing.
 
         Raises:
