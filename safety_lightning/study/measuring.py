@@ -64,6 +64,11 @@ class MeasureStage(Stage):
     draw_seed: int
     device: Device
 
+    @property
+    def finetune_name(self) -> str:
+        """What the fine-tune is called in the tables of other commands."""
+        return f"{self.kind}-{self.seed}"
+
     def run(self, study: Path) -> None:
         """Measures the variants that have no part yet, and writes the rows of all."""
         parts = PartStore(study / self.folder / "parts")
@@ -101,6 +106,7 @@ class MeasureStage(Stage):
                     component=variant.component,
                     fraction=variant.fraction,
                     alpha=variant.alpha,
+                    energy_kept=variant.energy_kept,
                     metric=metric,
                     prompt=prompt,
                     cluster=cluster,

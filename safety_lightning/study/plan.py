@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 from safety_lightning.checkpoints import CheckpointReader, locate_model
+from safety_lightning.errors import UserError
 from safety_lightning.study.comparing import ActivationOverlapStage, CaptureStage, EnergyStage, WeightOverlapStage
 from safety_lightning.study.finetuning import QUIET, FitStage, hash_named_files, merge, read_options, shorten
 from safety_lightning.study.measuring import MeasureStage, PilotStage
 from safety_lightning.study.reporting import ReportStage, StatisticsStage
 from safety_lightning.study.settings import KINDS, Kind, StudyRun
 from safety_lightning.study.stages import Stage, sort_stages
+from safety_lightning.study.statistics import StatisticsSettings
 from safety_lightning.study.variants import StudyVariant, list_study_variants
 
 
@@ -40,19 +42,30 @@ class StudyGraph:
 
     def list_stages(self) -> list[Stage]:
         """Lists all stages, each behind what it needs; the pilot first, the report last."""
-        overlaps = self._make_overlaps()
-        energies = self._make_energies()
+        energies, overlaps = self._make_energies(), self._make_overlaps()
         made: list[Stage] = [*self._make_pilot(), *self.finetunes.values(), *self.measures, energies, *overlaps]
+        settings = self._read_statistics()
         statistics = StatisticsStage(
             name="statistics",
-            folder="statistics",
+            folder="tables",
             needs=(*self.measures, energies, *overlaps),
-            recipe={"statistics": self.run.statistics, "seed": self.run.seed, "null": self.run.null},
+            recipe={"statistics": asdict(settings)},
+            settings=settings,
             measured=tuple(self.measures),
-            run_settings=self.run,
+            energies=energies,
+            weights=next((one for one in overlaps if isinstance(one, WeightOverlapStage)), None),
+            activations=tuple(one for one in overlaps if isinstance(one, ActivationOverlapStage)),
         )
-        report = ReportStage(name="report", folder="report", needs=(statistics,), run_settings=self.run)
+        report = ReportStage(name="report", folder="figures", needs=(statistics,), recipe={"code": 1})
         return sort_stages([*made, statistics, report])
+
+    def _read_statistics(self) -> StatisticsSettings:
+        given = {"utility": self.run.measures.utility, "harm": self.run.measures.harm, "seed": self.run.seed}
+        known = [one.name for one in fields(StatisticsSettings) if one.name not in given]
+        for name in self.run.statistics:
+            if name not in known:
+                raise UserError(f"statistics must be settings of {', '.join(known)}, got {name}")
+        return StatisticsSettings(**given, **self.run.statistics)
 
     def _make_reference(self) -> FitStage:
         options = self._join_options(self.run.reference_fit or {})

@@ -42,6 +42,12 @@ class StudyVariant:
         numbers = [f"{one:g}" for one in (self.fraction, self.alpha) if one is not None]
         return "/".join([source, *([self.component] if self.component else []), *numbers])
 
+    @property
+    def energy_kept(self) -> float | None:
+        """The share of the update's squared norm that it keeps, where that is known without a look at the update."""
+        known = {"reference": 0.0, "finetuned": 1.0, "scale": None if self.alpha is None else self.alpha**2}
+        return known.get(self.source)
+
     def to_recipe(self) -> dict[str, Any]:
         """Returns what it is as plain JSON."""
         return {
@@ -104,6 +110,7 @@ class ValueRow:
         component: parallel, orthogonal or empty.
         fraction: Share of the smaller dimension.
         alpha: Factor of the whole update.
+        energy_kept: Share of the update's squared norm that the variant keeps; None where it was not measured.
         metric: What was measured.
         prompt: Which prompt.
         cluster: Which cluster of near twins the prompt belongs to.
@@ -117,6 +124,7 @@ class ValueRow:
     component: str
     fraction: float | None
     alpha: float | None
+    energy_kept: float | None
     metric: str
     prompt: str
     cluster: int
