@@ -40,10 +40,10 @@ class StatisticsStage(Stage):
     def run(self, study: Path) -> None:
         """Gathers values and overlaps in the study's folder, and makes the statistics."""
         gather_values(self.measured, read_energies(study / self.energies.folder / "energy.csv"), study)
-        for stage, name in ((self.weights, "weights"), (next(iter(self.activations), None), "activations")):
-            if stage is not None:
-                with atomic_path(study / f"overlap_{name}.csv") as partial:
-                    shutil.copyfile(study / stage.folder / "average.csv", partial)
+        if self.weights is not None:
+            _copy(study / self.weights.folder / "layers.csv", study / "overlap_weights.csv")
+        if self.activations:
+            _copy(study / self.activations[0].folder / "overlap.csv", study / "overlap_activations.csv")
         write_statistics(study, self.settings)
 
     def list_outputs(self, study: Path) -> list[Path]:
@@ -63,6 +63,11 @@ class ReportStage(Stage):
     def list_outputs(self, study: Path) -> list[Path]:
         """Lists pages and figures."""
         return [study / "report.md", study / "report.html", *sorted((study / self.folder).rglob("*.*"))]
+
+
+def _copy(file: Path, to: Path) -> None:
+    with atomic_path(to) as partial:
+        shutil.copyfile(file, partial)
 
 
 def read_energies(file: Path) -> dict[tuple[str, str, str, float | None], float]:
