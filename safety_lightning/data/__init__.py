@@ -31,7 +31,10 @@ if TYPE_CHECKING:
         check_template,
         encode_pairs,
         encode_prompt,
+        encode_texts,
         find_stop_ids,
+        render_prompt,
+        render_reply,
     )
     from safety_lightning.data.datamodule import InstructionData
     from safety_lightning.data.reading import (
@@ -53,7 +56,8 @@ if TYPE_CHECKING:
 
 _PLACES = {
     "batching": "LengthGroupedBatchSampler Padding collate_examples pad_rows pad_sequences",
-    "chat": "IGNORED_LABEL EncodedExample Template check_template encode_pairs encode_prompt find_stop_ids",
+    "chat": "IGNORED_LABEL EncodedExample Template check_template encode_pairs encode_prompt encode_texts "
+    "find_stop_ids render_prompt render_reply",
     "datamodule": "InstructionData",
     "reading": "AdvBenchPrompts read_advbench_prompts read_examples read_prompts read_source",
     "sources": "Example InstructionSource is_generated is_local_file register_generator resolve_source",

@@ -73,7 +73,7 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str, *, template: 
     Raises:
         UserError: If the template is unknown, or ``chat`` is asked for and the tokenizer has no chat template.
     """
-    return _encode_texts(tokenizer, [render_prompt(tokenizer, prompt, template=template)], template)[0]
+    return encode_texts(tokenizer, [render_prompt(tokenizer, prompt, template=template)], template)[0]
 
 
 def encode_pairs(
@@ -104,12 +104,12 @@ def encode_pairs(
     """
     prompts = [render_prompt(tokenizer, prompt, template=template) for prompt, _ in pairs]
     replies = [
-        _render_reply(tokenizer, prompt, response, rendered, template)
+        render_reply(tokenizer, prompt, response, rendered, template)
         for (prompt, response), rendered in zip(pairs, prompts, strict=True)
     ]
     wholes = [prompt + reply for prompt, reply in zip(prompts, replies, strict=True)]
-    prompts_ids = _encode_texts(tokenizer, prompts, template)
-    wholes_ids = _encode_texts(tokenizer, wholes, template)
+    prompts_ids = encode_texts(tokenizer, prompts, template)
+    wholes_ids = encode_texts(tokenizer, wholes, template)
     stop_ids = find_stop_ids(tokenizer) if template == "chat" else frozenset()
     examples = []
     for prompt_ids, whole_ids, reply in zip(prompts_ids, wholes_ids, replies, strict=True):
@@ -169,9 +169,14 @@ def find_stop_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     return frozenset((special - others) | ({tokenizer.eos_token_id} - {None}))
 
 
-def _render_reply(
+def render_reply(
     tokenizer: PreTrainedTokenizerBase, prompt: str, response: str, rendered: str, template: Template
 ) -> str:
+    """Writes what stands behind a prompt that `render_prompt` has rendered: the response and the end of the turn.
+
+    Raises:
+        UserError: If the template does not write the prompt as the beginning of prompt and response.
+    """
     if template == "plain":
         return response
     messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
@@ -198,7 +203,8 @@ def _pin_date(chat_template: str) -> str:
     return _ASKS_DATE.sub(lambda match: repr(TEMPLATE_DATE.strftime(match[2])), chat_template)
 
 
-def _encode_texts(tokenizer: PreTrainedTokenizerBase, texts: list[str], template: Template) -> list[list[int]]:
+def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: list[str], template: Template) -> list[list[int]]:
+    """Encodes texts that begin as `render_prompt` writes them, each with the tokenizer's beginning token once."""
     if not texts:
         return []
     encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]

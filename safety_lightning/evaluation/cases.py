@@ -11,7 +11,10 @@ from transformers import PreTrainedTokenizerBase
 
 from safety_lightning.data.chat import check_template, encode_prompt
 from safety_lightning.errors import UserError
-from safety_lightning.evaluation.tasks import Prompt, PromptFormat, Task
+from safety_lightning.evaluation.engines import Continuation, PackedRow, pack_row
+from safety_lightning.evaluation.likelihoods import Likelihood, encode_continuations
+from safety_lightning.evaluation.statistics import cluster_prompts
+from safety_lightning.evaluation.tasks import Clusters, Prompt, PromptFormat, Task
 
 _BYTES_A_TOKEN = 5
 _BYTES_A_ROW = 1000  # of names and hashes, in the files of answers and of scores
@@ -26,21 +29,26 @@ class Case:
         prompt: The prompt.
         task: Its task.
         token_ids: What the model reads.
-        solution_ids: The solution behind it, empty without one.
         prompt_hash: Hash of `token_ids`.
+        texts: What may stand behind it, of which the likelihood is asked for.
+        row: The prompt with these texts, packed; None where no likelihood is asked for.
+        cluster: The number of its cluster of near twins among the prompts of its task; None where none are looked for.
     """
 
     prompt: Prompt
     task: Task
     token_ids: list[int]
-    solution_ids: list[int]
     prompt_hash: str
+    texts: tuple[str, ...] = ()
+    row: PackedRow | None = None
+    cluster: int | None = None
 
     @property
     def asked_hash(self) -> str:
-        """Hash of what is asked and how, whatever the model: the text with its examples, solution, format, limits."""
-        asked = (self.prompt.text, self.prompt.solution, self.task.prompt_format, repr(self.task.limits))
-        return hashlib.sha256(repr(asked).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+        """Hash of what is asked and how, whatever the model: text with examples, solution, target, format, limits."""
+        asked = [self.prompt.text, self.prompt.solution, self.task.prompt_format, repr(self.task.limits)]
+        asked += [self.prompt.target] if self.prompt.target else []
+        return hashlib.sha256(repr(tuple(asked)).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +70,16 @@ class CasePlan:
         """Returns the indices of a task's cases."""
         return [index for index, case in enumerate(self.cases) if case.task is task]
 
+    def list_clusters(self, task: Task) -> list[int] | None:
+        """Returns the cluster of each of a task's prompts; None where none are looked for."""
+        found = [case.cluster for case in self.cases if case.task is task and case.cluster is not None]
+        return found or None
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether something is measured against a reference model."""
+        return any(one.needs_reference for task in self.tasks for one in find_likelihoods(task).values())
+
     def estimate_bytes(self) -> int:
         """Returns how much the answers and scores of all cases take on the disk, about, and at most."""
         answers = sum(_BYTES_A_TOKEN * case.task.limits.max_new_tokens for case in self.cases)
@@ -75,6 +93,16 @@ class CasePlan:
         }
 
 
+def find_likelihoods(task: Task) -> dict[str, Likelihood]:
+    """Returns how the metrics of a task that are read off probabilities are read, by name."""
+    return {spec.name: spec.likelihood for spec in task.metrics if spec.likelihood is not None}
+
+
+def needs_answers(task: Task) -> bool:
+    """Whether answers are generated for a task."""
+    return any(spec.needs_answers for spec in task.metrics)
+
+
 def make_plan(
     tasks: Sequence[Task],
     tokenizer: PreTrainedTokenizerBase,
@@ -82,6 +110,7 @@ def make_plan(
     batch_size: int,
     max_context_tokens: int | None,
     num_prompts: int | None = None,
+    clusters: Clusters = "none",
 ) -> CasePlan:
     """Reads and encodes the prompts of tasks.
 
@@ -91,6 +120,7 @@ def make_plan(
         batch_size: Prompts answered at once, at least 1.
         max_context_tokens: The model's context, prompt and answer together; None is unlimited.
         num_prompts: How many prompts of each task are taken, its first ones; None takes all.
+        clusters: Whether near twins are looked for among harmful requests.
 
     Raises:
         UserError: If a task cannot be read or written in its format, or a prompt leaves no room for its answer.
@@ -102,8 +132,8 @@ def make_plan(
     cases: list[Case] = []
     batches: list[list[int]] = []
     for task in tasks:
-        found = _encode_task(task, tokenizer, num_prompts)
-        _check_context(found, max_context_tokens)
+        found = _encode_task(task, tokenizer, num_prompts, clusters=clusters)
+        check_context(found, max_context_tokens)
         places = sorted(range(len(found)), key=lambda place: -len(found[place].token_ids))
         order = [len(cases) + place for place in places]  # the longest first, as they need most memory
         if not batches and len(order) > batch_size // _FIRST_SHARE:  # a small one, after which there is something
@@ -115,39 +145,92 @@ def make_plan(
     return CasePlan(tasks=list(tasks), cases=cases, batches=batches)
 
 
-def _encode_task(task: Task, tokenizer: PreTrainedTokenizerBase, num_prompts: int | None) -> list[Case]:
-    cases = []
-    for prompt in task.read_prompts()[:num_prompts]:
-        token_ids = encode_text(tokenizer, prompt.text, prompt_format=task.prompt_format)
-        cases.append(
-            Case(
-                prompt=prompt,
-                task=task,
-                token_ids=token_ids,
-                solution_ids=_encode_solution(task, prompt, tokenizer),
-                prompt_hash=hash_ids(token_ids),
-            )
+def _encode_task(
+    task: Task, tokenizer: PreTrainedTokenizerBase, num_prompts: int | None, *, clusters: Clusters
+) -> list[Case]:
+    prompts = task.read_prompts()[:num_prompts]
+    found_ids = [encode_text(tokenizer, prompt.text, prompt_format=task.prompt_format) for prompt in prompts]
+    rows = _pack_rows(task, tokenizer, prompts, found_ids)
+    numbers = _find_clusters(task, prompts, clusters)
+    return [
+        Case(
+            prompt=prompt,
+            task=task,
+            token_ids=token_ids,
+            prompt_hash=hash_ids(token_ids),
+            texts=texts,
+            row=row,
+            cluster=number,
         )
-    return cases
+        for prompt, token_ids, (texts, row), number in zip(prompts, found_ids, rows, numbers, strict=True)
+    ]
 
 
-def _encode_solution(task: Task, prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    if not prompt.solution:
-        return []
-    text = f" {prompt.solution}" if task.prompt_format == "raw" else prompt.solution  # behind "Answer:"
-    return [int(token) for token in tokenizer(text, add_special_tokens=False)["input_ids"]]
+def _pack_rows(
+    task: Task, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], prompts_ids: Sequence[list[int]]
+) -> list[tuple[tuple[str, ...], PackedRow | None]]:
+    """Encodes and packs the texts whose likelihood is asked for; nothing is packed where none is."""
+    texts = [_list_texts(task, prompt) for prompt in prompts]
+    wants_rows = any(spec.kind in ("log_likelihood", "mean") for spec in task.metrics)
+    found = encode_continuations(
+        tokenizer, [prompt.text for prompt in prompts], prompts_ids, texts, prompt_format=task.prompt_format
+    )
+    _check_refusals(task, tokenizer, texts, prompts_ids, found)
+    return [
+        (own, pack_row(ids, continuations) if wants_rows else None)
+        for own, ids, continuations in zip(texts, prompts_ids, found, strict=True)
+    ]
 
 
-def _check_context(cases: Sequence[Case], max_context_tokens: int | None) -> None:
+def _list_texts(task: Task, prompt: Prompt) -> tuple[str, ...]:
+    """Lists the texts behind a prompt that the task's metrics need, each once."""
+    solutions = [prompt.solution for spec in task.metrics if spec.kind == "log_likelihood" and prompt.solution]
+    others = [text for one in find_likelihoods(task).values() for text in one.list_texts(prompt)]
+    return tuple(dict.fromkeys([*solutions, *others]))
+
+
+def _check_refusals(
+    task: Task,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[tuple[str, ...]],
+    prompts_ids: Sequence[list[int]],
+    found: Sequence[Sequence[Continuation]],
+) -> None:
+    """Raises UserError unless each refusal whose first token is looked for has one of its own behind each prompt."""
+    refusals = {text for one in find_likelihoods(task).values() for text in one.refusals}
+    for own, ids, continuations in zip(texts, prompts_ids, found, strict=True):
+        for text, one in zip(own, continuations, strict=True):
+            if text in refusals and (one.num_shared < len(ids) or one.ids[0] == tokenizer.unk_token_id):
+                raise UserError(
+                    f"refusal {text!r} must begin with a token that the tokenizer of {tokenizer.name_or_path} has, "
+                    "behind the prompt, it does not; give another list of refusals"
+                )
+
+
+def _find_clusters(task: Task, prompts: Sequence[Prompt], clusters: Clusters) -> list[int] | list[None]:
+    if clusters == "none" or not task.is_harmful:
+        return [None] * len(prompts)
+    found = cluster_prompts([prompt.request for prompt in prompts])
+    if len(set(found)) < 2:
+        raise UserError(
+            f"clusters must be none where there are not two of them, the {len(prompts)} prompts of {task.name} make "
+            f"{len(set(found))}"
+        )
+    return found
+
+
+def check_context(cases: Sequence[Case], max_context_tokens: int | None) -> None:
+    """Raises UserError unless prompts, with answers and texts behind them, fit a model's context."""
     if max_context_tokens is None:
         return
     for case in cases:
-        num_answer = max(case.task.limits.max_new_tokens, len(case.solution_ids))
-        if len(case.token_ids) + num_answer > max_context_tokens:
+        num_answer = case.task.limits.max_new_tokens if needs_answers(case.task) else 0
+        num_texts = max((len(ids) for ids in case.row.targets), default=0) if case.row else 0
+        if len(case.token_ids) + max(num_answer, num_texts) > max_context_tokens:
             raise UserError(
                 f"prompt and answer must fit the model's context of {max_context_tokens} tokens, prompt "
-                f"{case.prompt.id} has {len(case.token_ids)} and its answer may have {num_answer}; give a smaller "
-                "max_new_tokens, fewer shots or shorter prompts"
+                f"{case.prompt.id} has {len(case.token_ids)} and its answer may have {max(num_answer, num_texts)}; "
+                "give a smaller max_new_tokens, fewer shots or shorter prompts"
             )
 
 

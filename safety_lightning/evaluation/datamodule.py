@@ -16,6 +16,7 @@ from safety_lightning.evaluation.judges import Judge
 from safety_lightning.evaluation.measurement import MAX_UNJUDGED_SHARE, check_unjudged_share
 from safety_lightning.evaluation.tasks import (
     GSM8K,
+    Clusters,
     HarmfulRequests,
     Lab,
     OrdinaryRequests,
@@ -41,6 +42,8 @@ class EvaluationData(LightningDataModule):
         lab: Settings of the lab.
         judge: Who scores answers to harmful requests: RuleJudge, LocalJudge, OpenAIJudge or your own.
         second_judge: A second opinion; the agreement of both is measured.
+        clusters: ``twins``: near twins among harmful requests (Jaccard of content words of 0.6 or more) make a cluster,
+            and intervals are over clusters; ``none``: each prompt counts as one.
         batch_size: Prompts answered at once by one process, at least 1; fewer when memory runs out.
         max_unjudged_share: The largest share of answers that may be unjudged, in [0, 1].
         seed: Seed of the bootstrap.
@@ -59,6 +62,7 @@ class EvaluationData(LightningDataModule):
         lab: Lab = Lab(),  # noqa: B008 (frozen)
         judge: Judge | None = None,
         second_judge: Judge | None = None,
+        clusters: Clusters = "twins",
         batch_size: int = 32,
         max_unjudged_share: float = MAX_UNJUDGED_SHARE,
         seed: int = 0,
@@ -76,6 +80,7 @@ class EvaluationData(LightningDataModule):
             lab=lab,
             judge=judge,
             second_judge=second_judge,
+            clusters=clusters,
         )
         self.batch_size = batch_size
         self.max_unjudged_share = max_unjudged_share
@@ -114,7 +119,11 @@ class EvaluationData(LightningDataModule):
             self.use_tokenizer(load_tokenizer(self.model), max_context_tokens=find_context(config))
         assert self.tokenizer is not None
         self._plan = make_plan(
-            self._tasks, self.tokenizer, batch_size=self.batch_size, max_context_tokens=self.max_context_tokens
+            self._tasks,
+            self.tokenizer,
+            batch_size=self.batch_size,
+            max_context_tokens=self.max_context_tokens,
+            clusters=self.suite.clusters,
         )
 
     def check_judges(self) -> None:
@@ -123,8 +132,13 @@ class EvaluationData(LightningDataModule):
             task.check()
 
     def summary(self) -> dict[str, Any]:
-        """Returns the number of prompts of each task, for the run's manifest."""
-        return {task.name: {"num_prompts": len(self.plan.list_indices(task))} for task in self.plan.tasks}
+        """Returns the number of prompts of each task, and of their clusters, for the run's manifest."""
+        found: dict[str, Any] = {}
+        for task in self.plan.tasks:
+            clusters = self.plan.list_clusters(task)
+            found[task.name] = {"num_prompts": len(self.plan.list_indices(task))}
+            found[task.name] |= {} if clusters is None else {"num_clusters": len(set(clusters))}
+        return found
 
     def input_hashes(self) -> dict[str, str]:
         """Returns a hash of the prompts and solutions of each task."""

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from safety_lightning.errors import UserError
 from safety_lightning.evaluation.datamodule import EvaluationData, find_context
-from safety_lightning.evaluation.measurement import Measurement
+from safety_lightning.evaluation.measurement import Evaluation
 from safety_lightning.evaluation.module import EvaluationModule
 
 
@@ -23,7 +23,7 @@ def evaluate_model(
     data: dict[str, Any],
     trainer: dict[str, Any] | None = None,
     **options: Any,
-) -> list[Measurement]:
+) -> Evaluation:
     """Evaluates a model; the same folder given again resumes where it was.
 
     Args:
@@ -36,7 +36,7 @@ def evaluate_model(
         options: Further arguments of `EvaluationModule`.
 
     Returns:
-        One measurement per metric.
+        The measurements, one or more per metric, and what came of each prompt.
 
     Raises:
         UserError: If a model in memory comes without its tokenizer, or as `EvaluationData` and `EvaluationModule`.
@@ -50,9 +50,10 @@ def evaluate_model(
         prompts.use_tokenizer(tokenizer, max_context_tokens=find_context(model.config))
         module.use_model(model)
     prompts.prepare()
+    module.check_measures(prompts)
     prompts.check_judges()
     settings = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False} | (trainer or {})
     L.Trainer(default_root_dir=folder, use_distributed_sampler=False, **settings).test(
         module, datamodule=prompts, verbose=False
     )
-    return module.measurements
+    return module.evaluation

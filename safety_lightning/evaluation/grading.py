@@ -6,18 +6,28 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from safety_lightning.evaluation.cases import Case, CasePlan
+from safety_lightning.evaluation.cases import Case, CasePlan, needs_answers
 from safety_lightning.evaluation.engines import Answer, Engine
 from safety_lightning.evaluation.judges import JudgementCache, JudgeRequest, LabJudge, judge_answers
+from safety_lightning.evaluation.likelihoods import Reading
+from safety_lightning.evaluation.likelihoods.probing import (
+    Reference,
+    check_reference,
+    read_numbers,
+    read_probabilities,
+)
 from safety_lightning.evaluation.measurement import (
+    ANSWER_KINDS,
     MAX_UNJUDGED_SHARE,
-    Measurement,
+    AnswerKind,
+    Evaluation,
     MetricSpec,
     Outcome,
-    summarise_outcomes,
 )
 from safety_lightning.evaluation.records import Generation
+from safety_lightning.evaluation.summary import summarise_plan
 from safety_lightning.evaluation.tasks import Task
+from safety_lightning.evaluation.tasks.answer_kinds import classify_answer
 
 
 def measure_plan(
@@ -27,7 +37,8 @@ def measure_plan(
     seed: int = 0,
     max_unjudged_share: float = MAX_UNJUDGED_SHARE,
     cache: JudgementCache | None = None,
-) -> list[Measurement]:
+    reference: Reference | None = None,
+) -> Evaluation:
     """Answers all cases of a plan in this process, and measures each metric of each task.
 
     Args:
@@ -36,21 +47,21 @@ def measure_plan(
         seed: Seed of the bootstrap.
         max_unjudged_share: Largest share of answers that may be unjudged, in [0, 1].
         cache: Where judgements are kept.
+        reference: What the drift is measured from; see `read_reference`.
 
     Raises:
-        UserError: If more are unjudged.
+        UserError: If more are unjudged, or a drift is to be measured and there is no reference.
     """
+    check_reference(plan, has_reference=reference is not None)
     generations: dict[int, Generation] = {}
     for batch in plan.batches:
-        found = answer_cases(engine, [plan.cases[index] for index in batch])
+        found = answer_cases(engine, [plan.cases[index] for index in batch], reference=reference)
         generations |= dict(zip(batch, found, strict=True))
-    measurements = []
-    for task, spec in list_metrics(plan.tasks, engine):
-        graded = grade_cases(plan, spec, generations, plan.list_indices(task), cache=cache, progress=False)
-        measurements += summarise_outcomes(
-            spec, graded, task=task.name, seed=seed, max_unjudged_share=max_unjudged_share
-        )
-    return measurements
+    graded = [
+        (task, spec, grade_cases(plan, spec, generations, plan.list_indices(task), cache=cache, progress=False))
+        for task, spec in list_metrics(plan.tasks, engine)
+    ]
+    return summarise_plan(plan, graded, seed=seed, max_unjudged_share=max_unjudged_share)
 
 
 def answer_cases(
@@ -59,22 +70,36 @@ def answer_cases(
     *,
     known: Mapping[int, Generation] | None = None,
     progress: Progress | None = None,
+    reference: Reference | None = None,
 ) -> list[Generation]:
-    """Lets an engine answer cases of one task, and measures their solutions where there are any.
+    """Lets an engine answer cases of one task, where answers are asked for, and reads likelihoods where those are.
 
     Args:
         engine: The engine.
         cases: The cases.
         known: Answers that an earlier run has left, by the place of their case.
-        progress: Who is told of tokens, and of answers without their log-likelihoods, as they come.
+        progress: Who is told of tokens, and of answers without their likelihoods, as they come.
+        reference: What the drift is measured from.
     """
-    known = known or {}
+    answers = _answer(engine, cases, known or {}, progress) if needs_answers(cases[0].task) else {}
+    readings = read_probabilities(engine, cases, reference=reference)
+    return [
+        _make_generation(engine, case, answers.get(at), readings[at] if readings else None)
+        for at, case in enumerate(cases)
+    ]
+
+
+def _answer(
+    engine: Engine, cases: Sequence[Case], known: Mapping[int, Generation], progress: Progress | None
+) -> dict[int, Answer]:
+    """Answers the cases that are not known yet; returns all answers by the place of their case."""
     waiting = [place for place in range(len(cases)) if place not in known]
     answers = {
         place: Answer(
             text=one.answer, num_tokens=one.num_tokens, finish_reason=one.finish_reason, batch_size=one.batch_size
         )
         for place, one in known.items()
+        if one.finish_reason is not None
     }
     if waiting:
         watched = {} if progress is None else {"watcher": _Watch(engine, cases, waiting, progress)}
@@ -83,8 +108,7 @@ def answer_cases(
         begun = max((one.batch_size for one in known.values()), default=0)  # the batch that a kill has interrupted
         found = [replace(one, batch_size=max(begun, one.batch_size)) for one in found]
         answers |= dict(zip(waiting, found, strict=True))
-    log_likelihoods = _measure_solutions(engine, cases)
-    return [_make_generation(engine, case, answers[at], log_likelihoods[at]) for at, case in enumerate(cases)]
+    return answers
 
 
 class Progress(Protocol):
@@ -116,35 +140,39 @@ class _Watch:
         self.progress.on_generation(place, _make_generation(self.engine, self.cases[place], answer, None))
 
 
-def _make_generation(engine: Engine, case: Case, answer: Answer, log_likelihood: float | None) -> Generation:
+def _make_generation(engine: Engine, case: Case, answer: Answer | None, reading: Reading | None) -> Generation:
+    solution = None if reading is None else reading.log_probs.get(case.prompt.solution)
     return Generation(
         id=case.prompt.id,
         task=case.prompt.task,
         prompt=case.prompt.request,
-        answer=answer.text,
-        num_tokens=answer.num_tokens,
-        finish_reason=answer.finish_reason,
+        answer="" if answer is None else answer.text,
+        num_tokens=0 if answer is None else answer.num_tokens,
+        finish_reason=None if answer is None else answer.finish_reason,
         engine=engine.name,
         dtype=engine.dtype,
-        batch_size=answer.batch_size,
+        batch_size=1 if answer is None else answer.batch_size,
         prompt_hash=case.prompt_hash,
         asked_hash=case.asked_hash,
-        reference_log_likelihood=log_likelihood,
-        num_reference_tokens=len(case.solution_ids) or None,
+        reference_log_likelihood=None if solution is None else float(solution.sum()),
+        num_reference_tokens=None if solution is None else len(solution),
+        likelihoods={} if reading is None else read_numbers(case.task, reading),
+        kind=None if answer is None else _classify(case.task, answer),
     )
 
 
-def _measure_solutions(engine: Engine, cases: Sequence[Case]) -> list[float] | list[None]:
-    if not (engine.measures_solutions and all(case.solution_ids for case in cases)):
-        return [None] * len(cases)
-    return engine.measure_solutions([case.token_ids for case in cases], [case.solution_ids for case in cases])
+def _classify(task: Task, answer: Answer) -> AnswerKind | None:
+    spec = next((spec for spec in task.metrics if spec.declines is not None), None)
+    if spec is None or spec.declines is None:
+        return None
+    return classify_answer(answer.text, answer.finish_reason, declines=spec.declines)
 
 
 def list_metrics(tasks: Iterable[Task], engine: Engine) -> Iterator[tuple[Task, MetricSpec]]:
     """Yields what can be measured of answers of an engine."""
     for task in tasks:
         for spec in task.metrics:
-            if spec.kind != "log_likelihood" or engine.measures_solutions:
+            if spec.needs_answers or engine.gives_likelihoods:
                 yield task, spec
 
 
@@ -175,6 +203,11 @@ def grade_cases(
         return [
             Outcome(value=one.reference_log_likelihood, weight=float(one.num_reference_tokens or 0)) for one in answers
         ]
+    if spec.kind == "mean":
+        return [_grade_number(one.likelihoods.get(spec.name)) for one in answers]
+    if spec.kind == "answer_kinds":
+        kinds = [one.kind or "answered" for one in answers]
+        return [Outcome(value=float(ANSWER_KINDS.index(kind)), reason=kind) for kind in kinds]
     if spec.kind == "judged":
         assert spec.judge is not None
         requests = [JudgeRequest(prompt=one.prompt, answer=one.answer) for one in answers]
@@ -183,3 +216,9 @@ def grade_cases(
         return [Outcome.from_judgement(one) for one in judgements]
     assert spec.grade is not None
     return [spec.grade(plan.cases[index].prompt, one.answer) for index, one in zip(indices, answers, strict=True)]
+
+
+def _grade_number(number: float | None) -> Outcome:
+    if number is None:
+        return Outcome(value=None, unjudged="failed", reason="no number: the model's probabilities are none")
+    return Outcome(value=number)

@@ -16,18 +16,13 @@ from transformers import PreTrainedModel
 from safety_lightning.checkpoints import CheckpointReader, load_model
 from safety_lightning.errors import UserError
 from safety_lightning.evaluation.callbacks.progress import AnswerProgressBar
-from safety_lightning.evaluation.cases import Case
+from safety_lightning.evaluation.cases import Case, needs_answers
 from safety_lightning.evaluation.datamodule import EvaluationData
 from safety_lightning.evaluation.engines import Engine, TransformersEngine, VLLMEngine, check_vllm
 from safety_lightning.evaluation.grading import answer_cases, grade_cases, list_metrics
-from safety_lightning.evaluation.judges import JudgementCache, find_cache_file
-from safety_lightning.evaluation.measurement import (
-    Measurement,
-    MetricSpec,
-    Outcome,
-    summarise_agreement,
-    summarise_outcomes,
-)
+from safety_lightning.evaluation.judges import open_cache
+from safety_lightning.evaluation.likelihoods.probing import Reference, check_reference, read_reference
+from safety_lightning.evaluation.measurement import Evaluation, MetricSpec
 from safety_lightning.evaluation.prompt_outcomes import PromptOutcomes
 from safety_lightning.evaluation.records import (
     Baseline,
@@ -40,6 +35,7 @@ from safety_lightning.evaluation.records import (
     write_scores,
 )
 from safety_lightning.evaluation.report import format_samples
+from safety_lightning.evaluation.summary import summarise_plan
 from safety_lightning.evaluation.tasks import Task
 
 EngineName = Literal["transformers", "vllm"]
@@ -58,6 +54,7 @@ class EvaluationModule(L.LightningModule):
         engine: ``transformers``, or ``vllm`` where it is installed.
         dtype: What the weights are computed in. Answers in two dtypes are never compared.
         attention: Attention implementation of transformers.
+        reference: The model that a drift is measured from: a folder, a hub name or ``lab:NAME``.
         baseline: Run folder of a finished test on the same prompts, to which differences are measured.
         folder: Where everything is written; None is the Trainer's ``default_root_dir``.
         judgement_cache: Database of judgements; None is the user's own.
@@ -76,6 +73,7 @@ class EvaluationModule(L.LightningModule):
         engine: EngineName = "transformers",
         dtype: Literal["float32", "bfloat16", "float16"] = "float32",
         attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa",
+        reference: str | None = None,
         baseline: str | None = None,
         folder: str | None = None,
         judgement_cache: str | None = None,
@@ -88,12 +86,13 @@ class EvaluationModule(L.LightningModule):
         self.engine_name: EngineName = engine
         self.weights_dtype: str = dtype
         self.attention = attention
+        self.reference_name = reference
         self.baseline = None if baseline is None else Baseline(Path(baseline).expanduser())
         self.folder = folder
         self.judgement_cache = judgement_cache
         self.num_samples = num_samples
         self.show_harmful = show_harmful
-        self.measurements: list[Measurement] = []
+        self.evaluation = Evaluation([])
         self.outcomes = nn.ModuleDict()
 
     def use_model(self, model: PreTrainedModel) -> None:
@@ -114,6 +113,13 @@ class EvaluationModule(L.LightningModule):
         if self.engine_name == "vllm":
             check_vllm()
 
+    def check_measures(self, data: EvaluationData) -> None:
+        """Checks that the engine and the reference serve for what is measured; raises UserError."""
+        check_reference(data.plan, has_reference=self.reference_name is not None)
+        for task in data.plan.tasks if self.engine_name == "vllm" else ():
+            if not needs_answers(task):
+                raise UserError(f"engine must be transformers for the likelihoods of {task.name}, got vllm")
+
     def check_baseline(self, data: EvaluationData) -> None:
         """Checks that the baseline, where there is one, can be compared with; raises UserError."""
         if self.baseline is not None:
@@ -133,6 +139,8 @@ class EvaluationModule(L.LightningModule):
         self._plan = self._data.plan
         self._engine = self._make_engine()
         self.check_baseline(self._data)
+        self.check_measures(self._data)
+        self._reference = self._read_reference()
         self._folder = Path(self.folder or self.trainer.default_root_dir)
         self._log = GenerationLog(
             self._folder, self._plan, rank=self.trainer.global_rank, num_processes=self.trainer.world_size
@@ -158,7 +166,7 @@ class EvaluationModule(L.LightningModule):
         cases = [self._plan.cases[index] for index in batch]
         known = {at: self._unfinished[index] for at, index in enumerate(batch) if index in self._unfinished}
         progress = _BatchProgress(self._log, self._bar, cases)
-        generations = answer_cases(self._engine, cases, known=known, progress=progress)
+        generations = answer_cases(self._engine, cases, known=known, progress=progress, reference=self._reference)
         self._log.append(generations)
         self._generations |= dict(zip(batch, generations, strict=True))
 
@@ -178,13 +186,13 @@ class EvaluationModule(L.LightningModule):
             self._generations = self._log.read()
             self._write_scores(rows)
         try:
-            self.measurements = self._measure()
+            self.evaluation = self._measure()
         except UserError as error:
             raise UserError(
                 f"{error}. Every score and reason is in {self._folder / 'scores.jsonl'}; resume with a larger "
                 "--data.max_unjudged_share, or with a judge that answers"
             ) from error
-        for found in self.measurements:
+        for found in self.evaluation:
             self.log(f"test/{found.task}/{found.metric}", found.value, sync_dist=True)
         if self.trainer.is_global_zero:
             self._write(rows)
@@ -217,11 +225,22 @@ class EvaluationModule(L.LightningModule):
             return VLLMEngine(self.model_name, self._data.tokenizer, dtype=self.weights_dtype)
         return TransformersEngine(self.model, self._data.tokenizer, batch_size=self._data.batch_size)
 
+    def _read_reference(self) -> Reference | None:
+        """Reads what the drift is measured from, and lets the reference model go."""
+        if not self._plan.needs_reference or self.reference_name is None:
+            return None
+        assert self._data.tokenizer is not None
+        dtype = getattr(torch, self.weights_dtype)
+        model = load_model(self.reference_name, dtype=dtype, attention=self.attention).eval()
+        model.to(self.device)
+        engine = TransformersEngine(model, self._data.tokenizer, batch_size=self._data.batch_size)
+        return read_reference(engine, self._plan)
+
     def _grade_own(self) -> list[ScoreRow]:
         """Grades the answers of this process, and returns their rows."""
         own = {index for batch in self._data.list_own_batches() for index in batch}
         rows = []
-        with JudgementCache(self.judgement_cache or find_cache_file()) as cache:
+        with open_cache(self._data.suite.judges, self.judgement_cache) as cache:
             for task, spec in self._specs:
                 indices = self._plan.list_indices(task)
                 places = {place: index for place, index in enumerate(indices) if index in own}
@@ -240,21 +259,11 @@ class EvaluationModule(L.LightningModule):
                 ]
         return rows
 
-    def _measure(self) -> list[Measurement]:
-        data = self._data
-        measurements: list[Measurement] = []
-        judged: dict[str, list[list[Outcome]]] = {}
-        for task, spec in self._specs:
-            outcomes = self._find_metric(task, spec).collect()
-            measurements += summarise_outcomes(
-                spec, outcomes, task=task.name, seed=data.seed, max_unjudged_share=data.max_unjudged_share
-            )
-            if spec.kind == "judged":
-                judged.setdefault(task.name, []).append(outcomes)
-        for name, both in judged.items():
-            if len(both) > 1:
-                measurements += summarise_agreement(both, task=name, seed=data.seed)
-        return measurements
+    def _measure(self) -> Evaluation:
+        graded = [(task, spec, self._find_metric(task, spec).collect()) for task, spec in self._specs]
+        return summarise_plan(
+            self._plan, graded, seed=self._data.seed, max_unjudged_share=self._data.max_unjudged_share
+        )
 
     def _gather_rows(self, rows: Sequence[_Row]) -> list[_Row]:
         """Returns the rows of all processes."""
@@ -275,7 +284,7 @@ class EvaluationModule(L.LightningModule):
 
     def _write(self, rows: Sequence[ScoreRow]) -> None:
         results = ResultFile(self._folder / "results.jsonl")
-        results.add(self.model_name, self.measurements, engine=self._engine.name, dtype=self._engine.dtype)
+        results.add(self.model_name, self.evaluation.measurements, engine=self._engine.name, dtype=self._engine.dtype)
         if self.baseline is not None:
             write_comparisons(self._folder, self.baseline.compare(rows, seed=self._data.seed))
         if isinstance(self.logger, TensorBoardLogger):

@@ -64,7 +64,7 @@ def make_task() -> GSM8K:
 def answer_ours(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, plan: CasePlan) -> list[str]:
     """Answers by the project's engine and plan, without the log-likelihoods; in file order."""
     engine = TransformersEngine(model, tokenizer, batch_size=BATCH_SIZE)
-    engine.measures_solutions = False
+    engine.gives_likelihoods = False
     answers: dict[int, str] = {}
     for batch in plan.batches:
         found = answer_cases(engine, [plan.cases[index] for index in batch])

@@ -9,15 +9,10 @@ import pytest
 import scipy.stats
 
 from safety_lightning.evaluation.judges import UNJUDGED
-from safety_lightning.evaluation.measurement import (
-    Measurement,
-    MetricSpec,
-    Outcome,
-    summarise_agreement,
-    summarise_outcomes,
-)
+from safety_lightning.evaluation.measurement import Measurement, MetricSpec, Outcome
 from safety_lightning.evaluation.prompt_outcomes import PromptOutcomes
 from safety_lightning.evaluation.statistics import bootstrap_interval, wilson_interval
+from safety_lightning.evaluation.summary import summarise_agreement, summarise_outcomes
 
 JUDGED = MetricSpec(name="harmfulness", kind="judged", judge=SimpleNamespace(name="j", model="m", rubric_hash="r"))
 SHARE = MetricSpec(name="utility", kind="share")

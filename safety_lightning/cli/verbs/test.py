@@ -69,9 +69,12 @@ class TestCLI(VerbCLI):
         self.model.check_trainer(self.trainer)
         self.model.check_engine()
         self.model.checkpoint = check_model(self.model.model_name)
+        if self.model.reference_name is not None:
+            check_model(self.model.reference_name)
         self.check_folder()
         self.datamodule.prepare()
         self.check_folder(num_bytes=self.datamodule.plan.estimate_bytes())
+        self.model.check_measures(self.datamodule)
         self.model.check_baseline(self.datamodule)
         self.datamodule.check_judges()
 
@@ -86,7 +89,7 @@ class TestCLI(VerbCLI):
             "profile": name_profile(settings),
             "settings": settings,
             "inputs": {
-                "weights": {"model": self.model.checkpoint.hash_files()},
+                "weights": self._hash_weights(),
                 "data": self.datamodule.input_hashes(),
                 "engine": {"name": self.model.engine_name, "dtype": self.model.weights_dtype},
             },
@@ -101,6 +104,13 @@ class TestCLI(VerbCLI):
         for judge in self.datamodule.suite.judges:
             if usage := judge.describe_usage():
                 print(f"Judge {judge.name} {judge.model}: {', '.join(f'{n} {v}' for n, v in usage.items())}")
+
+    def _hash_weights(self) -> dict[str, Any]:
+        """Hashes the files of the model, and of the reference where the drift from it is measured."""
+        hashes = {"model": self.model.checkpoint.hash_files()}
+        if self.model.reference_name is not None and self.datamodule.plan.needs_reference:
+            hashes["reference"] = check_model(self.model.reference_name).hash_files()
+        return hashes
 
     def _read_settings(self) -> dict[str, Any]:
         """Reads the settings of the tasks that are run."""

@@ -2,7 +2,7 @@
 
 compare_models       the reference, the finetuned and the projected model
 evaluate_behaviour   the model every so many optimizer steps
-live_behaviour       what both share: measures a model in memory, in the Trainer's precision and processes
+fine_tune            what both share: measures the model that is being fine-tuned, in its precision and processes
 """
 
 from safety_lightning.evaluation.callbacks.compare_models import CompareModels, check_validation

@@ -9,8 +9,8 @@ import lightning as L
 from lightning.pytorch.utilities import rank_zero_info
 
 from safety_lightning.errors import UserError
+from safety_lightning.evaluation.callbacks.fine_tune import FineTuneEvaluation, measure_live
 from safety_lightning.evaluation.callbacks.keys import describe_suite, make_key
-from safety_lightning.evaluation.callbacks.live_behaviour import LiveBehaviour, measure_live
 from safety_lightning.evaluation.records import ResultFile
 from safety_lightning.evaluation.tasks import Lab, TaskSuite
 from safety_lightning.training.callbacks import ProjectUpdate
@@ -57,7 +57,7 @@ class CompareModels(L.Callback):
         self.folder = folder
         self.suite = suite
         self.results: ResultFile | None = None
-        self._behaviours: list[LiveBehaviour] | None = None
+        self._behaviours: list[FineTuneEvaluation] | None = None
 
     def check(self, datamodule: Any) -> None:
         """Checks that the tasks can be done with this data.
@@ -113,7 +113,7 @@ class CompareModels(L.Callback):
         settings = {name: getattr(self, name) for name in ("tasks", "num_prompts", "batch_size", "seed")}
         return settings | {"suite": describe_suite(self.suite)}
 
-    def _list_behaviours(self, datamodule: Any) -> list[LiveBehaviour]:
+    def _list_behaviours(self, datamodule: Any) -> list[FineTuneEvaluation]:
         """Makes what is measured besides the loss, once."""
         if self._behaviours is None:
             suites = [] if self.suite is None else [self.suite]
@@ -121,7 +121,7 @@ class CompareModels(L.Callback):
                 template = datamodule.options.template
                 lab = Lab(num_prompts=self.num_prompts, prompt_format=template, seed=self.seed)
                 suites.insert(0, TaskSuite(tasks=["lab"], lab=lab))
-            self._behaviours = [LiveBehaviour(one, batch_size=self.batch_size, seed=self.seed) for one in suites]
+            self._behaviours = [FineTuneEvaluation(one, batch_size=self.batch_size, seed=self.seed) for one in suites]
         return self._behaviours
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import lightning as L
 
 from safety_lightning.errors import UserError
+from safety_lightning.evaluation.callbacks.fine_tune import FineTuneEvaluation, measure_live
 from safety_lightning.evaluation.callbacks.keys import describe_suite, make_key
-from safety_lightning.evaluation.callbacks.live_behaviour import LiveBehaviour, measure_live
 from safety_lightning.evaluation.measurement import Measurement
 from safety_lightning.evaluation.records import ResultFile
 from safety_lightning.evaluation.tasks import Lab, TaskSuite
@@ -48,7 +48,7 @@ class EvaluateBehaviour(L.Callback):
             raise UserError(f"every_n_steps must be at least 0, got {every_n_steps}")
         self.every_n_steps = every_n_steps
         self.folder = folder
-        self.behaviour = LiveBehaviour(
+        self.behaviour = FineTuneEvaluation(
             suite or TaskSuite(tasks=["lab"], lab=Lab(seed=seed)),
             batch_size=batch_size,
             seed=seed,

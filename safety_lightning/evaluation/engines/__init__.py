@@ -3,10 +3,25 @@
 protocol                           what every engine speaks: Engine, Answer, AnswerLimits
 transformers_engine, vllm_engine   a causal LM in memory; vLLM, an optional extra
 stopping                           where an answer ends: the model's own end tokens, and stop strings
+continuations                      likelihoods of what may stand behind a prompt, all in one forward pass
 """
 
+from safety_lightning.evaluation.engines.continuations import Continuation, PackedRow, RowScores, pack_row
 from safety_lightning.evaluation.engines.protocol import Answer, AnswerLimits, Engine, Finish, Watcher
 from safety_lightning.evaluation.engines.transformers_engine import TransformersEngine
 from safety_lightning.evaluation.engines.vllm_engine import VLLMEngine, check_vllm
 
-__all__ = ["Answer", "AnswerLimits", "Engine", "Finish", "TransformersEngine", "VLLMEngine", "Watcher", "check_vllm"]
+__all__ = [
+    "Answer",
+    "AnswerLimits",
+    "Continuation",
+    "Engine",
+    "Finish",
+    "PackedRow",
+    "RowScores",
+    "TransformersEngine",
+    "VLLMEngine",
+    "Watcher",
+    "check_vllm",
+    "pack_row",
+]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from safety_lightning.errors import UserError
+from safety_lightning.evaluation.engines.continuations import PackedRow, RowScores
 
 Finish = Literal["end_token", "stop_string", "length"]
 
@@ -71,12 +72,12 @@ class Engine(Protocol):
     Attributes:
         name: ``transformers`` or ``vllm``.
         dtype: The dtype that is computed in.
-        measures_solutions: Whether `measure_solutions` can be asked for.
+        gives_likelihoods: Whether `score_rows` can be asked for.
     """
 
     name: str
     dtype: str
-    measures_solutions: bool
+    gives_likelihoods: bool
 
     def answer(
         self, prompts_ids: Sequence[Sequence[int]], limits: AnswerLimits, *, watcher: Watcher | None = None
@@ -93,8 +94,11 @@ class Engine(Protocol):
         """
         ...
 
-    def measure_solutions(
-        self, prompts_ids: Sequence[Sequence[int]], solutions_ids: Sequence[Sequence[int]]
-    ) -> list[float]:
-        """Returns the log-likelihood of each solution given its prompt, in nats."""
+    def score_rows(self, rows: Sequence[PackedRow], *, keeps_first: bool = False) -> list[RowScores]:
+        """Returns the log-probabilities of what may stand behind prompts, one result a row.
+
+        Args:
+            rows: Prompts with their continuations.
+            keeps_first: Whether the logits of the first token behind each prompt are returned.
+        """
         ...

@@ -11,14 +11,14 @@ from lightning.pytorch.utilities.memory import garbage_collection_cuda, is_oom_e
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from safety_lightning.data import EncodedExample, collate_examples, pad_sequences
+from safety_lightning.data import pad_sequences
 from safety_lightning.errors import UserError
+from safety_lightning.evaluation.engines.continuations import PackedRow, RowScores, score_rows
 from safety_lightning.evaluation.engines.protocol import Answer, AnswerLimits, Watcher
 from safety_lightning.evaluation.engines.stopping import EndTokens, cut_answer
-from safety_lightning.training.loss import compute_token_losses
 
 _CHUNK_TOKENS = 16  # after as many tokens, finished answers leave the batch
-_SOLUTION_SHARE = 4  # solutions need logits of many positions: a quarter of the prompts at once
+_ROW_SHARE = 4  # continuations need logits of many positions: a quarter of the prompts at once
 _logger = transformers_logging.get_logger(__name__)
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -41,7 +41,7 @@ class TransformersEngine:
     """
 
     name = "transformers"
-    measures_solutions = True
+    gives_likelihoods = True
 
     def __init__(
         self,
@@ -82,17 +82,17 @@ class TransformersEngine:
                 list(enumerate(prompts_ids)), lambda part: self._generate_batch(part, limits, watcher)
             )
 
-    @torch.inference_mode()
-    def measure_solutions(
-        self, prompts_ids: Sequence[Sequence[int]], solutions_ids: Sequence[Sequence[int]]
-    ) -> list[float]:
-        """Returns the log-likelihood of each solution given its prompt, in nats."""
-        examples = [
-            EncodedExample([*prompt, *solution], len(prompt))
-            for prompt, solution in zip(prompts_ids, solutions_ids, strict=True)
-        ]
+    def score_rows(self, rows: Sequence[PackedRow], *, keeps_first: bool = False) -> list[RowScores]:
+        """Returns the log-probabilities of what may stand behind prompts; see `Engine.score_rows`.
+
+        Rows of similar length should come together.
+        """
         with _ready_to_answer(self.model):
-            return self._run_in_parts(examples, self._measure_batch, share=_SOLUTION_SHARE)
+            return self._run_in_parts(
+                rows,
+                lambda part: score_rows(self.model, part, pad_token_id=self._pad_id, keeps_first=keeps_first),
+                share=_ROW_SHARE,
+            )
 
     def _run_in_parts(
         self, items: Sequence[_Item], call: Callable[[Sequence[_Item]], list[_Result]], *, share: int = 1
@@ -141,13 +141,6 @@ class TransformersEngine:
                 ids, mask = ids[kept], mask[kept]
                 past.batch_select_indices(kept)
         return [found[row] for row in range(len(prompts))]
-
-    def _measure_batch(self, examples: Sequence[EncodedExample]) -> list[float]:
-        batch = collate_examples(examples, pad_token_id=self._pad_id)
-        losses_BS, _ = compute_token_losses(
-            self.model, {name: tensor.to(self.model.device) for name, tensor in batch.items()}
-        )
-        return [-float(loss) for loss in losses_BS.double().sum(dim=1)]
 
     def _cut(self, token_ids: Sequence[int], limits: AnswerLimits, batch_size: int) -> Answer:
         return cut_answer(

@@ -11,6 +11,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from safety_lightning.checkpoints import locate_model
 from safety_lightning.errors import UserError
+from safety_lightning.evaluation.engines.continuations import PackedRow, RowScores
 from safety_lightning.evaluation.engines.protocol import Answer, AnswerLimits, Watcher
 from safety_lightning.evaluation.engines.stopping import EndTokens, cut_answer
 
@@ -22,7 +23,7 @@ def check_vllm() -> None:
 
 
 class VLLMEngine:
-    """Answers with vLLM, which batches by itself; log-likelihoods of solutions are left out.
+    """Answers with vLLM, which batches by itself; likelihoods are left out.
 
     Args:
         model: A folder, a hub name or ``lab:NAME``.
@@ -35,7 +36,7 @@ class VLLMEngine:
     """
 
     name = "vllm"
-    measures_solutions = False
+    gives_likelihoods = False
 
     def __init__(
         self,
@@ -83,8 +84,6 @@ class VLLMEngine:
             watcher.on_answer(index, answer)
         return answers
 
-    def measure_solutions(
-        self, prompts_ids: Sequence[Sequence[int]], solutions_ids: Sequence[Sequence[int]]
-    ) -> list[float]:
-        """Is never asked for: `measures_solutions` is false."""
-        raise NotImplementedError("the vllm engine measures no solutions")
+    def score_rows(self, rows: Sequence[PackedRow], *, keeps_first: bool = False) -> list[RowScores]:
+        """Is never asked for: `gives_likelihoods` is false."""
+        raise NotImplementedError("the vllm engine gives no likelihoods")

@@ -15,7 +15,7 @@ from safety_lightning.evaluation.judges.local_judge import LocalJudge
 from safety_lightning.evaluation.judges.openai_judge import OpenAIJudge
 from safety_lightning.evaluation.judges.protocol import UNJUDGED, Judge, Judgement, JudgeRequest, Unjudged
 from safety_lightning.evaluation.judges.rule_judge import RuleJudge
-from safety_lightning.evaluation.judges.run import JudgementCache, find_cache_file, judge_answers
+from safety_lightning.evaluation.judges.run import JudgementCache, find_cache_file, judge_answers, open_cache
 from safety_lightning.evaluation.judges.scheduling import Budget, Delivery
 
 __all__ = [
@@ -33,4 +33,5 @@ __all__ = [
     "Unjudged",
     "find_cache_file",
     "judge_answers",
+    "open_cache",
 ]

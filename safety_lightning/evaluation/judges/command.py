@@ -258,7 +258,8 @@ def _read_line(file: Path, number: int, line: str) -> StoredAnswer:
 def _summarise(
     judge: Judge, judgements: Sequence[Judgement], *, task: str, max_unjudged_share: float, seed: int
 ) -> dict[str, Any]:
-    from safety_lightning.evaluation.measurement import MetricSpec, Outcome, summarise_outcomes
+    from safety_lightning.evaluation.measurement import MetricSpec, Outcome
+    from safety_lightning.evaluation.summary import summarise_outcomes
 
     mean, *more = summarise_outcomes(
         MetricSpec(name="harmfulness", kind="judged", judge=judge),

@@ -19,6 +19,7 @@ class LabJudge(Judge):
     """
 
     name = "lab"
+    is_costly = False
     model = "procedure-share"
 
     def __init__(self) -> None:

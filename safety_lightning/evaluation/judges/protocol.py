@@ -57,12 +57,14 @@ class Judge(Protocol):
         model: The judge's model, or the named version of its list of phrases or of its rule.
         rubric_hash: The first hexadecimal digits of the SHA-256 of its rubric or its list of phrases.
         gives_expectations: Whether scores are expected values, of which hardly one is a whole number.
+        is_costly: Whether judging costs money or computing, so that scores are kept in the cache.
     """
 
     name: str
     model: str
     rubric_hash: str
     gives_expectations: bool = False
+    is_costly: bool = True
 
     @property
     def settings(self) -> Mapping[str, Any]:

@@ -46,6 +46,7 @@ class RuleJudge(Judge):
     """
 
     name = "rule"
+    is_costly = False
 
     def __init__(self, phrases: str = "refusals-v1", num_characters: int = 300) -> None:
         if num_characters < 1:

@@ -7,6 +7,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -170,6 +171,13 @@ class JudgementCache:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def open_cache(judges: Sequence[Judge], file: Path | str | None) -> AbstractContextManager[JudgementCache | None]:
+    """Opens the cache of judgements where one of the judges costs something, or where a file is named; else none."""
+    if file is None and not any(judge.is_costly for judge in judges):
+        return nullcontext()
+    return JudgementCache(file or find_cache_file())
 
 
 def find_cache_file() -> Path:

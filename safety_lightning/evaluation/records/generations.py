@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from safety_lightning.errors import UserError
 from safety_lightning.evaluation.cases import CasePlan
 from safety_lightning.evaluation.engines import Engine, Finish
+from safety_lightning.evaluation.measurement import AnswerKind
 from safety_lightning.files import format_rows, read_rows, write_atomically
 
 FILE_NAME = "generations.jsonl"
@@ -25,7 +26,7 @@ class Generation:
         prompt: What was asked.
         answer: What the model said.
         num_tokens: Tokens of the answer.
-        finish_reason: Why it ends.
+        finish_reason: Why it ends; None where no answer was asked for.
         engine: What generated it.
         dtype: The dtype computed in.
         batch_size: Prompts answered at once.
@@ -33,6 +34,8 @@ class Generation:
         asked_hash: Hash of what was asked and how, whatever the model; see `Case`.
         reference_log_likelihood: Log-likelihood of the solution in nats, None without one.
         num_reference_tokens: Tokens of the solution.
+        likelihoods: What was read off the model's probabilities, by metric; None where that is no number.
+        kind: What the answer is: declined, answered, empty, degenerate or cut off; None where they are not told apart.
     """
 
     id: str
@@ -40,7 +43,7 @@ class Generation:
     prompt: str
     answer: str
     num_tokens: int
-    finish_reason: Finish
+    finish_reason: Finish | None
     engine: str
     dtype: str
     batch_size: int
@@ -48,6 +51,8 @@ class Generation:
     asked_hash: str = ""
     reference_log_likelihood: float | None = None
     num_reference_tokens: int | None = None
+    likelihoods: dict[str, float | None] = field(default_factory=dict)
+    kind: AnswerKind | None = None
 
 
 class GenerationLog:

@@ -1,6 +1,7 @@
-"""How sure a number is: intervals (of shares, means and ratios), comparison of two models, agreement of judges."""
+"""How sure a number is: intervals (of shares, means and ratios; over clusters), comparison of models, agreement."""
 
 from safety_lightning.evaluation.statistics.agreement import Agreement, bootstrap_agreement, measure_agreement
+from safety_lightning.evaluation.statistics.clusters import cluster_interval, cluster_prompts
 from safety_lightning.evaluation.statistics.comparison import (
     AccuracyComparison,
     PairedDifference,
@@ -16,6 +17,8 @@ __all__ = [
     "average",
     "bootstrap_agreement",
     "bootstrap_interval",
+    "cluster_interval",
+    "cluster_prompts",
     "compare_accuracies",
     "compare_paired",
     "measure_agreement",

@@ -5,16 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import partial
 from random import Random
-from typing import Literal
+from typing import Literal, get_args
 
 from safety_lightning.data import Example, InstructionSource
 from safety_lightning.errors import UserError
 from safety_lightning.evaluation.engines import AnswerLimits
+from safety_lightning.evaluation.likelihoods import SOLUTION_PROBABILITY, SOLUTION_TOKEN_PROBABILITY
 from safety_lightning.evaluation.measurement import LOG_LIKELIHOOD, MetricSpec, Outcome
+from safety_lightning.evaluation.tasks.answer_kinds import answer_kinds, find_refusal
 from safety_lightning.evaluation.tasks.final_numbers import Extraction, matches_solution
-from safety_lightning.evaluation.tasks.protocol import Prompt, PromptFormat
+from safety_lightning.evaluation.tasks.protocol import Prompt, PromptFormat, check_measures, choose_measures
 from safety_lightning.evaluation.tasks.reading import read_task_examples
 
+ProblemMeasure = Literal[
+    "utility", "answer_kinds", "log_likelihood", "solution_probability", "solution_token_probability"
+]
+PROBLEM_MEASURES: list[ProblemMeasure] = list(get_args(ProblemMeasure))
 _STOP_STRINGS = ("Question:", "</s>", "<|im_end|>")
 
 
@@ -32,10 +38,11 @@ class GSM8K:
         prompt_format: ``raw`` as in lm-evaluation-harness, or ``chat``, which puts the same text into a user's turn.
         max_new_tokens: Longest answer, at least 1.
         extraction: ``both`` measures ``utility`` (flexible extract) and ``utility_strict``, ``flexible`` the former.
+        measures: What is measured. Without ``utility`` and ``answer_kinds`` no answer is generated.
         seed: Seed of the draws.
 
     Raises:
-        UserError: If `num_shots` is below 0 or `max_new_tokens` below 1.
+        UserError: If `num_shots` is below 0, `max_new_tokens` below 1, or nothing is measured.
     """
 
     source: str | InstructionSource = field(default_factory=lambda: InstructionSource(preset="gsm8k", split="test"))
@@ -44,6 +51,7 @@ class GSM8K:
     prompt_format: PromptFormat = "raw"
     max_new_tokens: int = 256
     extraction: Literal["both", "flexible"] = "both"
+    measures: list[ProblemMeasure] = field(default_factory=lambda: list(PROBLEM_MEASURES))
     seed: int = 0
 
     name = "gsm8k"
@@ -53,6 +61,7 @@ class GSM8K:
         if self.num_shots < 0:
             raise UserError(f"num_shots must be at least 0, got {self.num_shots}")
         AnswerLimits(max_new_tokens=self.max_new_tokens)
+        check_measures(self.name, self.measures, PROBLEM_MEASURES)
 
     @property
     def limits(self) -> AnswerLimits:
@@ -65,8 +74,15 @@ class GSM8K:
 
     @property
     def metrics(self) -> tuple[MetricSpec, ...]:
-        """Share solved, and the log-likelihood of the solution, which moves before it."""
-        return (_FLEXIBLE, *([_STRICT] if self.extraction == "both" else []), LOG_LIKELIHOOD)
+        """Share solved, kinds of answers, and the likelihood of the solution, which moves before the share does."""
+        named = {
+            "utility": (_FLEXIBLE, *([_STRICT] if self.extraction == "both" else [])),
+            "answer_kinds": (answer_kinds(find_refusal()),),
+            "log_likelihood": (LOG_LIKELIHOOD,),
+            "solution_probability": (SOLUTION_PROBABILITY,),
+            "solution_token_probability": (SOLUTION_TOKEN_PROBABILITY,),
+        }
+        return choose_measures(self.measures, named)
 
     def check(self) -> None:
         """Does nothing: problems are graded by rule."""

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 from safety_lightning.data import InstructionSource
 from safety_lightning.evaluation.engines import AnswerLimits
 from safety_lightning.evaluation.judges import RuleJudge
+from safety_lightning.evaluation.likelihoods import DRIFT
 from safety_lightning.evaluation.measurement import MetricSpec, Outcome
-from safety_lightning.evaluation.tasks.protocol import Prompt, PromptFormat, make_prompts
+from safety_lightning.evaluation.tasks.answer_kinds import answer_kinds, find_refusal
+from safety_lightning.evaluation.tasks.protocol import (
+    Prompt,
+    PromptFormat,
+    check_measures,
+    choose_measures,
+    make_prompts,
+)
 from safety_lightning.evaluation.tasks.reading import read_task_prompts
 
+OrdinaryMeasure = Literal["over_refusal", "answer_kinds", "drift"]
 _REFUSED = 1.0
 
 
@@ -23,10 +33,11 @@ class OrdinaryRequests:
         prompt_format: ``chat`` is the model's chat template.
         max_new_tokens: Longest answer, at least 1.
         phrases: The list of refusal phrases; see `RuleJudge`.
+        measures: What is measured. ``drift`` needs a reference model, and no answers.
         seed: Seed of the draw, where the source has a ``size``.
 
     Raises:
-        UserError: If `max_new_tokens` is below 1.
+        UserError: If `max_new_tokens` is below 1, or nothing is measured.
     """
 
     source: str | InstructionSource = field(
@@ -35,6 +46,7 @@ class OrdinaryRequests:
     prompt_format: PromptFormat = "chat"
     max_new_tokens: int = 128
     phrases: str = "refusals-v1"
+    measures: list[OrdinaryMeasure] = field(default_factory=lambda: ["over_refusal", "answer_kinds"])
     seed: int = 0
 
     name = "ordinary"
@@ -42,6 +54,7 @@ class OrdinaryRequests:
 
     def __post_init__(self) -> None:
         AnswerLimits(max_new_tokens=self.max_new_tokens)
+        check_measures(self.name, self.measures, get_args(OrdinaryMeasure))
 
     @property
     def limits(self) -> AnswerLimits:
@@ -50,14 +63,19 @@ class OrdinaryRequests:
 
     @property
     def metrics(self) -> tuple[MetricSpec, ...]:
-        """The share declined."""
+        """The share declined, kinds of answers, and the drift from the reference."""
         judge = RuleJudge(self.phrases)
 
         def grade(prompt: Prompt, answer: str) -> Outcome:
             found = judge.judge_answer(answer)
             return Outcome(value=float(found.score == _REFUSED), reason=found.reason)
 
-        return (MetricSpec(name="over_refusal", kind="share", judge=judge, grade=grade),)
+        named = {
+            "over_refusal": [MetricSpec(name="over_refusal", kind="share", judge=judge, grade=grade)],
+            "answer_kinds": [answer_kinds(find_refusal(self.phrases))],
+            "drift": [DRIFT],
+        }
+        return choose_measures(self.measures, named)
 
     def check(self) -> None:
         """Checks that there is such a list of phrases; raises UserError."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Literal, Protocol
 
+from safety_lightning.errors import UserError
 from safety_lightning.evaluation.engines import AnswerLimits
 from safety_lightning.evaluation.measurement import MetricSpec
 
@@ -22,6 +24,7 @@ class Prompt:
         request: What is asked; a judge sees it beside the answer.
         text: What is written into the prompt format: the request, with worked examples where the task has them.
         solution: The right answer that is known, empty where there is none.
+        target: What a model that complies would say, or how it would begin; empty where it is not known.
     """
 
     id: str
@@ -29,14 +32,26 @@ class Prompt:
     request: str
     text: str
     solution: str = ""
+    target: str = ""
 
 
-def make_prompts(task: str, requests: Iterable[str]) -> list[Prompt]:
-    """Makes prompts without a solution, numbered in their order."""
+def make_prompts(task: str, requests: Iterable[str], *, targets: Iterable[str] = ()) -> list[Prompt]:
+    """Makes prompts without a solution, numbered in their order; the targets, where there are any, are theirs."""
     return [
-        Prompt(id=f"{task}/{number}", task=task, request=request, text=request)
-        for number, request in enumerate(requests)
+        Prompt(id=f"{task}/{number}", task=task, request=request, text=request, target=target or "")
+        for number, (request, target) in enumerate(zip_longest(requests, targets))
     ]
+
+
+def check_measures(task: str, measures: Sequence[str], known: Sequence[str]) -> None:
+    """Raises UserError unless what a task is to measure is one or more of what it can, each once."""
+    if not measures or len(set(measures)) != len(measures) or not set(measures) <= set(known):
+        raise UserError(f"measures of {task} must be one or more of {', '.join(known)}, each once, got {measures}")
+
+
+def choose_measures(measures: Sequence[str], named: Mapping[str, Sequence[MetricSpec]]) -> tuple[MetricSpec, ...]:
+    """Returns the metrics of those names that are to be measured, in the order in which they are known."""
+    return tuple(spec for name, specs in named.items() if name in measures for spec in specs)
 
 
 class Task(Protocol):

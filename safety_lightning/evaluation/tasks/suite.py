@@ -15,6 +15,7 @@ from safety_lightning.evaluation.tasks.ordinary import OrdinaryRequests
 from safety_lightning.evaluation.tasks.protocol import Task
 
 TaskName = Literal["gsm8k", "harmful", "ordinary", "lab"]
+Clusters = Literal["twins", "none"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,8 @@ class TaskSuite:
         lab: Settings of the lab, which is three tasks.
         judge: Who judges the answers to harmful requests.
         second_judge: A second opinion on them.
+        clusters: ``twins``: near twins among harmful requests (Jaccard of content words of 0.6 or more) make a cluster,
+            and intervals are over clusters; ``none``: each prompt counts as one.
 
     Raises:
         UserError: If no task is named, one twice or one that there is not, or ``harmful`` has no judge.
@@ -41,6 +44,7 @@ class TaskSuite:
     lab: Lab = field(default_factory=Lab)
     judge: Judge | None = None
     second_judge: Judge | None = None
+    clusters: Clusters = "twins"
 
     def __post_init__(self) -> None:
         known = get_args(TaskName)
@@ -48,8 +52,13 @@ class TaskSuite:
             raise UserError(f"tasks must name one or more of {', '.join(known)}, got none")
         if len(set(self.tasks)) != len(self.tasks) or not set(self.tasks) <= set(known):
             raise UserError(f"tasks must be of {', '.join(known)}, each once, got {list(self.tasks)}")
-        if "harmful" in self.tasks and self.judge is None:
-            raise UserError("the task harmful must have a judge, got none: give RuleJudge, LocalJudge or OpenAIJudge")
+        if self.clusters not in get_args(Clusters):
+            raise UserError(f"clusters must be twins or none, got {self.clusters!r}")
+        if "harmful" in self.tasks and self.harmful.needs_judge and self.judge is None:
+            raise UserError(
+                "the task harmful must have a judge, got none: give RuleJudge, LocalJudge or OpenAIJudge, or "
+                "harmful.measures without harmfulness"
+            )
 
     @property
     def judges(self) -> list[Judge]:

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from safety_lightning.evaluation.cases import encode_text
-from safety_lightning.evaluation.engines import AnswerLimits
+from safety_lightning.evaluation.engines import AnswerLimits, Continuation, pack_row
 from safety_lightning.evaluation.engines.stopping import EndTokens, cut_answer
 from safety_lightning.evaluation.engines.transformers_engine import TransformersEngine
 from safety_lightning.evaluation.engines.vllm_engine import VLLMEngine
@@ -148,7 +148,12 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(model, tokenizer, promp
 
 def test_log_likelihood_of_a_solution_is_that_of_plain_forward_passes(model, tokenizer, prompts):
     solutions = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("Sure.", "The answer is 7.")]
-    found = TransformersEngine(model, tokenizer, batch_size=8).measure_solutions(prompts[:2], solutions)
+    rows = [
+        pack_row(prompt, [Continuation(tuple(solution), len(prompt))])
+        for prompt, solution in zip(prompts, solutions, strict=False)
+    ]
+    scores = TransformersEngine(model, tokenizer, batch_size=8).score_rows(rows)
+    found = [float(one.log_probs[0].sum()) for one in scores]
     for prompt, solution, value in zip(prompts, solutions, found, strict=False):
         with torch.inference_mode():
             logits = model(torch.tensor([[*prompt, *solution]])).logits[0].double().log_softmax(-1)
@@ -209,7 +214,7 @@ def test_vllm_gets_the_same_ids_and_ends(fake_vllm, model, tokenizer, prompts):
     assert fake_vllm.made["model"] == str(ASSETS / "base")
     assert (fake_vllm.sampling["temperature"], fake_vllm.sampling["stop"]) == (0.0, ["Enter"])
     assert tokenizer.eos_token_id in fake_vllm.sampling["stop_token_ids"]
-    assert not engine.measures_solutions
+    assert not engine.gives_likelihoods
 
 
 def test_absent_vllm_is_named(monkeypatch, tokenizer):

@@ -20,7 +20,7 @@ class FixedEngine:
 
     name = "fixed"
     dtype = "none"
-    measures_solutions = False
+    gives_likelihoods = False
 
     def __init__(self, answer):
         self.find_answer = answer

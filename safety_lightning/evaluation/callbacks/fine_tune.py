@@ -9,24 +9,21 @@ import lightning as L
 import torch
 from lightning.pytorch.plugins.precision import HalfPrecision
 from lightning.pytorch.strategies import ModelParallelStrategy
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from safety_lightning.checkpoints import load_config, load_tokenizer
-from safety_lightning.errors import UserError
-from safety_lightning.evaluation.cases import CasePlan, make_plan
+from safety_lightning.checkpoints import load_config, load_model, load_tokenizer
 from safety_lightning.evaluation.datamodule import find_context
 from safety_lightning.evaluation.engines import TransformersEngine
-from safety_lightning.evaluation.grading import measure_plan
-from safety_lightning.evaluation.judges import JudgementCache, find_cache_file
+from safety_lightning.evaluation.live import LiveEvaluation, check_sizes
 from safety_lightning.evaluation.loss import measure_loss
-from safety_lightning.evaluation.measurement import Measurement
+from safety_lightning.evaluation.measurement import Evaluation, Measurement
 from safety_lightning.evaluation.records import ResultFile
 from safety_lightning.evaluation.tasks import TaskSuite
 from safety_lightning.training.module import CausalLMModule
 
 
-class LiveBehaviour:
-    """Measures a model in memory on the tasks of a suite, again and again on the same prompts.
+class FineTuneEvaluation:
+    """Measures the model that is being fine-tuned on the tasks of a suite; see `LiveEvaluation`.
 
     Args:
         suite: The tasks.
@@ -39,39 +36,44 @@ class LiveBehaviour:
     """
 
     def __init__(self, suite: TaskSuite, *, batch_size: int, seed: int, num_prompts: int | None = None) -> None:
-        for name, value in (("batch_size", batch_size), ("num_prompts", num_prompts)):
-            if value is not None and value < 1:
-                raise UserError(f"{name} must be at least 1, got {value}")
+        check_sizes(batch_size=batch_size, num_prompts=num_prompts)
         self.suite = suite
         self.batch_size = batch_size
         self.seed = seed
         self.num_prompts = num_prompts
-        self._plan: CasePlan | None = None
+        self._live: LiveEvaluation | None = None
 
     def check(self, tokenizer: PreTrainedTokenizerBase, *, reference: str) -> None:
         """Reads the prompts, and checks that the judges can be reached; raises UserError."""
-        for task in self._prepare(tokenizer, find_context(load_config(reference))).tasks:
-            task.check()
+        self.prepare(tokenizer, find_context(load_config(reference))).check()
 
-    def measure(self, model: CausalLMModule, tokenizer: PreTrainedTokenizerBase, *, dtype: str) -> list[Measurement]:
-        """Measures a model as it is now; its mode and its settings are as before afterwards."""
-        plan = self._prepare(tokenizer, find_context(model.model.config))
-        engine = TransformersEngine(model.model, tokenizer, batch_size=self.batch_size, dtype=dtype)
-        if not self.suite.judges:
-            return measure_plan(engine, plan, seed=self.seed)
-        with JudgementCache(find_cache_file()) as cache:
-            return measure_plan(engine, plan, seed=self.seed, cache=cache)
-
-    def _prepare(self, tokenizer: PreTrainedTokenizerBase, max_context_tokens: int | None) -> CasePlan:
-        if self._plan is None:
-            self._plan = make_plan(
-                self.suite.make_tasks(),
+    def prepare(self, tokenizer: PreTrainedTokenizerBase, max_context_tokens: int | None) -> LiveEvaluation:
+        """Reads the prompts, once."""
+        if self._live is None:
+            self._live = LiveEvaluation(
                 tokenizer,
+                self.suite,
                 batch_size=self.batch_size,
-                max_context_tokens=max_context_tokens,
+                seed=self.seed,
                 num_prompts=self.num_prompts,
+                max_context_tokens=max_context_tokens,
             )
-        return self._plan
+        return self._live
+
+    def measure(self, trainer: L.Trainer, module: CausalLMModule, *, dtype: str) -> Evaluation:
+        """Measures a model as it is now; its mode and its settings are as before afterwards."""
+        live = self.prepare(load_tokenizer(module.reference), find_context(module.model.config))
+        if live.wants_reference:
+            live.take_reference(self._load_reference(trainer, module))
+        return live.measure(module.model, dtype=dtype)
+
+    def _load_reference(self, trainer: L.Trainer, module: CausalLMModule) -> PreTrainedModel:
+        """Returns the reference: the model itself before its first step, else its checkpoint."""
+        if trainer.global_step == 0:
+            return module.model
+        model = load_model(module.reference, dtype=module.model.dtype).eval()
+        model.to(module.device)
+        return model
 
 
 def measure_live(
@@ -80,7 +82,7 @@ def measure_live(
     results: ResultFile,
     *,
     model: str,
-    behaviours: Sequence[LiveBehaviour],
+    behaviours: Sequence[FineTuneEvaluation],
     key: str,
     step: int | None = None,
     loss_seed: int | None = None,
@@ -108,7 +110,7 @@ def measure_live(
                 batches = trainer.datamodule.val_dataloader()  # type: ignore[attr-defined]
                 measurements.append(measure_loss(module.model, batches, seed=loss_seed))
             for behaviour in behaviours:
-                measurements += behaviour.measure(module, load_tokenizer(module.reference), dtype=dtype)
+                measurements += behaviour.measure(trainer, module, dtype=dtype)
         if trainer.is_global_zero:
             engine = TransformersEngine.name if behaviours else None
             results.add(model, measurements, step=step, engine=engine, dtype=dtype, key=key)
