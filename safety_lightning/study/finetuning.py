@@ -78,12 +78,12 @@ def read_options(options: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         UserError: If there is no such config.
     """
-    name = options.get("config")
+    name: Any = options.get("config")
     given = {key: value for key, value in options.items() if key != "config"}
     if name is None:
         return merge(given)
     with Path(check_config(str(name))).open(encoding="utf-8") as stream:
-        return merge(yaml.safe_load(stream), given)
+        return merge(yaml.safe_load(stream) or {}, given)
 
 
 def shorten(options: Mapping[str, Any], share: float) -> dict[str, Any]:

@@ -8,10 +8,11 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, cast, get_args, get_type_hints
 
 import torch
 from jsonargparse import ArgumentError
+from torch import nn
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
@@ -21,7 +22,7 @@ from safety_lightning.cli.errors import shorten
 from safety_lightning.errors import UserError
 from safety_lightning.evaluation import LiveEvaluation, PromptValues
 from safety_lightning.evaluation.datamodule import find_context
-from safety_lightning.evaluation.tasks import TASK_SETTINGS, TaskSuite
+from safety_lightning.evaluation.tasks import TaskName, TaskSuite
 from safety_lightning.files import PartStore, write_atomically
 from safety_lightning.printing import open_console, show_line
 from safety_lightning.study.comparing import find_name
@@ -222,7 +223,8 @@ class Bench:
         return evaluation.measure(self.model).values
 
     def _load(self, model: str) -> PreTrainedModel:
-        return load_model(model, dtype=getattr(torch, self.settings.dtype)).to(self.device)
+        loaded: nn.Module = load_model(model, dtype=getattr(torch, self.settings.dtype))
+        return cast(PreTrainedModel, loaded.to(self.device))
 
 
 def read_suite(options: Mapping[str, Any]) -> TaskSuite:
@@ -247,7 +249,8 @@ def choose_measures(settings: MeasureSettings) -> dict[str, Any]:
         UserError: If no task has one of the measures.
     """
     wanted = (settings.utility, settings.harm)
-    known = {name: get_args(get_args(get_type_hints(kind)["measures"])[0]) for name, kind in TASK_SETTINGS.items()}
+    kinds = get_type_hints(TaskSuite)
+    known = {name: get_args(get_args(get_type_hints(kinds[name])["measures"])[0]) for name in get_args(TaskName)}
     tasks = [task for task in settings.data.get("tasks", []) if set(wanted) & set(known[task])]
     for measure in wanted:
         if not any(measure in known[task] for task in tasks):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -118,11 +119,31 @@ class StageStore:
                 self._place(stage).unlink(missing_ok=True)
                 write_atomically(self._place(stage, ".begun"), key)
             began = time.monotonic()
-            stage.run(self.study)
+            with self._log(stage):
+                stage.run(self.study)
             outputs = {str(file.relative_to(self.study)): _describe(file) for file in stage.list_outputs(self.study)}
             record = {"key": key, "seconds": time.monotonic() - began, "outputs": outputs, "recipe": stage.recipe}
             write_atomically(self._place(stage), json.dumps(record, indent=2) + "\n")
             return True
+
+    @contextmanager
+    def _log(self, stage: Stage) -> Iterator[None]:
+        """Keeps what a stage prints in a file, unless somebody watches it; errors go on to where they went."""
+        if sys.stdout.isatty():
+            yield
+            return
+        with self._place(stage, ".log").open("a", encoding="utf-8") as stream:
+            with redirect_stdout(stream), redirect_stderr(stream):
+                try:
+                    yield
+                except SystemExit as error:
+                    stream.flush()
+                    print(self._read_last_line(stage), file=sys.__stderr__)
+                    raise error
+
+    def _read_last_line(self, stage: Stage) -> str:
+        lines = self._place(stage, ".log").read_text(encoding="utf-8", errors="replace").splitlines()
+        return lines[-1] if lines else ""
 
     def _make_key(self, stage: Stage) -> str:
         """Hashes all that a stage depends on: its recipe, and the content of its inputs' outputs."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from safety_lightning.methods import Method, Plain, Scale, SubspaceComponent
+from safety_lightning.methods import Method, Plain, Scale, SubspaceComponent, Variant
 from safety_lightning.study.settings import Kind, StudyRun
 
 NULL_DRAW = 1000
@@ -50,11 +50,12 @@ class StudyVariant:
 
     def to_recipe(self) -> dict[str, Any]:
         """Returns what it is as plain JSON."""
-        return {
-            "name": self.name,
-            "draw": self.draw,
-            "method": None if self.method is None else self.method.to_recipe(),
-        }
+        return {"name": self.name, "draw": self.draw, "method": self.method.to_recipe()}
+
+    def name_for(self, finetuned: str) -> Variant:
+        """Returns it as the variant of a finetuned model."""
+        draw = self.draw if self.method.needs.source == "random" else None
+        return Variant(finetuned=finetuned, method=self.method, draw=draw)
 
 
 def list_study_variants(run: StudyRun) -> list[StudyVariant]:
