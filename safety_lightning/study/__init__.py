@@ -1,0 +1,1 @@
+"""The paper's whole study: stages, statistics and a report with a verdict."""
