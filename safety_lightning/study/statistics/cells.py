@@ -72,7 +72,7 @@ def make_cells(outcomes: Mapping[Experiment, Sequence[Outcome]], component: str,
     for at, (found, point) in enumerate(places):
         by_seed_S1 = np.array([[one.selectivity_KB[one.points.index(point), 0]] for one in found])
         low, high = widen_by_seeds(low_K[at : at + 1], high_K[at : at + 1], by_seed_S1, level=level)
-        made.append(replace(cells[at], low=drop_nan(low[0]), high=drop_nan(high[0]), same_as=same_as[at]))
+        made.append(replace(cells[at], low=drop_nan(low[0]), high=drop_nan(min(high[0], 1.0)), same_as=same_as[at]))
     return made
 
 
@@ -108,7 +108,8 @@ def average_seeds(outcomes: Sequence[Outcome], point: VariantKey) -> Floats:
 def measure_room_interval(outcomes: Sequence[Outcome], *, level: float) -> tuple[float, float, float]:
     """Returns the room of an experiment, the mean over seeds, with its interval; NaN where it could not be made."""
     room_B = np.stack([one.room_B for one in outcomes]).mean(0)
-    return float(room_B[0]), *make_interval(float(room_B[0]), room_B[1:], level=level)
+    low, high = np.clip(make_interval(float(room_B[0]), room_B[1:], level=level), 0, 1).tolist()
+    return float(room_B[0]), low, high
 
 
 def drop_nan(value: float) -> float | None:

@@ -50,7 +50,7 @@ def evaluate_frontier(retention_AB: Floats, advantage_AB: Floats, asked_QB: Floa
         envelope_QB = np.where(inside_QB, y_B + slope_B * (asked_QB - x_B), envelope_QB)
         y_B = np.where(is_done_B, 0.0, y_AB[next_B, columns])
         x_B = end_B
-    return envelope_QB
+    return np.asarray(envelope_QB, dtype=np.float64)
 
 
 def measure_room(retention_AB: Floats, advantage_AB: Floats) -> Floats:
@@ -62,4 +62,4 @@ def measure_room(retention_AB: Floats, advantage_AB: Floats) -> Floats:
         The room in [0, 1], shape ``(B,)``.
     """
     middle_1B = np.full((1, retention_AB.shape[1]), 0.5)
-    return 1 - evaluate_frontier(retention_AB, advantage_AB, middle_1B)[0]
+    return np.asarray(1 - evaluate_frontier(retention_AB, advantage_AB, middle_1B)[0], dtype=np.float64)

@@ -169,7 +169,8 @@ def _write_sentence(
     if answer == "undecided" or cell is None:
         seen = f" A selectivity of {effect:.2f} or more could have been seen." if effect is not None else ""
         return f"Whether safety is separable from learning stays undecided {scope}: {reason}.{seen}"
-    interval = f"{cell.selectivity:.2f} [{cell.low:.2f}, {cell.high:.2f}]"
+    value, low, high = (round(one or 0.0, 2) + 0.0 for one in (cell.selectivity, cell.low, cell.high))  # no −0.00
+    interval = f"{value:.2f} [{low:.2f}, {high:.2f}]"
     where = f"at fraction {cell.point.fraction:g} of experiment {cell.experiment}"
     if answer == "separable":
         return (
