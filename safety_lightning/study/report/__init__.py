@@ -4,7 +4,7 @@ results          what a study left
 chart, figures   what each figure shows; drawn by `vega`, or by `plots` where the extra ``report`` is missing
 sheet, tables    a table in every form; the tables of the report, and those of the `paper` in its layout
 page, write      the page as HTML and as Markdown, and all files
-compare          two studies side by side
+comparison       two studies side by side
 command          the command `report`
 """
 # ruff: noqa: F401 (the names are for other rooms)
@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 from safety_lightning.lazy import import_lazily, list_names
 
 if TYPE_CHECKING:
-    from safety_lightning.study.report.compare import compare
+    from safety_lightning.study.report.comparison import compare
     from safety_lightning.study.report.write import write_report
 
-_PLACES = {"compare": "compare", "write": "write_report"}
+_PLACES = {"comparison": "compare", "write": "write_report"}
 
 __all__ = list_names(_PLACES)
 __getattr__ = import_lazily(__name__, _PLACES)

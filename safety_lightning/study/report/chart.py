@@ -70,7 +70,6 @@ class Chart:
         y_title: Of the vertical axis; of the colour in a map.
         marks: What is drawn.
         rules: Levels to compare with.
-        paper: The figures of the paper that show the same.
         is_unit: Whether both axes reach from 0 to 1.
     """
 
@@ -82,7 +81,6 @@ class Chart:
     y_title: str
     marks: Sequence[Mark]
     rules: Sequence[Rule] = field(default_factory=list)
-    paper: str = ""
     is_unit: bool = False
 
     @property

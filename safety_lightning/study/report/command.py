@@ -28,7 +28,7 @@ class ReportRun:
 def report(run: ReportRun) -> None:
     """Runs the command."""
     from safety_lightning.printing import open_console, show_line
-    from safety_lightning.study.report.compare import compare
+    from safety_lightning.study.report.comparison import compare
     from safety_lightning.study.report.results import read_results
     from safety_lightning.study.report.write import write_report
 

@@ -41,8 +41,8 @@ def list_charts(results: Results) -> list[Chart]:
         _draw_tradeoff(results),
         _draw_energy(results),
         _draw_layers(results),
-        _draw_overlap(results.weights, "mso_weights", "weights", "Figures 6 and 7"),
-        _draw_overlap(results.activations, "mso_activations", "activations", "Figures 8 and 9"),
+        _draw_overlap(results.weights, "mso_weights", "weights"),
+        _draw_overlap(results.activations, "mso_activations", "activations"),
         _draw_activation_map(results),
     ]
     return [chart for chart in made if chart.marks]
@@ -81,7 +81,6 @@ def _draw_measures(results: Results, component: str) -> Chart:
         y_title="value",
         marks=marks,
         rules=rules,
-        paper="Figures 2 to 4",
     )
 
 
@@ -222,7 +221,6 @@ def _draw_energy(results: Results) -> Chart:
         x_title="fraction of directions",
         y_title="energy kept",
         marks=marks,
-        paper="Figure 5",
         is_unit=True,
     )
 
@@ -243,7 +241,7 @@ def _draw_layers(results: Results) -> Chart:
     )
 
 
-def _draw_overlap(lines: Sequence[Mapping[str, str]], name: str, subject: str, paper: str) -> Chart:
+def _draw_overlap(lines: Sequence[Mapping[str, str]], name: str, subject: str) -> Chart:
     marks = []
     panels = ("overlap (dashed: chance)", "excess over chance")
     for pair in dict.fromkeys(line["pair"] for line in lines):
@@ -259,13 +257,12 @@ def _draw_overlap(lines: Sequence[Mapping[str, str]], name: str, subject: str, p
     return Chart(
         name=name,
         title=f"Mode Subspace Overlap of {subject}",
-        text=f"Overlap of the leading subspaces of each pair, the mean over what was compared, by the share of energy "
-        f"that they hold. If safety had {subject} of its own, harmful pairs would overlap more than mixed ones.",
+        text="Overlap of the leading subspaces of each pair, the mean over what was compared, by the share of energy "
+        "that they hold. If safety had directions of its own, what is harmful would overlap more.",
         kind="curves",
         x_title="share of energy η",
         y_title="overlap",
         marks=marks,
-        paper=paper,
     )
 
 
@@ -286,5 +283,4 @@ def _draw_activation_map(results: Results) -> Chart:
         x_title="layer",
         y_title="overlap",
         marks=marks,
-        paper="Figures 8 and 9",
     )

@@ -12,7 +12,7 @@ VERSION = "6.4"
 """The version of Vega-Lite that specifications are written for, which vl-convert brings."""
 
 Spec = dict[str, Any]
-_WIDTH, _HEIGHT = 300, 190
+_WIDTH, _HEIGHT = 340, 210
 _PIXELS_PER_POINT = 2.0
 _SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left"]
 _CONFIG = {
@@ -38,6 +38,8 @@ def make_spec(chart: Chart) -> Spec:
         "data": {"values": [*_list_marks(chart), *_list_rules(chart)]},
         "facet": {"field": "panel", "type": "nominal", "sort": chart.panels, "title": None},
         "columns": 1 if chart.kind == "map" else 2,
+        "bounds": "flush",
+        "spacing": {"row": 88, "column": 96},
         "spec": {**size, "layer": make_layers(chart)},
     }
     if chart.kind == "curves" and not chart.is_unit:
@@ -51,7 +53,8 @@ def get_bundle() -> str:
     """Returns the script that draws specifications in a browser, which fetches nothing."""
     import vl_convert
 
-    bundle: str = vl_convert.javascript_bundle(snippet=None, vl_version=VERSION)
+    script = "window.vegaEmbed = vegaEmbed;"
+    bundle: str = vl_convert.javascript_bundle(snippet=script, vl_version=VERSION)
     return bundle
 
 
@@ -145,7 +148,7 @@ def _rules() -> list[Spec]:
         },
         {
             "transform": [{"filter": "isValid(datum.rule)"}],
-            "mark": {"type": "text", "align": "right", "dy": -5, "fontSize": 9, "color": "#888888", "x": "width"},
+            "mark": {"type": "text", "align": "left", "dx": 4, "fontSize": 9, "color": "#888888", "x": "width"},
             "encoding": {"y": {"field": "rule", "type": "quantitative"}, "text": {"field": "label"}},
         },
     ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -69,9 +68,6 @@ def _draw_by_vega(chart: Chart, folder: Path) -> Drawn:
 
 
 def _draw_by_matplotlib(chart: Chart, folder: Path) -> Drawn:
-    figure = draw_chart(chart)
-    save_figure(figure, folder / chart.name)
-    stream = io.StringIO()
-    figure.savefig(stream, format="svg", metadata={"Date": None})
-    svg = stream.getvalue()
+    save_figure(draw_chart(chart), folder / chart.name)
+    svg = (folder / f"{chart.name}.svg").read_text(encoding="utf-8")
     return Drawn(chart, svg[svg.index("<svg") :], "")
