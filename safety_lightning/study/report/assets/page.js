@@ -28,7 +28,8 @@ const draw = async () => {
     const place = document.getElementById(`drawing-${spec.dataset.name}`);
     const theme = matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
     const fresh = document.createElement("div");
-    await vegaEmbed(fresh, JSON.parse(spec.textContent), { actions: false, renderer: "svg", config, tooltip: { theme } });
+    const options = { actions: false, renderer: "svg", config, tooltip: { theme }, logLevel: 1 };  // errors: a panel may lack a layer
+    await vegaEmbed(fresh, JSON.parse(spec.textContent), options);
     place.replaceChildren(fresh);
     place.classList.add("drawn");
   }
