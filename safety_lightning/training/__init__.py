@@ -19,6 +19,7 @@ from typing import Any
 _PLACES = {
     "CausalLMModule": "module",
     "MonitorUpdate": "callbacks",
+    "PenalizeUpdate": "callbacks",
     "ProjectUpdate": "callbacks",
     "ProjectUpdateTrainerCallback": "trainer_callback",
     "ProjectionHook": "hook",
