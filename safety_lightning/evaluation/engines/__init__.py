@@ -2,11 +2,23 @@
 
 protocol                           what every engine speaks: Engine, Answer, AnswerLimits
 transformers_engine, vllm_engine   a causal LM in memory; vLLM, an optional extra
+continuous_engine                  the former with its paged cache, for GPUs
 stopping                           where an answer ends: the model's own end tokens, and stop strings
 """
 
+from safety_lightning.evaluation.engines.continuous_engine import ContinuousEngine
 from safety_lightning.evaluation.engines.protocol import Answer, AnswerLimits, Engine, Finish, Watcher
 from safety_lightning.evaluation.engines.transformers_engine import TransformersEngine
 from safety_lightning.evaluation.engines.vllm_engine import VLLMEngine, check_vllm
 
-__all__ = ["Answer", "AnswerLimits", "Engine", "Finish", "TransformersEngine", "VLLMEngine", "Watcher", "check_vllm"]
+__all__ = [
+    "Answer",
+    "AnswerLimits",
+    "ContinuousEngine",
+    "Engine",
+    "Finish",
+    "TransformersEngine",
+    "VLLMEngine",
+    "Watcher",
+    "check_vllm",
+]

@@ -69,7 +69,7 @@ class Engine(Protocol):
     """Answers prompts greedily. An answer must be the one that the model gives to its prompt alone.
 
     Attributes:
-        name: ``transformers`` or ``vllm``.
+        name: ``transformers``, ``continuous`` or ``vllm``.
         dtype: The dtype that is computed in.
         measures_solutions: Whether `measure_solutions` can be asked for.
     """
