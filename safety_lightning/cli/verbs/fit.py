@@ -68,8 +68,8 @@ class FitCLI(TrainingCLI):
 
     def check(self) -> None:
         """Checks run folder, data and checkpoints, and spans the subspace."""
-        for callback in (*self.find_projections(), *self.find_penalties()):
-            callback.check_strategy(self.trainer)
+        for one in self.find_constraints():
+            one.check_strategy(self.trainer)
         check_steps_taken(self.trainer)
         check_optimizer(self.model.make_optimizer, self.model.make_scheduler)
         self.check_folder(num_bytes=_COPIES_ON_DISK * self.measure_model_bytes())
@@ -82,9 +82,9 @@ class FitCLI(TrainingCLI):
 
     def begin(self) -> None:
         """Saves bases at once, so that processes that are started now need not find them again."""
-        for callback in (*self.find_projections(), *self.find_penalties()):
+        for one in self.find_constraints():
             if process_rank() == 0:
-                callback.save()
+                one.save()
 
     def finish(self) -> None:
         """Shows in TensorBoard what came of it, and prints the table of the models."""

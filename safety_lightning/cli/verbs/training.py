@@ -86,9 +86,10 @@ class TrainingCLI(VerbCLI):
         """Returns the callbacks that project."""
         return [one for one in self.trainer.callbacks if isinstance(one, ProjectUpdate)]  # type: ignore[attr-defined]
 
-    def find_penalties(self) -> list[PenalizeUpdate]:
-        """Returns the callbacks that penalize."""
-        return [one for one in self.trainer.callbacks if isinstance(one, PenalizeUpdate)]  # type: ignore[attr-defined]
+    def find_constraints(self) -> list[ProjectUpdate | PenalizeUpdate]:
+        """Returns the callbacks that project or penalize."""
+        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
+        return [one for one in callbacks if isinstance(one, (ProjectUpdate, PenalizeUpdate))]
 
     def measure_model_bytes(self) -> int:
         """Returns the size of the model in float32; checks that its weights can be read."""

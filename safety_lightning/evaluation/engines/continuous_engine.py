@@ -11,6 +11,9 @@ from safety_lightning.errors import UserError
 from safety_lightning.evaluation.engines.protocol import Answer, AnswerLimits, Watcher
 from safety_lightning.evaluation.engines.transformers_engine import TransformersEngine
 
+_PAGE_TOKENS = 32
+_BATCH_TOKENS = 256
+
 
 class ContinuousEngine(TransformersEngine):
     """Answers with a causal language model in memory, whose finished answers make room for the next prompt at once.
@@ -29,7 +32,7 @@ class ContinuousEngine(TransformersEngine):
             outputs = self.model.generate_batch(  # type: ignore[operator]  # a mixin that torch.nn.Module hides
                 inputs=[list(ids) for _, ids in prompts],
                 generation_config=self._write_config(limits.max_new_tokens, limits),
-                continuous_batching_config=ContinuousBatchingConfig(allow_block_sharing=False),
+                continuous_batching_config=self._size_cache([len(ids) for _, ids in prompts], limits),
                 persistent_manager=False,
             )
         faults = [output.error for output in outputs.values() if output.error is not None]
@@ -46,3 +49,15 @@ class ContinuousEngine(TransformersEngine):
             for (index, _), (_, answer) in zip(prompts, found, strict=True):
                 watcher.on_answer(index, answer)
         return found
+
+    def _size_cache(self, lengths: Sequence[int], limits: AnswerLimits) -> ContinuousBatchingConfig:
+        """Leaves sizes to transformers on a GPU; on a CPU it would take most of the memory, and minutes to fill it."""
+        if self.model.device.type == "cuda":
+            return ContinuousBatchingConfig(allow_block_sharing=False)
+        pages = sum(-(-(length + limits.max_new_tokens) // _PAGE_TOKENS) + 1 for length in lengths)
+        return ContinuousBatchingConfig(
+            allow_block_sharing=False,
+            page_size=_PAGE_TOKENS,
+            num_blocks=pages,
+            max_batch_tokens=max(_BATCH_TOKENS, *lengths),
+        )
