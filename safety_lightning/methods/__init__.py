@@ -5,10 +5,11 @@ update      the update seen from these bases, and what a method keeps of it: its
 protocol    Method: what it needs, keeps and is called; Variant: a method on a finetuned model
 subspace    the paper's: a component of a subspace; then opposite (its release's), scale, energy
 plain       reference and finetuned model themselves, as variants
-safe_lora   from other papers; then safe_merge, resta
+safe_lora   from other papers; then safe_merge, resta, guard_space
 """
 
 from safety_lightning.methods.energy import EnergyRemoval, RemoveEnergy
+from safety_lightning.methods.guard_space import GuardSpace
 from safety_lightning.methods.opposite import Opposite
 from safety_lightning.methods.plain import Plain
 from safety_lightning.methods.protocol import Description, Method, Needs, Variant, list_variants, match_variants
@@ -23,6 +24,7 @@ __all__ = [
     "FRACTIONS",
     "Description",
     "EnergyRemoval",
+    "GuardSpace",
     "Kept",
     "MatrixUpdate",
     "Method",

@@ -69,6 +69,8 @@ class MatrixDelta:
         bases: Orthonormal columns of ``top_k`` and ``random``, float32, ``(M, K)``.
         order: The permutation of `random_k`, which its directions are the leading ones by; None without that source.
         norm: Frobenius norm of the delta.
+        name: Name of the matrix; see `MatrixSlot.name`.
+        side: The side that its rows lie on here.
     """
 
     shape: tuple[int, int]
@@ -78,6 +80,8 @@ class MatrixDelta:
     bases: Mapping[Source, Tensor]
     order: Tensor | None = None
     norm: float
+    name: str = ""
+    side: Side = "left"
     _coordinates: dict[Source, Tensor] = field(default_factory=dict, repr=False)
 
     def find_coordinates(self, basis: Source) -> Tensor:
@@ -173,6 +177,8 @@ def span_bases(
         bases=bases,
         order=order,
         norm=norm,
+        name=slot.name,
+        side=recipe.side,
     )
 
 

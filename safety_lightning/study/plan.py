@@ -60,7 +60,11 @@ class StudyGraph:
         return sort_stages([*made, statistics, report])
 
     def _read_statistics(self) -> StatisticsSettings:
-        given: dict[str, Any] = {"utility": self.run.measures.utility, "harm": self.run.measures.harm, "seed": self.run.seed}
+        given: dict[str, Any] = {
+            "utility": self.run.measures.utility,
+            "harm": self.run.measures.harm,
+            "seed": self.run.seed,
+        }
         known = [one.name for one in fields(StatisticsSettings) if one.name not in given]
         for name in self.run.statistics:
             if name not in known:

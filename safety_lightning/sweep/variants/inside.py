@@ -87,20 +87,17 @@ class InsideParts:
         return self.shelf.keep(INSIDE, slot.name, inside)
 
     def _add(self, inside: Tensor, slot: MatrixSlot, track: Track, ranks: slice, pair: WeightPair) -> None:
-        side = self.directions.side
-        update_MN = turn(pair.subtract(), side)
-        inside_MN = turn(inside, side)
+        inside_MN = turn(inside, self.directions.side)
+        update_MN: Tensor | None = None
         for block in cut_blocks(slot, ranks):
+            name = f"{slot.name}:{block.start}:{block.stop}"
             basis_MK = self.directions.pick(slot, track.source, track.seed, block)
-            rows_KN = self._find_coordinates(slot, track, block, basis_MK, update_MN)
+            rows_KN = self.shelf.find(track.group, name)
+            if rows_KN is None:
+                if update_MN is None:
+                    update_MN = turn(pair.subtract(), self.directions.side)
+                rows_KN = self.shelf.keep(track.group, name, basis_MK.mT @ update_MN)
             inside_MN.addmm_(basis_MK, rows_KN, beta=0 if block.start == 0 else 1)
-
-    def _find_coordinates(
-        self, slot: MatrixSlot, track: Track, block: slice, basis_MK: Tensor, update_MN: Tensor
-    ) -> Tensor:
-        name = f"{slot.name}:{block.start}:{block.stop}"
-        found = self.shelf.find(track.group, name)
-        return self.shelf.keep(track.group, name, basis_MK.mT @ update_MN) if found is None else found
 
 
 def cut_blocks(slot: MatrixSlot, ranks: slice) -> Iterator[slice]:
