@@ -65,6 +65,32 @@ def read_parquet(file: Path, row_class: type[Row]) -> list[Row]:
     return [row_class(**values) for values in table.to_pylist()]
 
 
+def read_csv(file: Path, row_class: type[Row]) -> list[Row]:
+    """Reads rows that `write_csv` wrote; an empty cell is None, or an empty text where the column holds no None.
+
+    Raises:
+        UserError: If the file cannot be read, its columns are not those of the dataclass, or a cell is of another type.
+    """
+    hints = typing.get_type_hints(row_class)
+    try:
+        with file.open(newline="", encoding="utf-8") as stream:
+            reader = csv.DictReader(stream)
+            lines = list(reader)
+        if list(reader.fieldnames or []) != _list_columns(row_class):
+            raise ValueError(f"its columns are {', '.join(reader.fieldnames or [])}")
+        return [row_class(**{name: _parse_cell(text, hints[name]) for name, text in line.items()}) for line in lines]
+    except (OSError, ValueError) as error:
+        wanted = ", ".join(_list_columns(row_class))
+        raise UserError(f"{file} must be a table with the columns {wanted}, it is not: {error}") from error
+
+
+def _parse_cell(text: str, hint: Any) -> Any:
+    plain = _find_plain_type(hint)
+    if text == "" and (plain is not hint or plain is not str):
+        return None
+    return text == "True" if plain is bool else plain(text)
+
+
 def _list_columns(row_class: type) -> list[str]:
     return [field.name for field in dataclasses.fields(row_class)]
 

@@ -32,6 +32,7 @@ SECTIONS = {
     "sweep": "sweep:measure_sweep",
     "memory": "sweep:measure_memory",
     "overlap": "overlap:measure_overlap",
+    "variants": "variants:measure_variants",
     "errors": "errors:measure_errors",
     "capture": "capture:measure_capture",
     "judges": "judges:measure_judges",

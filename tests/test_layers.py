@@ -26,16 +26,20 @@ LAYERS = [
     ["training"],
     ["evaluation", "activations"],
     ["overlap"],
+    ["study.statistics"],
+    ["study.report"],
+    ["study"],
     ["cli.texts", "cli.lists", "cli.suggestions"],
     ["cli.nulls"],
     ["cli.configs", "cli.kinds", "cli.judges"],
     ["cli.errors", "cli.stops"],
     ["cli.verbs"],
     ["cli"],
+    ["study"],  # whose fine-tunes and captures are commands
     ["__main__", ""],
 ]
 HEAVY = {
-    "transformers": ("checkpoints", "data", "training", "evaluation", "activations", "lab"),
+    "transformers": ("checkpoints", "data", "training", "evaluation", "activations", "lab", "study"),
     "datasets": ("data",),
     "openai": ("evaluation.judges",),
     "lightning": ("training", "evaluation", "activations", "data.datamodule", "data.loader", "cli.verbs"),

@@ -3,7 +3,7 @@
 prompts, matching   sets of distinct prompts as tokens; the prompts of all sets that match in length
 shards, datamodule  prompts divided into shards and batches; `PromptData`, which ties it together
 capture, module     hidden states by hooks while a decoder runs; `ActivationModule`, which runs it, on answers of the
-                    engine of `test` too
+                    engine of `test` too; covariance sums up the inputs of linear modules
 writer, storage     `ActivationWriter`, which checks first and resumes; `ActivationFolder`, read a layer at a time
 """
 # ruff: noqa: F401 (the names are for other rooms)
@@ -16,6 +16,7 @@ from safety_lightning.lazy import import_lazily, list_names
 
 if TYPE_CHECKING:
     from safety_lightning.activations.capture import HiddenCapture, find_last_attended
+    from safety_lightning.activations.covariance import collect_covariances, save_covariances
     from safety_lightning.activations.datamodule import PromptData
     from safety_lightning.activations.module import ActivationModule
     from safety_lightning.activations.storage import ActivationFolder, PromptRecord, name_shard
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 _PLACES = {
     "capture": "HiddenCapture find_last_attended",
+    "covariance": "collect_covariances save_covariances",
     "datamodule": "PromptData",
     "module": "ActivationModule",
     "storage": "ActivationFolder PromptRecord name_shard",

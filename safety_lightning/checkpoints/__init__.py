@@ -34,7 +34,7 @@ from safety_lightning.checkpoints.selection import (
     tied_output,
 )
 from safety_lightning.checkpoints.tokenizers import load_tokenizer
-from safety_lightning.checkpoints.writer import CODES, ShardWriter, TensorLayout
+from safety_lightning.checkpoints.writer import CODES, ShardWriter, TensorLayout, allocate
 
 __all__ = [
     "ADAPTER_CONFIG",
@@ -50,6 +50,7 @@ __all__ = [
     "TensorInfo",
     "TensorLayout",
     "Vectors",
+    "allocate",
     "blame",
     "check_model",
     "check_pair",

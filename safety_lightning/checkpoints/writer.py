@@ -101,7 +101,7 @@ class ShardWriter:
         self.folder.mkdir(parents=True, exist_ok=True)
         for shard in self._shards:
             with (self.folder / shard.file).open("ab") as stream:
-                _allocate(stream, shard.num_bytes)
+                allocate(stream, shard.num_bytes)
             with (self.folder / shard.file).open("r+b") as stream:
                 stream.write(shard.header)
         if len(self._shards) > 1:
@@ -139,7 +139,7 @@ class ShardWriter:
         return json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}, indent=2) + "\n"
 
 
-def _allocate(stream: BinaryIO, num_bytes: int) -> None:
+def allocate(stream: BinaryIO, num_bytes: int) -> None:
     """Takes a file's room on the disk at once, so that a full disk is an error before the work."""
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(stream.fileno(), 0, num_bytes)

@@ -102,6 +102,16 @@ COMMANDS: dict[str, Any] = {
             runner="overlap:run_activations",
         ),
     },
+    "study": Command(
+        "study.settings:StudyRun",
+        "Run the whole study: fine-tunes, variants, overlaps, statistics, and a report with a verdict.",
+        runner="study.command:study",
+    ),
+    "report": Command(
+        "study.report.command:ReportRun",
+        "Make the report of a study anew from its results alone, or set studies side by side.",
+        runner="study.report.command:report",
+    ),
     "lab": {
         "_help": "The lab: a miniature world with its own base and aligned model.",
         "build": Command(

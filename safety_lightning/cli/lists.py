@@ -1,7 +1,11 @@
-"""Lists and mappings written as words (``--names a b c``, ``--folders one=DIR two=DIR``); options given twice."""
+"""Lists and mappings written as words (``--names a b c``, ``--folders one=DIR two=DIR``); options given twice.
+
+A mapping that holds the options of another command takes single ones by their path: ``--fit.trainer.max_steps 7``.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import types
 import typing
@@ -23,8 +27,11 @@ def gather_values(words: Sequence[str], commands: Mapping[str, Any]) -> list[str
         ``--folders x=A y=B`` has become ``--folders {"x": "A", "y": "B"}``. Values that are written that way already
         are left as they are.
 
+        ``--fit.trainer.max_steps 7`` has become a word of ``--overrides`` where the command has such an option: the
+        parser itself would forget all else that a config says of ``fit.trainer``.
+
     Raises:
-        UserError: If a word of a mapping has no ``=``, or a name comes twice.
+        UserError: If a word of a mapping has no ``=``, a name comes twice, or a path has no value.
 
     Example:
         >>> def command(names: list[str]) -> None: ...
@@ -34,12 +41,16 @@ def gather_values(words: Sequence[str], commands: Mapping[str, Any]) -> list[str
     schema = _find_schema(words, commands)
     if schema is None:
         return list(words)
-    takers = {f"--{name}": taker for name, hint in typing.get_type_hints(schema).items() if (taker := _choose(hint))}
+    takers, nested = _find_takers(schema)
     gathered: list[str] = []
     told: dict[str, list[str]] = {}
+    overrides: list[str] = []
     at = 0
     while at < len(words):
         word = words[at]
+        if word.startswith(nested):
+            at += _take_override(words[at:], overrides)
+            continue
         values = _take_values(words[at + 1 :]) if word in takers else []
         at += 1 + len(values)
         if values and not (len(values) == 1 and values[0][:1] in ("[", "{")):
@@ -49,7 +60,36 @@ def gather_values(words: Sequence[str], commands: Mapping[str, Any]) -> list[str
             told[word] = [*told.get(word, []), *values]
             values = [takers[word](word, told[word])]
         gathered += [word, *values]
-    return gathered
+    return [*gathered, *(["--overrides", json.dumps(overrides)] if overrides else [])]
+
+
+def _find_takers(
+    schema: Callable[..., Any], prefix: str = "--"
+) -> tuple[dict[str, Callable[[str, Sequence[str]], str]], tuple[str, ...]]:
+    """Returns what joins the words of each option, and the beginnings of the paths into options of other commands."""
+    hints = typing.get_type_hints(schema)
+    takers = {f"{prefix}{name}": taker for name, hint in hints.items() if (taker := _choose(hint))}
+    nested = tuple(f"{prefix}{name}." for name, hint in hints.items() if _is_nested(hint))
+    for name, hint in hints.items():
+        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+            own, deeper = _find_takers(hint, f"{prefix}{name}.")
+            takers |= own
+            nested += deeper
+    return takers, nested if prefix != "--" or "overrides" in hints else ()
+
+
+def _is_nested(hint: Any) -> bool:
+    """Whether a value is a mapping of values of any kind, or a mapping of such mappings."""
+    return hint is dict or any(_is_nested(one) for one in typing.get_args(hint))
+
+
+def _take_override(words: Sequence[str], overrides: list[str]) -> int:
+    """Adds one ``path=value`` to a list; returns how many words it took."""
+    path, equals, value = words[0].removeprefix("--").partition("=")
+    if not equals and (len(words) == 1 or words[1].startswith("--")):
+        raise UserError(f"--{path} must have a value, got none")
+    overrides.append(f"{path}={value if equals else words[1]}")
+    return 1 if equals else 2
 
 
 def check_repeats(words: Sequence[str]) -> None:

@@ -18,7 +18,7 @@ from safety_lightning.errors import UserError
 from safety_lightning.evaluation.callbacks.progress import AnswerProgressBar
 from safety_lightning.evaluation.cases import Case, needs_answers
 from safety_lightning.evaluation.datamodule import EvaluationData
-from safety_lightning.evaluation.engines import Engine, TransformersEngine, VLLMEngine, check_vllm
+from safety_lightning.evaluation.engines import ContinuousEngine, Engine, TransformersEngine, VLLMEngine, check_vllm
 from safety_lightning.evaluation.grading import answer_cases, grade_cases, list_metrics
 from safety_lightning.evaluation.judges import open_cache
 from safety_lightning.evaluation.judges.local import ModelJudge, make_room
@@ -39,7 +39,7 @@ from safety_lightning.evaluation.report import format_samples
 from safety_lightning.evaluation.summary import summarise_plan
 from safety_lightning.evaluation.tasks import Task
 
-EngineName = Literal["transformers", "vllm"]
+EngineName = Literal["auto", "transformers", "continuous", "vllm"]
 _Row = TypeVar("_Row")
 
 
@@ -52,7 +52,8 @@ class EvaluationModule(L.LightningModule):
 
     Args:
         model: The model: a folder, a hub name (``org/name@rev``) or ``lab:NAME``.
-        engine: ``transformers``, or ``vllm`` where it is installed.
+        engine: ``transformers``; ``continuous``, its continuous batching, for GPUs; ``vllm`` where it is installed;
+            ``auto`` for ``continuous`` on a GPU, else ``transformers``.
         dtype: What the weights are computed in. Answers in two dtypes are never compared.
         attention: Attention implementation of transformers.
         reference: The model that a drift is measured from: a folder, a hub name or ``lab:NAME``.
@@ -71,7 +72,7 @@ class EvaluationModule(L.LightningModule):
     def __init__(
         self,
         model: str,
-        engine: EngineName = "transformers",
+        engine: EngineName = "auto",
         dtype: Literal["float32", "bfloat16", "float16"] = "float32",
         attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa",
         reference: str | None = None,
@@ -103,11 +104,17 @@ class EvaluationModule(L.LightningModule):
 
     def configure_model(self) -> None:
         """Loads the model, once, unless it is in memory already or another engine loads it."""
-        if "model" in self._modules or self.engine_name != "transformers":
+        self.choose_engine(self.trainer)
+        if "model" in self._modules or self.engine_name == "vllm":
             return
         self.model = load_model(
             self.checkpoint or self.model_name, dtype=getattr(torch, self.weights_dtype), attention=self.attention
         ).eval()
+
+    def choose_engine(self, trainer: L.Trainer) -> None:
+        """Puts an engine in the place of ``auto``, once it is known where the model will be."""
+        if self.engine_name == "auto":
+            self.engine_name = "continuous" if trainer.strategy.root_device.type == "cuda" else "transformers"
 
     def check_engine(self) -> None:
         """Checks that the engine is installed; raises UserError."""
@@ -138,6 +145,7 @@ class EvaluationModule(L.LightningModule):
             raise UserError(f"limit_test_batches must be 1.0 (the size of a source makes a subset), got {limit}")
         if not isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy)):
             raise UserError(f"strategy must be auto or ddp, got {type(trainer.strategy).__name__}")
+        self.choose_engine(trainer)
 
     def on_test_start(self) -> None:
         """Makes the engine, and reads what an earlier run of the folder has answered."""
@@ -229,7 +237,8 @@ class EvaluationModule(L.LightningModule):
         assert self._data.tokenizer is not None
         if self.engine_name == "vllm":
             return VLLMEngine(self.model_name, self._data.tokenizer, dtype=self.weights_dtype)
-        return TransformersEngine(self.model, self._data.tokenizer, batch_size=self._data.batch_size)
+        engine = ContinuousEngine if self.engine_name == "continuous" else TransformersEngine
+        return engine(self.model, self._data.tokenizer, batch_size=self._data.batch_size)
 
     def _read_reference(self) -> Reference | None:
         """Reads what the drift is measured from, and lets the reference model go."""

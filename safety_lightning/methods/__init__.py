@@ -4,11 +4,14 @@ delta       what all of them share of one matrix: its delta, decomposed once, an
 update      the update seen from these bases, and what a method keeps of it: its norms, weights and leak
 protocol    Method: what it needs, keeps and is called; Variant: a method on a finetuned model
 subspace    the paper's: a component of a subspace; then opposite (its release's), scale, energy
-safe_lora   from other papers; then safe_merge, resta
+plain       reference and finetuned model themselves, as variants
+safe_lora   from other papers; then safe_merge, resta, guard_space
 """
 
 from safety_lightning.methods.energy import EnergyRemoval, RemoveEnergy
+from safety_lightning.methods.guard_space import GuardSpace
 from safety_lightning.methods.opposite import Opposite
+from safety_lightning.methods.plain import Plain
 from safety_lightning.methods.protocol import Description, Method, Needs, Variant, list_variants, match_variants
 from safety_lightning.methods.resta import Resta
 from safety_lightning.methods.safe_lora import SafeLora
@@ -21,11 +24,13 @@ __all__ = [
     "FRACTIONS",
     "Description",
     "EnergyRemoval",
+    "GuardSpace",
     "Kept",
     "MatrixUpdate",
     "Method",
     "Needs",
     "Opposite",
+    "Plain",
     "RemoveEnergy",
     "Resta",
     "SafeLora",

@@ -69,6 +69,8 @@ class MatrixDelta:
         bases: Orthonormal columns of ``top_k`` and ``random``, float32, ``(M, K)``.
         order: The permutation of `random_k`, which its directions are the leading ones by; None without that source.
         norm: Frobenius norm of the delta.
+        name: Name of the matrix; see `MatrixSlot.name`.
+        side: The side that its rows lie on here.
     """
 
     shape: tuple[int, int]
@@ -78,6 +80,8 @@ class MatrixDelta:
     bases: Mapping[Source, Tensor]
     order: Tensor | None = None
     norm: float
+    name: str = ""
+    side: Side = "left"
     _coordinates: dict[Source, Tensor] = field(default_factory=dict, repr=False)
 
     def find_coordinates(self, basis: Source) -> Tensor:
@@ -164,8 +168,7 @@ def span_bases(
         order = order[:wanted]
     if "random" in recipe.sources:
         width = wanted if norm > 0 else 0
-        generator = seed_generator(f"{recipe.seed}:{slot.name}")
-        bases["random"] = draw_haar_basis(len(delta_MN), width, generator=generator).to(delta.device)
+        bases["random"] = draw_directions(slot, width, side=recipe.side, seed=recipe.seed).to(delta.device)
     return MatrixDelta(
         shape=(slot.rows, slot.columns),
         reference_MN=reference if recipe.side == "left" else reference.mT,
@@ -174,7 +177,15 @@ def span_bases(
         bases=bases,
         order=order,
         norm=norm,
+        name=slot.name,
+        side=recipe.side,
     )
+
+
+def draw_directions(slot: MatrixSlot, width: int, *, side: Side, seed: int) -> Tensor:
+    """Draws the directions of ``random`` for one matrix, float32, ``(M, width)``, on the CPU."""
+    num_rows = slot.rows if side == "left" else slot.columns
+    return draw_haar_basis(num_rows, width, generator=seed_generator(f"{seed}:{slot.name}"))
 
 
 def _decompose(delta: Tensor, recipe: BasisRecipe, rank: int | None, decompose: Decomposer) -> Decomposition:

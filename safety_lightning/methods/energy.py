@@ -29,7 +29,7 @@ class RemoveEnergy(Method):
     @property
     def needs(self) -> Needs:
         """All leading directions, for their number is known when all are."""
-        return Needs(source="top_k")
+        return Needs(source="top_k", numbers=False)
 
     def keep(self, matrix: MatrixUpdate) -> Kept:
         """Keeps T − U Uᵀ T."""

@@ -13,6 +13,9 @@ from safety_lightning.methods.update import Kept, MatrixUpdate
 from safety_lightning.projection import Component
 from safety_lightning.subspaces import Source
 
+DRAWN: tuple[Source, ...] = ("random_k", "random")
+"""The sources whose directions depend on a seed."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Needs:
@@ -25,6 +28,9 @@ class Needs:
         unaligned: The checkpoint that its safety vector points away from; None for base.
         untrained: Whether it treats matrices too that were not trained.
         num_worst: How many matrices of the smallest score it treats; None for a method that knows without the others.
+        numbers: Whether it looks at the numbers of the update or of the delta. A method that asks for ranks alone
+            (``matrix.delta.choose_rank`` or ``choose_energy_rank``) says no, and `VariantLoader` loads it quickly: it
+            is then given matrices on the meta device, which have shapes only.
     """
 
     source: Source | None = None
@@ -33,6 +39,7 @@ class Needs:
     unaligned: str | None = None
     untrained: bool = False
     num_worst: int | None = None
+    numbers: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,16 +102,30 @@ class Variant:
     Attributes:
         finetuned: Name of the finetuned model.
         method: The method.
+        draw: Which draw of a random source it stands for, from 0, for `VariantLoader`: the seed of its directions is
+            that of the settings plus the draw. None is the seed itself, without a number in the name.
+
+    Raises:
+        UserError: If a draw is below 0, or the method draws nothing.
     """
 
     finetuned: str
     method: Method
+    draw: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.draw is not None and (self.draw < 0 or self.method.needs.source not in DRAWN):
+            raise UserError(
+                f"draw must be at least 0, of a method that takes directions from {' or '.join(DRAWN)}, "
+                f"got {self.draw} of {self.method.describe().source}"
+            )
 
     @property
     def key(self) -> tuple[str, str, str | None, float | None]:
         """What tables name it by: finetuned, source, component, fraction."""
         described = self.method.describe()
-        return self.finetuned, described.source, described.component, described.fraction
+        source = described.source if self.draw is None else f"{described.source}@{self.draw}"
+        return self.finetuned, source, described.component, described.fraction
 
     @property
     def name(self) -> str:
@@ -112,13 +133,26 @@ class Variant:
         return "/".join(f"{part:g}" if isinstance(part, float) else str(part) for part in self.key if part is not None)
 
 
-def list_variants(finetuned: Iterable[str], methods: Sequence[Method]) -> list[Variant]:
+def list_variants(
+    finetuned: Iterable[str], methods: Sequence[Method], *, num_draws: int | None = None
+) -> list[Variant]:
     """Lists every method on every finetuned model, model by model.
+
+    Args:
+        finetuned: Names of finetuned models.
+        methods: The methods.
+        num_draws: How many draws of every method with a random source, for `VariantLoader`: ``random@0``, ``random@1``,
+            and so on; None for the one of the seed.
 
     Raises:
         UserError: If there is no variant, or two have the same name.
     """
-    variants = [Variant(finetuned=name, method=method) for name in finetuned for method in methods]
+    variants = [
+        Variant(finetuned=name, method=method, draw=draw)
+        for name in finetuned
+        for method in methods
+        for draw in (range(num_draws) if num_draws is not None and method.needs.source in DRAWN else [None])
+    ]
     if not variants:
         raise UserError("sources, components, fractions, rivals and methods must make at least one variant")
     names = [variant.name for variant in variants]

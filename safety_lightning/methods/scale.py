@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from safety_lightning.errors import UserError
-from safety_lightning.methods.protocol import Description, Method
+from safety_lightning.methods.protocol import Description, Method, Needs
 from safety_lightning.methods.update import Kept, MatrixUpdate
 
 
@@ -26,6 +26,11 @@ class Scale(Method):
     def __post_init__(self) -> None:
         if not math.isfinite(self.alpha):
             raise UserError(f"scale.alpha must be finite, got {self.alpha}")
+
+    @property
+    def needs(self) -> Needs:
+        """Nothing."""
+        return Needs(numbers=False)
 
     def keep(self, matrix: MatrixUpdate) -> Kept:
         """Keeps α T."""

@@ -38,7 +38,7 @@ class SubspaceComponent(Method):
     @property
     def needs(self) -> Needs:
         """Directions of its source."""
-        return Needs(source=self.source, fraction=self.fraction)
+        return Needs(source=self.source, fraction=self.fraction, numbers=False)
 
     def keep(self, matrix: MatrixUpdate) -> Kept:
         """Keeps U Uᵀ T, or T − U Uᵀ T."""

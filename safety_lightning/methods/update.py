@@ -10,6 +10,7 @@ S = sampled columns.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -119,9 +120,6 @@ class MatrixUpdate:
         safety_MN: Update of the safety-tuned model, None without one or where it trained nothing.
         vector_MN: Reference − unaligned checkpoint; None for the delta.
         is_vector: Whether the tensor is 1-D.
-
-    Attributes:
-        total: ‖T‖².
     """
 
     def __init__(
@@ -138,11 +136,18 @@ class MatrixUpdate:
         self.safety_MN = safety_MN
         self.vector_MN = delta.delta_MN if vector_MN is None else vector_MN
         self.is_vector = is_vector
-        self.total = float(sum_squares(update_MN))
-        self._dot_delta = _dot(update_MN, delta.delta_MN)
         self._coordinates: dict[Source, Tensor] = {}
         self._sums_to: dict[Source, tuple[list[float], list[float]]] = {}
         self._samples: dict[Source, tuple[Tensor, Tensor, Tensor]] = {}
+
+    @functools.cached_property
+    def total(self) -> float:
+        """‖T‖²."""
+        return float(sum_squares(self.update_MN))
+
+    @functools.cached_property
+    def _dot_delta(self) -> float:
+        return _dot(self.update_MN, self.delta.delta_MN)
 
     def find_coordinates(self, source: Source) -> Tensor:
         """Returns the update's coordinates in the basis behind a source, float32, ``(K, N)``; computed once."""

@@ -101,6 +101,41 @@ class UpdateProjector:
 
     @torch.no_grad()
     @in_full_precision()
+    def penalize(self, weight: float) -> float:
+        """Adds the gradient of a penalty on what would be removed to the live gradients, in place.
+
+        The penalty is weight · Σ ‖update − kept component‖², over all matrices whose parameter has a gradient; its
+        gradient is 2 · weight · (update − kept component).
+
+        Returns:
+            The penalty.
+        """
+        total = 0.0
+        for bound in self._bound:
+            if bound.parameter.grad is not None:
+                removed_MN = self._find_removed(bound)
+                total += float(gather(sum_squares(removed_MN)))
+                gradient_MN = bound.slot.view(bound.parameter.grad)
+                gradient_MN.add_(removed_MN.to(gradient_MN.dtype), alpha=2 * weight)
+        return weight * total
+
+    @torch.no_grad()
+    @in_full_precision()
+    def shrink(self, share: float) -> None:
+        """Takes a share of what would be removed from the live weights, in place: 0 does nothing, 1 projects."""
+        for bound in self._bound:
+            weights_MN = bound.weights_MN
+            weights_MN.copy_(weights_MN.float() - share * self._find_removed(bound))
+
+    def _find_removed(self, bound: _BoundMatrix) -> Tensor:
+        """Returns the update without its kept component, float32, laid out like the weights."""
+        update_MN = bound.weights_MN.float() - bound.reference_MN
+        coordinates = replicate_partial(compute_coordinates(update_MN, bound.basis, side=self.side))
+        inside_MN = expand_coordinates(coordinates, bound.basis, side=self.side)
+        return update_MN - inside_MN if self.component == "parallel" else inside_MN
+
+    @torch.no_grad()
+    @in_full_precision()
     def measure(self, *, since: Sequence[Tensor] | None = None) -> list[UpdateMeasure]:
         """Measures the live update of every matrix; changes nothing.
 

@@ -5,17 +5,18 @@ loading            brings one matrix after the other to the device
 sweep              decomposes its delta once, and treats every update by every method
 rows, saving       what is written of it: sums, and the weights of variants that are saved
 folder             begins, resumes and finishes the folder: tables, figures, models; cost, report: what is printed
-variant_loader     sets variants into a live model instead
+variant_loader     sets variants into a live model instead; variants/ holds what it keeps for that
 """
 
 from safety_lightning.sweep.command import MethodChoice, ProjectRun, project
 from safety_lightning.sweep.inputs import SweepInputs, SweepSettings, open_inputs
 from safety_lightning.sweep.rows import EnergyRow, SweepMatrixRow
-from safety_lightning.sweep.variant_loader import VariantLoader
+from safety_lightning.sweep.variant_loader import PlainLoader, VariantLoader, sort_variants
 
 __all__ = [
     "EnergyRow",
     "MethodChoice",
+    "PlainLoader",
     "ProjectRun",
     "SweepInputs",
     "SweepMatrixRow",
@@ -23,4 +24,5 @@ __all__ = [
     "VariantLoader",
     "open_inputs",
     "project",
+    "sort_variants",
 ]

@@ -16,7 +16,7 @@ from __future__ import annotations
 from safety_lightning.lazy import import_lazily, list_names
 
 _PLACES = {
-    "callbacks": "MonitorUpdate ProjectUpdate SaveModel StepProgressBar",
+    "callbacks": "MonitorUpdate PenalizeUpdate ProjectUpdate SaveModel StepProgressBar",
     "hook": "ProjectionHook attach_projection",
     "loss": "compute_token_losses sum_token_losses",
     "module": "CausalLMModule",

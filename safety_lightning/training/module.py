@@ -6,7 +6,7 @@ Shapes in this file: B = batch, T = tokens, S = scored positions, V = vocabulary
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import lightning as L
@@ -75,6 +75,7 @@ class CausalLMModule(L.LightningModule):
         self.val_loss = MeanMetric()
         self._float32_buffers: dict[str, Tensor] = {}
         self._val_examples: list[tuple[Tensor, Tensor]] = []
+        self.gradient_hooks: list[Callable[[], object]] = []  # called on the gradients of the mean loss, before a step
         self._window = _Window()
 
     def configure_model(self) -> None:
@@ -130,6 +131,8 @@ class CausalLMModule(L.LightningModule):
             factor = self.trainer.accumulate_grad_batches * self.trainer.world_size / totals[1].clamp_min(1)
             for gradient in self._gradients():
                 gradient.mul_(float(factor))
+        for hook in self.gradient_hooks:
+            hook()
         self._log_step(window, totals)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:

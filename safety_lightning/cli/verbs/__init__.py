@@ -14,6 +14,7 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 
 from safety_lightning.cli.errors import PROGRAM, stop
 from safety_lightning.cli.judges import separate_judges
@@ -34,27 +35,68 @@ def run_verb(verb: str, *, args: Sequence[str] | None = None) -> None:
         verb: A key of `safety_lightning.cli.TRAINER_VERBS`.
         args: The verb and its options; None takes those of the process.
     """
-    quieten_libraries()
-    separate_judges()
-    cli_class: type[VerbCLI] = getattr(importlib.import_module(f"{__name__}.{verb}"), _CLASSES[verb])
-    guard_parsing()  # after Lightning's import, which has jsonargparse read configs from any address
+    cli_class = _load_class(verb)
     with exit_when_stopped(lambda: _advise(cli_class)):
         try:
-            cli_class(
-                cli_class.module_class,
-                cli_class.data_class,
-                save_config_callback=None,
-                trainer_defaults=cli_class.trainer_options,
-                seed_everything_default=0,
-                parser_class=VerbParser,
-                parser_kwargs={"prog": PROGRAM, "allow_abbrev": False, verb: {"allow_abbrev": False}},
-                auto_configure_optimizers=False,
-                load_from_checkpoint_support=False,
-                args=None if args is None else list(args),
-            )
+            _start(cli_class, args)
         except Exception as error:  # noqa: BLE001 (raised again unless it is a user's to mend)
             found = find_user_error(error)
             stop(DiskFullError(f"{found}.{_advise(cli_class)}") if isinstance(found, DiskFullError) else found)
+
+
+def check_verb(verb: str, *, args: Sequence[str]) -> None:
+    """Checks all that a Trainer verb checks before it writes anything, and does nothing else.
+
+    Args:
+        verb: A key of `safety_lightning.cli.TRAINER_VERBS`.
+        args: The verb and its options.
+
+    Raises:
+        UserError: As the verb; an error of the parser ends the process, as it does there.
+    """
+    cli_class = _load_class(verb)
+    checking: type[VerbCLI] = type(cli_class.__name__, (_CheckOnly, cli_class), {f"before_{verb}": _CheckOnly.end})
+    try:
+        with suppress(_ChecksPassedError):
+            _start(checking, args)
+    except Exception as error:
+        raise find_user_error(error) from error
+
+
+class _ChecksPassedError(Exception):
+    """Ends a verb whose checks have passed."""
+
+
+class _CheckOnly(VerbCLI):
+    """A verb that ends where its work would begin."""
+
+    def end(self) -> None:
+        """Checks, and ends the verb."""
+        self.check()
+        raise _ChecksPassedError
+
+
+def _load_class(verb: str) -> type[VerbCLI]:
+    quieten_libraries()
+    separate_judges()
+    found: type[VerbCLI] = getattr(importlib.import_module(f"{__name__}.{verb}"), _CLASSES[verb])
+    guard_parsing()  # after Lightning's import, which has jsonargparse read configs from any address
+    return found
+
+
+def _start(cli_class: type[VerbCLI], args: Sequence[str] | None) -> None:
+    cli_class(
+        cli_class.module_class,
+        cli_class.data_class,
+        save_config_callback=None,
+        trainer_defaults=cli_class.trainer_options,
+        seed_everything_default=0,
+        parser_class=VerbParser,
+        parser_kwargs={"prog": PROGRAM, "allow_abbrev": False, cli_class.verb: {"allow_abbrev": False}},
+        auto_configure_optimizers=False,
+        load_from_checkpoint_support=False,
+        args=None if args is None else list(args),
+    )
 
 
 def _advise(cli_class: type[VerbCLI]) -> str:

@@ -20,7 +20,7 @@ from safety_lightning.evaluation.records.results import read_results
 from safety_lightning.evaluation.report import print_comparisons, print_summary
 from safety_lightning.profiles import read_settings
 from safety_lightning.system.processes import process_rank
-from safety_lightning.training.callbacks import MonitorUpdate, ProjectUpdate
+from safety_lightning.training.callbacks import MonitorUpdate, PenalizeUpdate, ProjectUpdate
 from safety_lightning.training.optimization import check_optimizer, check_steps_taken
 
 _COPIES_ON_DISK = 5  # checkpoint of weights and two moments, once more while it is replaced, and the saved models
@@ -68,8 +68,8 @@ class FitCLI(TrainingCLI):
 
     def check(self) -> None:
         """Checks run folder, data and checkpoints, and spans the subspace."""
-        for projection in self.find_projections():
-            projection.check_strategy(self.trainer)
+        for one in self.find_constraints():
+            one.check_strategy(self.trainer)
         check_steps_taken(self.trainer)
         check_optimizer(self.model.make_optimizer, self.model.make_scheduler)
         self.check_folder(num_bytes=_COPIES_ON_DISK * self.measure_model_bytes())
@@ -80,14 +80,14 @@ class FitCLI(TrainingCLI):
                 suite = callback.suite if isinstance(callback, CompareModels) else callback.behaviour.suite
                 place_judges(suite.judges if suite is not None else [], self.trainer)
                 callback.check(self.datamodule)
-            elif isinstance(callback, (ProjectUpdate, MonitorUpdate)):
+            elif isinstance(callback, (ProjectUpdate, PenalizeUpdate, MonitorUpdate)):
                 callback.prepare(self.trainer.strategy.root_device)
 
     def begin(self) -> None:
         """Saves bases at once, so that processes that are started now need not find them again."""
-        for callback in self.find_projections():
+        for one in self.find_constraints():
             if process_rank() == 0:
-                callback.save()
+                one.save()
 
     def finish(self) -> None:
         """Shows in TensorBoard what came of it, and prints the table of the models."""

@@ -15,7 +15,7 @@ from safety_lightning.data import InstructionData
 from safety_lightning.errors import UserError
 from safety_lightning.evaluation.callbacks.compare_models import CompareModels
 from safety_lightning.evaluation.callbacks.evaluate_behaviour import EvaluateBehaviour
-from safety_lightning.training.callbacks import MonitorUpdate, ProjectUpdate, SaveModel, StepProgressBar
+from safety_lightning.training.callbacks import MonitorUpdate, PenalizeUpdate, ProjectUpdate, SaveModel, StepProgressBar
 from safety_lightning.training.module import CausalLMModule
 
 
@@ -29,12 +29,15 @@ class TrainingCLI(VerbCLI):
         "checkpoint.dirpath",
         "projection.subspace.file",
         "projection.subspace.library",
+        "penalty.subspace.file",
+        "penalty.subspace.library",
     )
     trainer_options: ClassVar[dict[str, Any]] = {"use_distributed_sampler": False, "precision": "bf16-mixed"}
 
     def add_groups(self, parser: LightningArgumentParser) -> None:
         """Adds the callbacks of a fine-tune."""
         parser.add_lightning_class_args(ProjectUpdate, "projection")
+        parser.add_lightning_class_args(PenalizeUpdate, "penalty")
         parser.add_lightning_class_args(MonitorUpdate, "monitor")
         parser.add_lightning_class_args(CompareModels, "compare")
         parser.add_lightning_class_args(EvaluateBehaviour, "behaviour")
@@ -55,10 +58,11 @@ class TrainingCLI(VerbCLI):
         for group in ("projection", "compare", "behaviour", "save"):
             config[group].folder = config[group].folder or str(self.run.path)
         config.checkpoint.dirpath = config.checkpoint.dirpath or str(self.run.path / "checkpoints")
-        subspace = config.projection.subspace
-        if subspace is not None:
-            subspace.reference = subspace.reference or config.model.model
-            subspace.file = subspace.file or str(self.run.path / "subspace.safetensors")
+        for group, file in (("projection", "subspace.safetensors"), ("penalty", "penalty_subspace.safetensors")):
+            subspace = config[group].subspace
+            if subspace is not None:
+                subspace.reference = subspace.reference or config.model.model
+                subspace.file = subspace.file or str(self.run.path / file)
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """Shows optimizer steps unless told otherwise."""
@@ -71,9 +75,10 @@ class TrainingCLI(VerbCLI):
     def describe_inputs(self) -> dict[str, Any]:
         """Returns hashes of weights and data, and counts of data and subspaces."""
         weights = {"model": self.model.checkpoint.hash_files()}
-        subspace = self.read_config()["projection"]["subspace"]
-        if subspace is not None:
-            weights["base"] = CheckpointReader(locate_model(subspace["base"])).hash_files()
+        for name, group in (("base", "projection"), ("penalty_base", "penalty")):
+            subspace = self.read_config()[group]["subspace"]
+            if subspace is not None:
+                weights[name] = CheckpointReader(locate_model(subspace["base"])).hash_files()
         return {
             "inputs": {"weights": weights, "data": self.datamodule.input_hashes()},
             "data": self.datamodule.summary(),
@@ -89,6 +94,11 @@ class TrainingCLI(VerbCLI):
     def find_projections(self) -> list[ProjectUpdate]:
         """Returns the callbacks that project."""
         return [one for one in self.trainer.callbacks if isinstance(one, ProjectUpdate)]  # type: ignore[attr-defined]
+
+    def find_constraints(self) -> list[ProjectUpdate | PenalizeUpdate]:
+        """Returns the callbacks that project or penalize."""
+        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
+        return [one for one in callbacks if isinstance(one, (ProjectUpdate, PenalizeUpdate))]
 
     def measure_model_bytes(self) -> int:
         """Returns the size of the model in float32; checks that its weights can be read."""

@@ -2,11 +2,13 @@
 
 protocol                           what every engine speaks: Engine, Answer, AnswerLimits
 transformers_engine, vllm_engine   a causal LM in memory; vLLM, an optional extra
+continuous_engine                  the former with its paged cache, for GPUs
 stopping                           where an answer ends: the model's own end tokens, and stop strings
 continuations                      likelihoods of what may stand behind a prompt, all in one forward pass
 """
 
 from safety_lightning.evaluation.engines.continuations import Continuation, PackedRow, RowScores, pack_row
+from safety_lightning.evaluation.engines.continuous_engine import ContinuousEngine
 from safety_lightning.evaluation.engines.protocol import Answer, AnswerLimits, Engine, Finish, Watcher
 from safety_lightning.evaluation.engines.transformers_engine import TransformersEngine
 from safety_lightning.evaluation.engines.vllm_engine import VLLMEngine, check_vllm
@@ -15,6 +17,7 @@ __all__ = [
     "Answer",
     "AnswerLimits",
     "Continuation",
+    "ContinuousEngine",
     "Engine",
     "Finish",
     "PackedRow",

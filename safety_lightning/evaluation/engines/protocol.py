@@ -70,7 +70,7 @@ class Engine(Protocol):
     """Answers prompts greedily. An answer must be the one that the model gives to its prompt alone.
 
     Attributes:
-        name: ``transformers`` or ``vllm``.
+        name: ``transformers``, ``continuous`` or ``vllm``.
         dtype: The dtype that is computed in.
         gives_likelihoods: Whether `score_rows` can be asked for.
     """

@@ -1,0 +1,130 @@
+"""Fine-tunes as stages, each a run of `fit` in this process; a pilot is a short one."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from safety_lightning.cli import main
+from safety_lightning.cli.configs import check_config
+from safety_lightning.files import hash_file, remove, write_atomically
+from safety_lightning.study.stages import RECORDS, Estimate, Stage
+
+QUIET = {"compare": {"tasks": []}, "projection": {"subspace": None}, "trainer": {"enable_model_summary": False}}
+"""What a fine-tune of a study does without: it is measured by the study, and its variants are projected."""
+_COPIES = 4  # a fit's checkpoint of weights and two moments, and its model
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitStage(Stage):
+    """A run of `fit`, whose model is its output.
+
+    Attributes:
+        options: Options of `fit`, all but model, seed and run folder.
+        model: The model that it starts from: a name, or the stage that makes it.
+        stand_in: A model of the same shape, by which options are checked while there is none.
+        fit_seed: The seed of the fit.
+        model_bytes: The size of the model in float32.
+    """
+
+    options: Mapping[str, Any]
+    model: str | FitStage
+    stand_in: str
+    fit_seed: int
+    model_bytes: int = 0
+
+    def find_model(self, study: Path) -> Path:
+        """Returns the folder of the model that the stage makes."""
+        return study / self.folder / "model"
+
+    def run(self, study: Path) -> None:
+        """Fine-tunes, and removes the checkpoints by which it could have been resumed."""
+        start = self.model if isinstance(self.model, str) else str(self.model.find_model(study))
+        config = study / RECORDS / f"{self.name.replace('/', '.')}.yaml"
+        write_atomically(config, self._write_options(start))
+        main(["fit", "--config", str(config), "--run_dir", str(study / self.folder), "--ckpt_path", "last"])
+        remove(study / self.folder / "checkpoints")
+
+    def check(self, study: Path) -> None:
+        """Checks data, models and options of the fit as it will check them itself."""
+        from safety_lightning.cli.verbs import check_verb
+
+        with tempfile.TemporaryDirectory() as folder:
+            config = Path(folder) / "fit.yaml"
+            config.write_text(self._write_options(self.stand_in))
+            check_verb("fit", args=["fit", "--config", str(config), "--run_dir", str(Path(folder) / "run")])
+
+    def estimate(self, study: Path) -> Estimate:
+        """Says what the fit will take."""
+        return Estimate(memory_bytes=_COPIES * self.model_bytes, disk_bytes=self.model_bytes)
+
+    def list_outputs(self, study: Path) -> list[Path]:
+        """Lists the files of the model."""
+        return sorted(file for file in self.find_model(study).rglob("*") if file.is_file())
+
+    def _write_options(self, model: str) -> str:
+        own = {"seed_everything": self.fit_seed, "model": {"model": model}}
+        return str(yaml.safe_dump(merge(self.options, own), sort_keys=False))
+
+
+def read_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns options of another command; those of a config file that ``config`` names lie under them.
+
+    Raises:
+        UserError: If there is no such config.
+    """
+    name: Any = options.get("config")
+    given = {key: value for key, value in options.items() if key != "config"}
+    if name is None:
+        return merge(given)
+    with Path(check_config(str(name))).open(encoding="utf-8") as stream:
+        return merge(yaml.safe_load(stream) or {}, given)
+
+
+def shorten(options: Mapping[str, Any], share: float) -> dict[str, Any]:
+    """Returns the options of a fit of a share of the optimizer steps, one at least."""
+    trainer = options.get("trainer", {})
+    steps = trainer.get("max_steps", -1)
+    if steps > 0:
+        return merge(options, {"trainer": {"max_steps": max(1, round(share * steps))}})
+    return merge(options, {"trainer": {"max_epochs": 1, "limit_train_batches": share}})
+
+
+def merge(*options: Mapping[str, Any]) -> dict[str, Any]:
+    """Merges nested options; the later ones win.
+
+    Example:
+        >>> merge({"a": {"b": 1, "c": 2}}, {"a": {"b": 3}})
+        {'a': {'b': 3, 'c': 2}}
+    """
+    merged: dict[str, Any] = {}
+    for one in options:
+        for name, value in one.items():
+            before = merged.get(name)
+            both = isinstance(before, dict) and isinstance(value, Mapping)
+            merged[name] = merge(before, value) if both else _copy(value)
+    return merged
+
+
+def hash_named_files(options: Any) -> dict[str, str]:
+    """Returns the SHA-256 of every file that nested options name, by its name."""
+    if isinstance(options, Mapping):
+        options = list(options.values())
+    if isinstance(options, list | tuple):
+        return {name: content for one in options for name, content in hash_named_files(one).items()}
+    if not isinstance(options, str | Path):
+        return {}
+    try:
+        file = Path(options).expanduser()
+        return {str(options): hash_file(file)} if file.is_file() else {}
+    except (OSError, ValueError, RuntimeError):  # a text that is no path
+        return {}
+
+
+def _copy(value: Any) -> Any:
+    return merge(value) if isinstance(value, Mapping) else value

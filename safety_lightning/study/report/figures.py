@@ -1,0 +1,286 @@
+"""The figures of a study, out of its results; one that nothing was measured for is left out and named."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from safety_lightning.study.report.chart import Chart, Mark, Rule
+from safety_lightning.study.report.results import Results
+from safety_lightning.study.statistics.frontier import evaluate_frontier
+from safety_lightning.study.statistics.selectivity import BLUNT
+from safety_lightning.study.statistics.settings import get_metric
+from safety_lightning.study.statistics.tables import PointRow, VariantRow
+from safety_lightning.study.statistics.tables.excess import read_number
+
+NAMES = {
+    "measures_orthogonal": "utility and harm by fraction, orthogonal component",
+    "measures_parallel": "utility and harm by fraction, parallel component",
+    "selectivity": "selectivity by fraction",
+    "tradeoff": "learning against harm",
+    "energy": "energy by fraction",
+    "energy_by_layer": "energy by layer",
+    "mso_weights": "overlap of weights",
+    "mso_activations": "overlap of activations",
+    "activation_map": "overlap of activations by layer",
+}
+"""All figures by the stem of their files."""
+
+_SOURCES = ("top_k", "random_k", "random")
+_SUBSPACES = {"top_k": "safety subspace (top_k)", "random_k": "random singular vectors (random_k)"}
+_CHANCE = "random subspace (chance)"
+
+
+def list_charts(results: Results) -> list[Chart]:
+    """Makes the figures that the results allow."""
+    made = [
+        _draw_measures(results, "orthogonal"),
+        _draw_measures(results, "parallel"),
+        _draw_selectivity(results),
+        _draw_tradeoff(results),
+        _draw_energy(results),
+        _draw_layers(results),
+        _draw_overlap(results.weights, "mso_weights", "weights"),
+        _draw_overlap(results.activations, "mso_activations", "activations"),
+        _draw_activation_map(results),
+    ]
+    return [chart for chart in made if chart.marks]
+
+
+def name_source(source: str) -> str:
+    """Returns what a source is called in figures."""
+    return _CHANCE if source == "random" else _SUBSPACES.get(source, source)
+
+
+def _average(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _draw_measures(results: Results, component: str) -> Chart:
+    verdict = results.verdict
+    panels = [(kind, metric) for kind, metric in _list_panels(results) if metric in (verdict.utility, verdict.harm)]
+    marks: list[Mark] = []
+    rules: list[Rule] = []
+    for kind, metric in panels:
+        panel = f"{kind} fine-tune: {metric} {get_metric(metric).arrow}"
+        rows = [row for row in results.variants if (row.finetuned, row.metric) == (kind, metric)]
+        found = list(_curve(rows, component, panel))
+        marks += found
+        if found:
+            rules += [Rule(level, name, panel) for name in ("reference", "finetuned") for level in _levels(rows, name)]
+    return Chart(
+        name=f"measures_{component}",
+        title=f"What the {component} component keeps",
+        text=f"Each measure when only the {component} component of the update is kept, by the fraction of directions "
+        "that the subspace spans; means over seeds, bands over prompts. Dotted levels: the reference and the whole "
+        "update. A safety subspace worth its name would part from the dashed random one.",
+        kind="curves",
+        x_title="fraction of directions",
+        y_title="value",
+        marks=marks,
+        rules=rules,
+    )
+
+
+def _list_panels(results: Results) -> list[tuple[str, str]]:
+    """Lists the measure that each fine-tune was made for; both for the contaminated one."""
+    utility, harm = results.verdict.utility, results.verdict.harm
+    return [("useful", utility), ("harmful", harm), ("contaminated", utility), ("contaminated", harm)]
+
+
+def _levels(rows: Sequence[VariantRow], source: str) -> Iterator[float]:
+    level = _average(row.value for row in rows if row.source == source)
+    if level is not None:
+        yield level
+
+
+def _curve(rows: Sequence[VariantRow], component: str, panel: str) -> Iterator[Mark]:
+    for source in _SOURCES:
+        shown = [row for row in rows if row.source == source and row.component == component and row.fraction]
+        for fraction in sorted({row.fraction for row in shown if row.fraction is not None}):
+            own = [row for row in shown if row.fraction == fraction]
+            value = _average(row.value for row in own)
+            if value is not None:
+                yield Mark(
+                    panel=panel,
+                    series=name_source(source),
+                    x=fraction,
+                    y=value,
+                    low=_average(row.low for row in own),
+                    high=_average(row.high for row in own),
+                    is_dashed=source == "random",
+                )
+
+
+def _draw_selectivity(results: Results) -> Chart:
+    verdict = results.verdict
+    marks = [
+        Mark(
+            panel=f"experiment {row.experiment}",
+            series="orthogonal (decides)" if row.component == "orthogonal" else "parallel (describes)",
+            x=row.fraction or 0.0,
+            y=row.selectivity,
+            low=row.low,
+            high=row.high,
+            is_dashed=row.component == "parallel",
+        )
+        for row in results.selectivity
+    ]
+    return Chart(
+        name="selectivity",
+        title="Selectivity of the safety subspace",
+        text="How much further apart the component brings learning and harm than any blunt weakening of the same "
+        f"strength; bands hold for all fractions together at {verdict.level:.0%}. Safety is separable where the lower "
+        f"end of the orthogonal component is above 0 and its value at least {verdict.delta:g}.",
+        kind="curves",
+        x_title="fraction of directions",
+        y_title="selectivity S",
+        marks=marks,
+        rules=[Rule(0.0, "blunt weakening"), Rule(verdict.delta, f"δ = {verdict.delta:g}")],
+    )
+
+
+def _draw_tradeoff(results: Results) -> Chart:
+    marks: list[Mark] = []
+    for number in dict.fromkeys(row.experiment for row in results.points):
+        panel = f"experiment {number}"
+        rows = [row for row in results.points if row.experiment == number]
+        marks += [_place(row, panel) for row in rows]
+        marks += _join(_trace_frontier(rows), panel, "blunt frontier")
+        best = sorted((row.retained_utility, row.retained_harm) for row in rows if row.is_pareto)
+        marks += _join(best, panel, "Pareto line: less harm at no less learning")
+    return Chart(
+        name="tradeoff",
+        title="Learning against harm",
+        text="What every variant keeps of the learning (right is better) and of the harm (low is better), with "
+        "intervals over prompts. The blunt frontier is what weakening reaches that knows nothing of safety; a "
+        "selective variant lies below and right of it.",
+        kind="scatter",
+        x_title="learning kept →",
+        y_title="← harm kept",
+        marks=marks,
+        is_unit=True,
+    )
+
+
+def _place(row: PointRow, panel: str) -> Mark:
+    numbers = [f"{name} {value:g}" for name, value in (("ρ", row.fraction), ("α", row.alpha)) if value is not None]
+    return Mark(
+        panel=panel,
+        series=f"{row.source} {row.component}".strip(),
+        x=row.retained_utility,
+        y=row.retained_harm,
+        low=row.harm_low,
+        high=row.harm_high,
+        x_low=row.utility_low,
+        x_high=row.utility_high,
+        label=" ".join([row.source, row.component, *numbers]),
+    )
+
+
+def _trace_frontier(rows: Sequence[PointRow]) -> list[tuple[float, float]]:
+    """Traces the frontier of the points' means as learning and harm: U = r + J / 2, H = r − J / 2."""
+    shares = np.array([(row.retained_utility, row.retained_harm) for row in rows if row.source in BLUNT]).reshape(-1, 2)
+    retention, advantage = shares.mean(1)[:, None], (shares[:, 0] - shares[:, 1])[:, None]
+    asked = np.unique(np.concatenate([np.linspace(0, 1, 21), retention[:, 0]]))
+    heights = evaluate_frontier(retention, advantage, asked[:, None])[:, 0]
+    return [(float(r + height / 2), float(r - height / 2)) for r, height in zip(asked, heights, strict=True)]
+
+
+def _join(places: Sequence[tuple[float, float]], panel: str, series: str) -> list[Mark]:
+    return [Mark(panel=panel, series=series, x=x, y=y, is_line=True) for x, y in places]
+
+
+def _draw_energy(results: Results) -> Chart:
+    utility, harm = results.verdict.utility, results.verdict.harm
+    rows = [row for row in results.variants if row.metric in (utility, harm) and row.energy_kept is not None]
+    marks = []
+    for kind in dict.fromkeys(row.finetuned for row in rows):
+        for component in ("parallel", "orthogonal"):
+            for source in _SOURCES:
+                own = [row for row in rows if (row.finetuned, row.component, row.source) == (kind, component, source)]
+                for fraction in sorted({row.fraction for row in own if row.fraction is not None}):
+                    value = _average(row.energy_kept for row in own if row.fraction == fraction)
+                    marks.append(
+                        Mark(
+                            panel=f"{kind} fine-tune, {component}",
+                            series=name_source(source),
+                            x=fraction,
+                            y=value or 0.0,
+                            is_dashed=source == "random",
+                        )
+                    )
+    return Chart(
+        name="energy",
+        title="Energy of the update that each component holds",
+        text="Share of the update's squared norm that a component keeps, by the fraction of directions; the random "
+        "subspace is chance.",
+        kind="curves",
+        x_title="fraction of directions",
+        y_title="energy kept",
+        marks=marks,
+        is_unit=True,
+    )
+
+
+def _draw_layers(results: Results) -> Chart:
+    marks = [
+        Mark(panel=row.finetuned, series=f"ρ = {row.fraction:g}", x=row.layer, y=row.energy_kept)
+        for row in results.layers
+    ]
+    return Chart(
+        name="energy_by_layer",
+        title="Energy outside the safety subspace, by layer",
+        text="Mean over the matrices of each decoder layer of the energy that the orthogonal component keeps.",
+        kind="curves",
+        x_title="layer",
+        y_title="energy kept",
+        marks=marks,
+    )
+
+
+def _draw_overlap(lines: Sequence[Mapping[str, str]], name: str, subject: str) -> Chart:
+    marks = []
+    panels = ("overlap (dashed: chance)", "excess over chance")
+    for pair in dict.fromkeys(line["pair"] for line in lines):
+        for eta in sorted({float(line["eta"]) for line in lines}):
+            own = [line for line in lines if line["pair"] == pair and float(line["eta"]) == eta]
+            for column, panel in (("mso", panels[0]), ("chance", panels[0]), ("excess", panels[1])):
+                value = _average(read_number(line, column) for line in own)
+                if value is not None:
+                    is_chance = column == "chance"
+                    series = f"chance: {pair}" if is_chance else pair
+                    marks.append(Mark(panel=panel, series=series, x=eta, y=value, is_dashed=is_chance))
+    marks.sort(key=lambda mark: (panels.index(mark.panel), mark.is_dashed))
+    return Chart(
+        name=name,
+        title=f"Mode Subspace Overlap of {subject}",
+        text="Overlap of the leading subspaces of each pair, the mean over what was compared, by the share of energy "
+        "that they hold. If safety had directions of its own, what is harmful would overlap more.",
+        kind="curves",
+        x_title="share of energy η",
+        y_title="overlap",
+        marks=marks,
+    )
+
+
+def _draw_activation_map(results: Results) -> Chart:
+    lines = [line for line in results.activations if line.get("layer")]
+    etas = sorted({float(line["eta"]) for line in lines})
+    eta = min(etas, key=lambda one: abs(one - 0.9)) if etas else 0.0
+    marks = [
+        Mark(panel=f"η = {eta:g}", series=line["pair"], x=float(line["layer"]), y=value)
+        for line in lines
+        if float(line["eta"]) == eta and (value := read_number(line, "mso")) is not None
+    ]
+    return Chart(
+        name="activation_map",
+        title="Overlap of activations, by layer",
+        text="Each line is a pair of prompt sets, each column a layer (0 is the embedding).",
+        kind="map",
+        x_title="layer",
+        y_title="overlap",
+        marks=marks,
+    )

@@ -1,0 +1,146 @@
+"""Reads what a study left: the results that a report is made from, and nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from safety_lightning.errors import UserError
+from safety_lightning.study.statistics.tables import (
+    AttackRow,
+    ExcessRow,
+    PointRow,
+    RobustnessRow,
+    SelectivityRow,
+    VariantRow,
+    read_overlap,
+)
+from safety_lightning.study.statistics.tables.excess import ACTIVATIONS, WEIGHTS
+from safety_lightning.study.statistics.verdict import Verdict
+from safety_lightning.tables import read_csv, read_parquet
+
+LAYER_ENERGIES = Path("energies/tensors.parquet")
+"""Where a study's run of `project` tells the energy of every matrix."""
+
+
+@dataclass(frozen=True)
+class LayerEnergy:
+    """The share of an update's energy that the orthogonal component keeps in one layer, the mean over its matrices.
+
+    Attributes:
+        finetuned: The fine-tune.
+        fraction: Share of the smaller dimension.
+        layer: Decoder layer from 0.
+        energy_kept: In [0, 1].
+    """
+
+    finetuned: str
+    fraction: float
+    layer: int
+    energy_kept: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """What a study left.
+
+    Attributes:
+        study: Its folder.
+        verdict: Its verdict.
+        variants: Every variant under every metric.
+        selectivity: The cells of the safety subspace.
+        points: What every variant keeps of learning and harm.
+        robustness: The verdict from other pairs of measures.
+        attacks: An attacker's view.
+        excesses: What overlaps more than it is held against.
+        weights: Rows of the overlap of weights.
+        activations: Rows of the overlap of activations.
+        layers: Energies by layer.
+        settings: ``settings.json``: ``config``, ``settings`` (the profiles' table), ``costs``, ``hashes``, and what the
+            manifest tells of command and commit.
+    """
+
+    study: Path
+    verdict: Verdict
+    variants: Sequence[VariantRow]
+    selectivity: Sequence[SelectivityRow]
+    points: Sequence[PointRow]
+    robustness: Sequence[RobustnessRow]
+    attacks: Sequence[AttackRow]
+    excesses: Sequence[ExcessRow]
+    weights: Sequence[Mapping[str, str]]
+    activations: Sequence[Mapping[str, str]]
+    layers: Sequence[LayerEnergy]
+    settings: Mapping[str, Any]
+
+
+def read_results(study: Path) -> Results:
+    """Reads the results of a study whose statistics are done.
+
+    Raises:
+        UserError: If the folder is no such study, or a file of it cannot be read.
+    """
+    if not (study / "verdict.json").is_file():
+        raise UserError(f"study {study} must be the folder of a study with a verdict, it has no verdict.json")
+    tables = study / "tables"
+    try:
+        verdict = Verdict(**json.loads((study / "verdict.json").read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{study / 'verdict.json'} must be a verdict, it is not: {error}") from error
+    return Results(
+        study=study,
+        verdict=verdict,
+        variants=read_parquet(study / "variants.parquet", VariantRow),
+        selectivity=read_csv(study / "selectivity.csv", SelectivityRow),
+        points=read_csv(tables / "retained.csv", PointRow),
+        robustness=read_csv(tables / "robustness.csv", RobustnessRow),
+        attacks=read_csv(tables / "attack.csv", AttackRow),
+        excesses=read_csv(tables / "overlap_excess.csv", ExcessRow),
+        weights=read_overlap(study / WEIGHTS),
+        activations=read_overlap(study / ACTIVATIONS),
+        layers=_read_layers(study / LAYER_ENERGIES),
+        settings=_read_settings(study),
+    )
+
+
+def _read_settings(study: Path) -> dict[str, Any]:
+    """Returns ``settings.json``; what it lacks is taken from ``config.yaml`` and ``manifest.json``."""
+    found: dict[str, Any] = {}
+    manifest = _read_json(study / "manifest.json")
+    started = manifest.get("started")
+    if isinstance(started, list) and started:
+        manifest |= started[-1]
+    found |= {name: manifest[name] for name in ("command", "git_commit", "versions", "device") if name in manifest}
+    config = study / "config.yaml"
+    if config.is_file():
+        found["config"] = yaml.safe_load(config.read_text(encoding="utf-8"))
+    return found | _read_json(study / "settings.json")
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{file} must be a JSON object, it is not: {error}") from error
+
+
+def _read_layers(file: Path) -> list[LayerEnergy]:
+    """Averages the energies of the matrices of each layer."""
+    if not file.is_file():
+        return []
+    from pyarrow import parquet
+
+    columns = ["finetuned", "source", "component", "fraction", "layer", "energy_kept"]
+    groups: dict[tuple[str, float, int], list[float]] = {}
+    for row in parquet.read_table(file, columns=columns).to_pylist():
+        is_shown = row["source"] == "top_k" and row["component"] == "orthogonal" and row["layer"] is not None
+        if is_shown and row["energy_kept"] == row["energy_kept"]:  # NaN where a matrix has no update
+            groups.setdefault((row["finetuned"], row["fraction"], row["layer"]), []).append(row["energy_kept"])
+    return [LayerEnergy(*key, sum(values) / len(values)) for key, values in sorted(groups.items())]

@@ -1,0 +1,109 @@
+"""The last stages: statistics of all that was measured, and the report."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safety_lightning.files import atomic_path
+from safety_lightning.study.comparing import ActivationOverlapStage, EnergyStage, WeightOverlapStage
+from safety_lightning.study.measuring import VALUES, MeasureStage
+from safety_lightning.study.report import write_report
+from safety_lightning.study.stages import Stage
+from safety_lightning.study.statistics import StatisticsSettings, write_statistics
+
+_RESULTS = ("variants.csv", "variants.parquet", "selectivity.csv", "verdict.json")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatisticsStage(Stage):
+    """Makes tables and the verdict of all measured values.
+
+    Attributes:
+        settings: How the verdict is made.
+        measured: The stages that measured.
+        energies: The stage that found what variants keep.
+        weights: The stage that compared updates of weights; None where none did.
+        activations: The stages that compared activations, by model; the first is the study's.
+    """
+
+    settings: StatisticsSettings
+    measured: tuple[MeasureStage, ...]
+    energies: EnergyStage
+    weights: WeightOverlapStage | None
+    activations: tuple[ActivationOverlapStage, ...]
+
+    def run(self, study: Path) -> None:
+        """Gathers values and overlaps in the study's folder, and makes the statistics."""
+        gather_values(self.measured, read_energies(study / self.energies.folder / "energy.csv"), study)
+        if self.weights is not None:
+            _copy(study / self.weights.folder / "layers.csv", study / "overlap_weights.csv")
+        if self.activations:
+            _copy(study / self.activations[0].folder / "overlap.csv", study / "overlap_activations.csv")
+        write_statistics(study, self.settings)
+
+    def list_outputs(self, study: Path) -> list[Path]:
+        """Lists what is in the study's folder itself, and the tables."""
+        tables = sorted((study / self.folder).glob("*.csv"))
+        return [study / VALUES, *(study / name for name in _RESULTS), *tables]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportStage(Stage):
+    """Draws tables and figures, and writes the report."""
+
+    def run(self, study: Path) -> None:
+        """Writes them."""
+        write_report(study)
+
+    def list_outputs(self, study: Path) -> list[Path]:
+        """Lists pages and figures."""
+        return [study / "report.md", study / "report.html", *sorted((study / self.folder).rglob("*.*"))]
+
+
+def _copy(file: Path, to: Path) -> None:
+    with atomic_path(to) as partial:
+        shutil.copyfile(file, partial)
+
+
+def read_energies(file: Path) -> dict[tuple[str, str, str, float | None], float]:
+    """Reads what variants keep of their update: by fine-tune, source, component and fraction."""
+    with file.open(newline="", encoding="utf-8") as stream:
+        return {
+            (
+                line["finetuned"],
+                line["source"],
+                line["component"],
+                float(line["fraction"]) if line["fraction"] else None,
+            ): float(line["energy_kept"])
+            for line in csv.DictReader(stream)
+        }
+
+
+def gather_values(
+    measured: tuple[MeasureStage, ...], energies: Mapping[tuple[str, str, str, float | None], float], study: Path
+) -> None:
+    """Writes the values of all stages as one file, with what their variants keep."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    tables = []
+    for stage in measured:
+        table = parquet.read_table(study / stage.folder / VALUES)
+        lines: list[dict[str, Any]] = table.select(
+            ["source", "draw", "component", "fraction", "energy_kept"]
+        ).to_pylist()
+        kept = [
+            line["energy_kept"]
+            if line["energy_kept"] is not None or line["draw"]
+            else energies.get((stage.finetune_name, line["source"], line["component"], line["fraction"]))
+            for line in lines
+        ]
+        at = table.column_names.index("energy_kept")
+        tables.append(table.set_column(at, "energy_kept", pa.array(kept, pa.float64())))
+    with atomic_path(study / VALUES) as partial:
+        parquet.write_table(pa.concat_tables(tables), partial)

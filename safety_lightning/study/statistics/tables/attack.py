@@ -1,0 +1,81 @@
+"""An attacker's view: the most harm that any variant of a fine-tune does at a small loss of utility.
+
+Shapes in this file: V = variants, B = 1 + resamples, of which the first is the sample itself.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from safety_lightning.study.statistics.bands import make_interval
+from safety_lightning.study.statistics.cells import drop_nan
+from safety_lightning.study.statistics.resampling import Resamples
+from safety_lightning.study.statistics.settings import StatisticsSettings
+from safety_lightning.study.statistics.tables.rows import AttackRow
+from safety_lightning.study.statistics.values import REFERENCE, Floats, TableKey, Values, VariantKey
+
+
+def list_attacks(values: Values, resamples: Resamples, settings: StatisticsSettings) -> list[AttackRow]:
+    """Searches the variants of every fine-tune that was measured by both metrics, the reference left out.
+
+    Args:
+        values: The study's values.
+        resamples: Its resamples.
+        settings: Which measures, and how much utility may be lost.
+    """
+    places = sorted({(key.finetuned, key.seed) for key in values.tables})
+    rows = [_search(values, resamples, kind, seed, settings) for kind, seed in places]
+    return [row for row in rows if row is not None]
+
+
+def _search(
+    values: Values, resamples: Resamples, kind: str, seed: int, settings: StatisticsSettings
+) -> AttackRow | None:
+    keys = (TableKey(kind, seed, settings.utility), TableKey(kind, seed, settings.harm))
+    if any(key not in values.tables or REFERENCE not in values.tables[key].variants for key in keys):
+        return None
+    utility, harm = (dict(zip(values.tables[key].variants, resamples.mean(key), strict=True)) for key in keys)
+    searched = [one for one in utility if one in harm and one != REFERENCE]
+    if not searched:
+        return None
+    utility_VB, harm_VB = (np.stack([table[one] for one in searched]) for table in (utility, harm))
+    least_B = (1 - settings.largest_loss) * utility[REFERENCE]
+    allowed_VB = np.where(utility_VB >= least_B, harm_VB, -np.inf)
+    if np.isneginf(allowed_VB[:, 0]).all():
+        return None
+    worst = int(allowed_VB[:, 0].argmax())
+    low, high = _make_interval(allowed_VB, level=settings.level)
+    return AttackRow(
+        finetuned=kind,
+        seed=seed,
+        utility_metric=settings.utility,
+        harm_metric=settings.harm,
+        variant=name_variant(searched[worst]),
+        harm=float(harm_VB[worst, 0]),
+        low=low,
+        high=high,
+        utility=float(utility_VB[worst, 0]),
+        reference_utility=float(utility[REFERENCE][0]),
+        reference_harm=float(harm[REFERENCE][0]),
+        num_allowed=int(np.isfinite(allowed_VB[:, 0]).sum()),
+        num_variants=len(searched),
+    )
+
+
+def _make_interval(allowed_VB: Floats, *, level: float) -> tuple[float | None, float | None]:
+    largest_B = allowed_VB.max(0)
+    largest_B = np.where(np.isfinite(largest_B), largest_B, np.nan)
+    low, high = make_interval(float(largest_B[0]), largest_B[1:], level=level)
+    return drop_nan(low), drop_nan(high)
+
+
+def name_variant(variant: VariantKey) -> str:
+    """Returns what a variant is called.
+
+    Example:
+        >>> name_variant(VariantKey("random", 3, "orthogonal", 0.25)), name_variant(VariantKey("scale", alpha=0.5))
+        ('random@3/orthogonal/0.25', 'scale/0.5')
+    """
+    source = f"{variant.source}@{variant.draw}" if variant.draw or variant.source == "random" else variant.source
+    numbers = [f"{one:g}" for one in (variant.fraction, variant.alpha) if one is not None]
+    return "/".join([source, *([variant.component] if variant.component else []), *numbers])

@@ -1,0 +1,75 @@
+"""Makes the tables and the verdict of a study from the values that its measurements left."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+from safety_lightning.errors import UserError
+from safety_lightning.files import write_atomically
+from safety_lightning.study.statistics.cells import make_cells
+from safety_lightning.study.statistics.resampling import Resamples
+from safety_lightning.study.statistics.selectivity import measure_outcomes
+from safety_lightning.study.statistics.settings import StatisticsSettings
+from safety_lightning.study.statistics.tables import (
+    AttackRow,
+    ExcessRow,
+    PointRow,
+    RobustnessRow,
+    SelectivityRow,
+    VariantRow,
+    list_attacks,
+    list_excesses,
+    list_points,
+    list_robustness,
+    list_selectivities,
+    list_variants,
+)
+from safety_lightning.study.statistics.values import Values, read_values
+from safety_lightning.study.statistics.verdict import Verdict, make_verdict
+from safety_lightning.tables import write_csv, write_parquet
+
+VALUES, VERDICT = "values.parquet", "verdict.json"
+"""Files of a study: what was measured, and what it answers."""
+
+
+def write_statistics(study: Path, settings: StatisticsSettings | None = None) -> Verdict:
+    """Writes variants, selectivities and the verdict of a study, and the tables that stand beside them.
+
+    Args:
+        study: The study's folder, which holds ``values.parquet`` and, where overlaps were measured,
+            ``overlap_weights.csv`` and ``overlap_activations.csv``.
+        settings: How the verdict is made; None takes the defaults.
+
+    Returns:
+        The verdict, which also lies in ``verdict.json``.
+
+    Raises:
+        UserError: If the values cannot be read, or hold none of the stated measures. Nothing has been written then.
+    """
+    settings = settings or StatisticsSettings()
+    values = read_values(study / VALUES)
+    _check_measures(values, settings, study)
+    resamples = Resamples(values, num_resamples=settings.num_resamples, seed=settings.seed)
+    outcomes = measure_outcomes(values, resamples, settings)
+    cells = make_cells(outcomes, "orthogonal", level=settings.level)
+    verdict = make_verdict(outcomes, cells, settings)
+    variants = list_variants(values, resamples, level=settings.level)
+    tables = study / "tables"
+    write_csv(study / "variants.csv", VariantRow, variants)
+    write_parquet(study / "variants.parquet", VariantRow, variants)
+    write_csv(study / "selectivity.csv", SelectivityRow, list_selectivities(outcomes, cells, settings))
+    write_csv(tables / "retained.csv", PointRow, list_points(outcomes, cells, level=settings.level))
+    write_csv(tables / "robustness.csv", RobustnessRow, list_robustness(values, resamples, settings))
+    write_csv(tables / "attack.csv", AttackRow, list_attacks(values, resamples, settings))
+    write_csv(tables / "overlap_excess.csv", ExcessRow, list_excesses(study))
+    write_atomically(study / VERDICT, json.dumps(dataclasses.asdict(verdict), indent=2, ensure_ascii=False) + "\n")
+    return verdict
+
+
+def _check_measures(values: Values, settings: StatisticsSettings, study: Path) -> None:
+    missing = [one for one in (settings.utility, settings.harm) if one not in values.prompts]
+    if missing:
+        known = ", ".join(values.list_metrics())
+        raise UserError(f"{study / VALUES} must hold the measure {missing[0]} of the verdict, it holds {known}")

@@ -1,0 +1,119 @@
+"""Variants in a live model, on random weights in the shape of SmolLM2-135M."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from benchmarks.common import Result, time_call
+from safety_lightning.methods import Method, Scale, SubspaceComponent, Variant, list_components, list_variants
+from safety_lightning.sweep import PlainLoader, SweepSettings, VariantLoader, open_inputs, sort_variants
+
+SMOLLM2 = {
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "vocab_size": 49152,
+    "tie_word_embeddings": True,
+}
+FRACTIONS = (0.01, 0.25, 0.5, 0.75, 0.99)
+METHODS: list[Method] = [
+    *list_components(["random"], ["parallel", "orthogonal"], FRACTIONS),
+    *(Scale(alpha=0.1 * step) for step in range(1, 10)),
+]
+ALIKE = "time of loading a variant ÷ time of copying its weights"
+
+
+def measure_variants(num_pairs: int) -> list[Result]:
+    """Times variants against a copy of the weights, and against reading and making everything anew."""
+    with tempfile.TemporaryDirectory() as name:
+        model = make_checkpoints(Path(name))
+        settings = SweepSettings()
+        paths = [str(Path(name) / one) for one in ("base", "reference", "tuned")]
+        inputs = open_inputs(paths[0], paths[1], paths[2:], methods=METHODS, settings=settings)
+        plain = PlainLoader(inputs, settings)
+        loader = VariantLoader(inputs, settings, largest_fraction=max(FRACTIONS))
+        copies = {key: parameter.detach().clone() for key, parameter in model.named_parameters()}
+        copy = partial(copy_weights, model, copies)
+        for variant in find_sequence():  # reads checkpoints and draws directions
+            loader.load(model, variant)
+        slow, _ = time_call(partial(plain.load, model, make_variant("orthogonal", 0.5)))
+        return [
+            time_against(copy, partial(loader.load, model), kind, found, num_pairs, f"anew: {slow:.1f} s")
+            for kind, found in list_kinds().items()
+        ]
+
+
+def list_kinds() -> dict[str, list[Variant]]:
+    """Returns variants in order by what is measured; the first of a list is loaded before, and not timed."""
+    halves = [make_variant("parallel", 0.5), make_variant("orthogonal", 0.5)]
+    return {
+        "`scale`": [Variant(finetuned="tuned", method=Scale(alpha=alpha)) for alpha in (0.1, 0.7)],
+        "the other component": halves,
+        "the next fraction, a quarter further": [make_variant("parallel", 0.25), halves[0]],
+        "5 fractions, both components, 9 scales, in the best order": find_sequence(),
+    }
+
+
+def make_variant(component: str, fraction: float) -> Variant:
+    """Returns a random variant."""
+    method = SubspaceComponent(source="random", component=component, fraction=fraction)  # type: ignore[arg-type]
+    return Variant(finetuned="tuned", method=method)
+
+
+def find_sequence() -> list[Variant]:
+    """Returns the variants of one source as a study loads them."""
+    return sort_variants(list_variants(["tuned"], METHODS))
+
+
+def time_against(
+    copy: Callable[[], object],
+    load: Callable[[Variant], object],
+    kind: str,
+    variants: list[Variant],
+    num_pairs: int,
+    note: str,
+) -> Result:
+    """Times the loading of variants in order, alternated with copies; the ratio is of the sums."""
+    ratios, shown = [], ""
+    for _ in range(num_pairs):
+        loading = copying = 0.0
+        load(variants[0])
+        for variant in variants[1:]:
+            copying += time_call(copy)[0]
+            loading += time_call(partial(load, variant))[0]
+        ratios.append(loading / copying)
+        shown = f"{loading / (len(variants) - 1):.2f} s, a copy {copying / (len(variants) - 1):.2f} s; {note}"
+    return Result(f"{ALIKE}: {kind}", "≤ 1.5", ratios, shown)
+
+
+def copy_weights(model: nn.Module, copies: dict[str, Tensor]) -> None:
+    """Copies weights into a model, which is the least that setting a variant takes."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(copies[name])
+
+
+def make_checkpoints(folder: Path) -> nn.Module:
+    """Saves base, reference and finetuned model with dense random differences, float32; returns the base, live."""
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(**SMOLLM2))  # type: ignore[arg-type]
+    model.save_pretrained(folder / "base")
+    for name, start, size in (("reference", "base", 2e-3), ("tuned", "reference", 1e-3)):
+        (folder / name).mkdir()
+        changed = {
+            key: weights + size * torch.randn_like(weights)
+            for key, weights in load_file(folder / start / "model.safetensors").items()
+        }
+        save_file(changed, folder / name / "model.safetensors", metadata={"format": "pt"})
+        (folder / name / "config.json").write_text((folder / "base" / "config.json").read_text())
+    return model

@@ -1,0 +1,46 @@
+"""Continuous batching on live weights: the answers of the plain engine, also after the weights have changed."""
+
+import copy
+
+import pytest
+import torch
+
+from safety_lightning.errors import UserError
+from safety_lightning.evaluation import EvaluationModule
+from safety_lightning.evaluation.engines import AnswerLimits, ContinuousEngine, TransformersEngine
+from tests.evaluation.engines.test_engines import model, prompts, tokenizer  # noqa: F401 (fixtures)
+
+LIMITS = AnswerLimits(max_new_tokens=6)
+
+
+def test_answers_are_those_of_the_plain_engine_whatever_the_weights(model, tokenizer, prompts):  # noqa: F811
+    model, prompts = copy.deepcopy(model), prompts[::5]
+    continuous, plain = ContinuousEngine(model, tokenizer), TransformersEngine(model, tokenizer)
+    attention, settings = model.config._attn_implementation, model.generation_config
+    seen = []
+    for _ in range(2):
+        seen.append(continuous.answer(prompts, LIMITS))
+        assert seen[-1] == plain.answer(prompts, LIMITS)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(0.9)
+    assert seen[0] != seen[1]
+    assert model.config._attn_implementation == attention
+    assert model.generation_config is settings
+    limits = AnswerLimits(max_new_tokens=6, stop_strings=(" ",))
+    assert continuous.answer(prompts[:2], limits) == plain.answer(prompts[:2], limits)
+
+
+def test_a_thread_that_ends_early_is_an_error(model, tokenizer, prompts, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(type(model), "generate_batch", lambda self, **_: {})
+    with pytest.raises(UserError, match="must answer all of 2 prompts, got 0: its thread ended early"):
+        ContinuousEngine(model, tokenizer).answer(prompts[:2], LIMITS)
+
+
+@pytest.mark.parametrize(("device", "engine"), [("cuda", "continuous"), ("cpu", "transformers")])
+def test_the_device_chooses_the_engine(device, engine):
+    from types import SimpleNamespace
+
+    module = EvaluationModule("lab:base")
+    module.choose_engine(SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device(device))))
+    assert module.engine_name == engine
