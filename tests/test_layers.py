@@ -77,7 +77,10 @@ def test_imports_point_one_way(module: str) -> None:
             assert find_layer(target) <= find_layer(module), f"{module} imports {target}, which lies above it"
 
 
-@pytest.mark.parametrize("room", ["activations", "checkpoints", "data", "evaluation", "lab", "overlap", "training"])
+ROOMS = ["activations", "checkpoints", "data", "evaluation", "lab", "overlap", "training", "study.report", "study.statistics"]
+
+
+@pytest.mark.parametrize("room", ROOMS)
 def test_a_room_offers_what_its_face_names(room: str) -> None:
     face = importlib.import_module(f"safety_lightning.{room}")
     assert len(set(face.__all__)) == len(face.__all__)

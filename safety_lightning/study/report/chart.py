@@ -7,7 +7,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Kind = Literal["curves", "scatter", "map"]
-PALETTE = ("#2a78c2", "#d5692a", "#2c9c73", "#b5639a", "#b88a1a", "#7a8794", "#5b5fc7", "#8a5a44")
+PALETTE = ("#2a78c2", "#d5692a", "#2c9c73", "#b5639a", "#b88a1a", "#6b76d6", "#9a6a52", "#4a9fb0")
+PARETO = "Pareto line: the least harm at no less learning"
+"""The series that is drawn in steps: learning and harm of two variants are not mixed along it."""
+
+_LINES = ("#7a8794", "#c04a5e")
 """Colours that have a contrast of three or more on white and on the page's dark ground."""
 
 
@@ -94,6 +98,13 @@ class Chart:
         return list(dict.fromkeys(mark.series for mark in self.marks))
 
     @property
+    def lines(self) -> list[str]:
+        """The series of a scatter that are lines."""
+        return list(dict.fromkeys(mark.series for mark in self.marks if mark.is_line))
+
+    @property
     def colours(self) -> dict[str, str]:
-        """The colour of each series."""
-        return {name: PALETTE[at % len(PALETTE)] for at, name in enumerate(self.series)}
+        """The colour of each series; lines of a scatter have colours that no points have."""
+        points = [name for name in self.series if name not in self.lines]
+        colours = {name: PALETTE[at % len(PALETTE)] for at, name in enumerate(points)}
+        return colours | {name: _LINES[at % len(_LINES)] for at, name in enumerate(self.lines)}

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from safety_lightning.study.report.chart import Chart, Mark, Rule
+from safety_lightning.study.report.chart import PARETO, Chart, Mark, Rule
 from safety_lightning.study.report.results import Results
 from safety_lightning.study.statistics.frontier import evaluate_frontier
 from safety_lightning.study.statistics.selectivity import BLUNT
@@ -150,7 +150,7 @@ def _draw_tradeoff(results: Results) -> Chart:
         marks += [_place(row, panel) for row in rows]
         marks += _join(_trace_frontier(rows), panel, "blunt frontier")
         best = sorted((row.retained_utility, row.retained_harm) for row in rows if row.is_pareto)
-        marks += _join(best, panel, "Pareto line: less harm at no less learning")
+        marks += _join(best, panel, PARETO)
     return Chart(
         name="tradeoff",
         title="Learning against harm",
@@ -251,8 +251,8 @@ def _draw_overlap(lines: Sequence[Mapping[str, str]], name: str, subject: str) -
                 value = _average(read_number(line, column) for line in own)
                 if value is not None:
                     is_chance = column == "chance"
-                    series = f"chance: {pair}" if is_chance else pair
-                    marks.append(Mark(panel=panel, series=series, x=eta, y=value, is_dashed=is_chance))
+                    label = f"chance: {pair}" if is_chance else ""
+                    marks.append(Mark(panel=panel, series=pair, x=eta, y=value, label=label, is_dashed=is_chance))
     marks.sort(key=lambda mark: (panels.index(mark.panel), mark.is_dashed))
     return Chart(
         name=name,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from safety_lightning.figures import make_figure
-from safety_lightning.study.report.chart import Chart, Mark
+from safety_lightning.study.report.chart import PARETO, Chart, Mark
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,13 +53,15 @@ def _draw_rules(place: Axes, chart: Chart, panel: str) -> None:
 
 def _draw_curves(place: Axes, chart: Chart, marks: Sequence[Mark]) -> None:
     for at, (series, colour) in enumerate(chart.colours.items()):
-        own = [mark for mark in marks if mark.series == series]
+        for style, is_dashed in (("--", True), ("-", False)):
+            drawn = [mark for mark in marks if mark.series == series and mark.is_dashed == is_dashed]
+            if drawn:
+                x, y, marker = [mark.x for mark in drawn], [mark.y for mark in drawn], _MARKERS[at % len(_MARKERS)]
+                place.plot(x, y, style, color=colour, marker=marker, markersize=4, linewidth=1.4, label=series)
+        own = [mark for mark in marks if mark.series == series and mark.low is not None]
         if not own:
             continue
-        x, y = [mark.x for mark in own], [mark.y for mark in own]
-        style = "--" if own[0].is_dashed else "-"
-        marker = _MARKERS[at % len(_MARKERS)]
-        place.plot(x, y, style, color=colour, marker=marker, markersize=4, linewidth=1.4, label=series)
+        x = [mark.x for mark in own]
         low, high = ([np.nan if end is None else end for end in ends] for ends in zip(*_list_ends(own), strict=True))
         place.fill_between(x, low, high, color=colour, alpha=0.16, linewidth=0)
     place.set_ylabel(chart.y_title, fontsize=8)
@@ -75,7 +77,8 @@ def _draw_scatter(place: Axes, chart: Chart, marks: Sequence[Mark]) -> None:
         own = [mark for mark in marks if mark.series == series]
         x, y = [mark.x for mark in own], [mark.y for mark in own]
         if own and own[0].is_line:
-            place.plot(x, y, color=colour, linewidth=1.6, label=series)
+            style = "steps-pre" if series == PARETO else "default"
+            place.plot(x, y, color=colour, linewidth=1.6, label=series, drawstyle=style)
         elif own:
             place.plot(x, y, _MARKERS[at % len(_MARKERS)], color=colour, markersize=4, label=series)
             for mark in own:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from safety_lightning.study.report.chart import Chart
+from safety_lightning.study.report.chart import PARETO, Chart
 
 VERSION = "6.4"
 """The version of Vega-Lite that specifications are written for, which vl-convert brings."""
@@ -110,7 +110,13 @@ def _shorten(value: Any) -> Any:
 def _encode(chart: Chart, **more: Any) -> Spec:
     unit = {"scale": {"domain": [0, 1]}} if chart.is_unit else {"scale": {"zero": False}}
     return {
-        "x": {"field": "x", "type": "quantitative", "title": chart.x_title, "axis": {"tickCount": 6}, **unit},
+        "x": {
+            "field": "x",
+            "type": "quantitative",
+            "title": chart.x_title,
+            "axis": {"tickCount": 6, "tickMinStep": 1 if chart.x_title == "layer" else 0},
+            **unit,
+        },
         "y": {"field": "y", "type": "quantitative", "title": chart.y_title, "axis": {"tickCount": 5}, **unit},
         **more,
     }
@@ -122,7 +128,8 @@ def _colour(chart: Chart) -> Spec:
 
 
 def _shape(chart: Chart) -> Spec:
-    scale = {"domain": chart.series, "range": [_SHAPES[at % len(_SHAPES)] for at in range(len(chart.series))]}
+    shapes = ["stroke" if name in chart.lines else _SHAPES[at % len(_SHAPES)] for at, name in enumerate(chart.series)]
+    scale = {"domain": chart.series, "range": shapes}
     return {"field": "series", "type": "nominal", "scale": scale, "title": None}
 
 
@@ -194,11 +201,14 @@ def _layer_scatter(chart: Chart) -> list[Spec]:
     return [
         bar("low", y=y | {"title": chart.y_title}, y2={"field": "high"}),
         bar("x_low", x=x | {"title": chart.x_title}, x2={"field": "x_high"}),
-        {
-            "transform": [{"filter": "datum.is_line"}],
-            "mark": {"type": "line", "strokeWidth": 1.8},
-            "encoding": _encode(chart, color=colour, order={"field": "x", "type": "quantitative"}),
-        },
+        *[
+            {
+                "transform": [{"filter": f"datum.is_line && datum.series {sign} {json.dumps(PARETO)}"}],
+                "mark": {"type": "line", "strokeWidth": 1.8, "interpolate": interpolate},
+                "encoding": _encode(chart, color=colour, order={"field": "x", "type": "quantitative"}),
+            }
+            for sign, interpolate in (("!=", "linear"), ("==", "step-before"))
+        ],
         {
             "transform": [{"filter": "!datum.is_line"}],
             "mark": {"type": "point", "filled": True, "size": 50, "opacity": 0.9},
