@@ -77,7 +77,17 @@ def test_imports_point_one_way(module: str) -> None:
             assert find_layer(target) <= find_layer(module), f"{module} imports {target}, which lies above it"
 
 
-ROOMS = ["activations", "checkpoints", "data", "evaluation", "lab", "overlap", "training", "study.report", "study.statistics"]
+ROOMS = [
+    "activations",
+    "checkpoints",
+    "data",
+    "evaluation",
+    "lab",
+    "overlap",
+    "training",
+    "study.report",
+    "study.statistics",
+]
 
 
 @pytest.mark.parametrize("room", ROOMS)

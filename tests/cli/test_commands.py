@@ -57,7 +57,7 @@ def test_mistakes_are_named_with_the_nearest(
 def test_pages_titles_are_those_of_their_functions() -> None:
     commands = [one for entry in COMMANDS.values() for one in (entry.values() if isinstance(entry, dict) else [entry])]
     commands = [one for one in commands if isinstance(one, Command)]
-    assert len(commands) == 8
+    assert len(commands) == 9
     for command in commands:
         assert (command.load().__doc__ or "").splitlines()[0] == command.title
 
