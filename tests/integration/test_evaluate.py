@@ -409,3 +409,41 @@ def test_file_that_is_a_source_is_not_read_as_settings(run_cli: Run, tmp_path: P
     code, printed = run_cli("fit", "--model.model", "lab:aligned", "--data.useful", str(file), "--print_config")
     assert code == 0, printed
     assert yaml.safe_load(printed)["data"]["useful"] == str(file)
+
+
+def test_a_judged_folder_is_a_baseline(run_cli: Run, tmp_path: Path) -> None:
+    source = [
+        "--data.harmful.source",
+        "{path: 'lab:harmful', split: test, size: 4}",
+        "--data.harmful.max_new_tokens",
+        "40",
+    ]
+    words = [
+        "--data.tasks",
+        "[harmful]",
+        *source,
+        "--trainer.accelerator",
+        "cpu",
+        "--trainer.enable_progress_bar",
+        "false",
+    ]
+    first, judged, second = (tmp_path / name for name in ("first", "judged", "second"))
+    assert (
+        run_cli("test", *words, "--data.judge", "LabJudge", "--model.model", "lab:base", "--run_dir", str(first))[0]
+        == 0
+    )
+    again = ["--generations", str(first / "generations.jsonl"), "--judge", "LabJudge", "--out", str(judged)]
+    assert run_cli("judge", *again)[0] == 0
+    assert (judged / "scores.jsonl").read_text() == (first / "scores.jsonl").read_text()
+    assert (judged / "results.jsonl").read_text() == (first / "results.jsonl").read_text()
+    more = ["--data.judge", "LabJudge", "--model.model", "lab:aligned", "--model.baseline", str(judged)]
+    code, printed = run_cli("test", *words, *more, "--run_dir", str(second))
+    assert code == 0, printed
+    rows = {row["metric"]: row for row in read_rows(second / "comparison.jsonl")}
+    assert rows["harmfulness"]["difference"] < -2
+    assert "Self-test    lab procedure-share: passed" in printed
+    code, printed = run_cli(
+        "test", *words, "--data.judge", "RuleJudge", *more[2:], "--run_dir", str(tmp_path / "third")
+    )
+    assert code == 2
+    assert "two models are compared by one judge, rubric and scale" in " ".join(printed.split())
