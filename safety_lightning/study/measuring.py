@@ -249,8 +249,7 @@ def choose_measures(settings: MeasureSettings) -> dict[str, Any]:
         UserError: If no task has one of the measures.
     """
     wanted = (settings.utility, settings.harm)
-    kinds = get_type_hints(TaskSuite)
-    known = {name: get_args(get_args(get_type_hints(kinds[name])["measures"])[0]) for name in get_args(TaskName)}
+    known = {name: _list_measures(name) for name in get_args(TaskName)}
     tasks = [task for task in settings.data.get("tasks", []) if set(wanted) & set(known[task])]
     for measure in wanted:
         if not any(measure in known[task] for task in tasks):
@@ -259,6 +258,12 @@ def choose_measures(settings: MeasureSettings) -> dict[str, Any]:
             )
     own = {task: {"measures": [one for one in wanted if one in known[task]]} for task in tasks}
     return merge(settings.data, own, {"tasks": tasks})
+
+
+def _list_measures(task: str) -> tuple[str, ...]:
+    """Returns what can be measured on a task by name; none where it cannot be chosen."""
+    hints = get_type_hints(get_type_hints(TaskSuite)[task])
+    return get_args(get_args(hints["measures"])[0]) if "measures" in hints else ()
 
 
 @functools.lru_cache(maxsize=1)

@@ -427,3 +427,44 @@ def test_judge_without_a_device_computes_where_the_trainer_does() -> None:
     judges = [LocalJudge("lab:aligned"), LocalJudge("lab:aligned", device="cuda:3"), RuleJudge()]
     place_judges(judges, L.Trainer(accelerator="cpu", logger=False))
     assert [getattr(judge, "device", "none") for judge in judges] == ["cpu", "cuda:3", "none"]
+
+
+def test_a_judged_folder_is_a_baseline(run_cli: Run, tmp_path: Path) -> None:
+    source = [
+        "--data.harmful.source",
+        "{path: 'lab:harmful', split: test, size: 4}",
+        "--data.harmful.max_new_tokens",
+        "40",
+    ]
+    words = [
+        "--data.tasks",
+        "[harmful]",
+        *source,
+        "--trainer.accelerator",
+        "cpu",
+        "--trainer.enable_progress_bar",
+        "false",
+    ]
+    first, judged, second = (tmp_path / name for name in ("first", "judged", "second"))
+    assert (
+        run_cli("test", *words, "--data.judge", "LabJudge", "--model.model", "lab:base", "--run_dir", str(first))[0]
+        == 0
+    )
+    again = ["--generations", str(first / "generations.jsonl"), "--judge", "LabJudge", "--out", str(judged)]
+    assert run_cli("judge", *again)[0] == 0
+    for name in ("scores.jsonl", "results.jsonl"):  # kinds of answers are told apart where they are given
+        found, wanted = read_rows(judged / name), read_rows(first / name)
+        metrics = {row["metric"] for row in found}
+        assert "harmfulness" in metrics
+        assert found == [row for row in wanted if row["metric"] in metrics]
+    more = ["--data.judge", "LabJudge", "--model.model", "lab:aligned", "--model.baseline", str(judged)]
+    code, printed = run_cli("test", *words, *more, "--run_dir", str(second))
+    assert code == 0, printed
+    rows = {row["metric"]: row for row in read_rows(second / "comparison.jsonl")}
+    assert rows["harmfulness"]["difference"] < -2
+    assert "Self-test    lab procedure-share: passed" in printed
+    code, printed = run_cli(
+        "test", *words, "--data.judge", "RuleJudge", *more[2:], "--run_dir", str(tmp_path / "third")
+    )
+    assert code == 2
+    assert "two models are compared by one judge, rubric and scale" in " ".join(printed.split())

@@ -34,7 +34,7 @@ class StoredAnswer:
 
 
 def read_answers(file: Path, *, task: str | None = None) -> list[StoredAnswer]:
-    """Reads the answers of one task.
+    """Reads the answers of one task, in the order of its prompts.
 
     Args:
         file: JSON lines.
@@ -59,7 +59,15 @@ def read_answers(file: Path, *, task: str | None = None) -> list[StoredAnswer]:
     twice = [name for name, number in Counter(answer.id for answer in chosen).items() if number > 1]
     if twice:
         raise UserError(f"{file} must hold each id once a task, {len(twice)} come again: {', '.join(twice[:3])}")
-    return chosen
+    return _order_as_asked(chosen)
+
+
+def _order_as_asked(answers: list[StoredAnswer]) -> list[StoredAnswer]:
+    """Puts a test's answers, which are stored batch by batch, into the order of their prompts: ``TASK/NUMBER``."""
+    numbers = [answer.id.removeprefix(f"{answer.task}/") for answer in answers]
+    if not all(number.isascii() and number.isdigit() for number in numbers):
+        return answers
+    return [answer for _, answer in sorted(zip(map(int, numbers), answers, strict=True), key=lambda pair: pair[0])]
 
 
 def _read_line(file: Path, number: int, line: str) -> StoredAnswer:

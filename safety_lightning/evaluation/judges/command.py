@@ -126,7 +126,7 @@ def judge_file(
     with run.releasing(), JudgementCache(cache or find_cache_file()) as kept:
         run.create()
         judged = _judge(answers, judges, kept)
-        measurements = _measure(judges, judged, task=answers[0].task, **settings)
+        measurements = _measure(judges, judged, task=answers[0].task, clusters=_find_clusters(answers), **settings)
         manifest = {**describe_environment(), **recipe, "usage": [dict(one.describe_usage()) for one in judges]}
         run.write_manifest({**manifest, "is_finished": False})
         tested = check_judges(judges, folder=run.path, cache=kept)
@@ -213,8 +213,22 @@ def _list_specs(judges: Sequence[Judge]) -> list[MetricSpec]:
     return [MetricSpec(name=name, kind="judged", judge=judge) for name, judge in zip(METRICS, judges, strict=False)]
 
 
+def _find_clusters(answers: Sequence[StoredAnswer]) -> list[int] | None:
+    """Returns the cluster of near twins of each prompt, as a test finds them; None where all make one."""
+    from safety_lightning.evaluation.statistics import cluster_prompts
+
+    found = cluster_prompts([answer.prompt for answer in answers])
+    return found if len(set(found)) > 1 else None
+
+
 def _measure(
-    judges: Sequence[Judge], judged: Sequence[Sequence[Judgement]], *, task: str, max_unjudged_share: float, seed: int
+    judges: Sequence[Judge],
+    judged: Sequence[Sequence[Judgement]],
+    *,
+    task: str,
+    max_unjudged_share: float,
+    seed: int,
+    clusters: Sequence[int] | None,
 ) -> list[Measurement]:
     from safety_lightning.evaluation.measurement import Outcome
     from safety_lightning.evaluation.summary import summarise_agreement, summarise_outcomes
@@ -222,7 +236,9 @@ def _measure(
     outcomes = [[Outcome.from_judgement(one) for one in judgements] for judgements in judged]
     found = []
     for spec, mine in zip(_list_specs(judges), outcomes, strict=True):
-        found += summarise_outcomes(spec, mine, task=task, seed=seed, max_unjudged_share=max_unjudged_share)
+        found += summarise_outcomes(
+            spec, mine, task=task, seed=seed, max_unjudged_share=max_unjudged_share, clusters=clusters
+        )
     if len(judges) > 1:
         found += summarise_agreement(outcomes, task=task, seed=seed, scales=[judge.scale for judge in judges])
     return found
@@ -240,10 +256,11 @@ def _write(
     from safety_lightning.evaluation.records import ResultFile, make_score_row, write_scores
 
     specs = _list_specs(judges)
+    clusters = _find_clusters(answers) or [None] * len(answers)
     scores = [
-        make_score_row(answer.id, answer.task, spec, Outcome.from_judgement(judgement))
+        make_score_row(answer.id, answer.task, spec, Outcome.from_judgement(judgement), cluster=cluster)
         for spec, judgements in zip(specs, judged, strict=True)
-        for answer, judgement in zip(answers, judgements, strict=True)
+        for answer, judgement, cluster in zip(answers, judgements, clusters, strict=True)
     ]
     task, first = answers[0].task, answers[0].row
     write_rows(folder / "generations.jsonl", answers, to_json=lambda answer: dict(answer.row))

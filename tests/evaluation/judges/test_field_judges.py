@@ -1,6 +1,7 @@
 """The judges of the field: prompt to the token, truncation, what is read of a reply, and the scale."""
 
 import pytest
+import torch
 
 from safety_lightning.evaluation.judges import (
     HarmBenchJudge,
@@ -159,9 +160,31 @@ def test_a_judge_that_is_too_large_is_said_before_answering(tmp_path, grader, mo
         judge.check()
 
 
-def test_free_memory_is_known_here():
-    import torch
+class OnAnotherDevice:
+    """A model, or a judge, of a device that this machine has not."""
 
+    num_bytes = 100
+    chosen_device = torch.device("meta")
+
+    def __init__(self) -> None:
+        self.moved_to: list[str] = []
+
+    def parameters(self):
+        return iter([torch.empty(1, device="meta")])
+
+    def to(self, device: str) -> None:
+        self.moved_to.append(device)
+
+
+@pytest.mark.parametrize(("free", "moves"), [(99, ["cpu"]), (100, []), (None, [])])
+def test_the_evaluated_model_makes_room_where_both_do_not_fit(monkeypatch, free, moves):
+    monkeypatch.setattr(memory, "find_free_bytes", lambda device: free)
+    model = OnAnotherDevice()
+    assert memory.make_room(model, [OnAnotherDevice()]) == bool(moves)
+    assert model.moved_to == moves
+
+
+def test_free_memory_is_known_here():
     assert memory.find_free_bytes(torch.device("cpu")) > 2**20
     assert not memory.make_room(torch.nn.Linear(2, 2), [])
 

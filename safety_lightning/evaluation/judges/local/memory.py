@@ -51,9 +51,10 @@ def make_room(model: torch.nn.Module, judges: Iterable[ModelJudge]) -> bool:
     import torch
 
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    if device.type == "cpu" or (free := find_free_bytes(device)) is None:
+        return False
     needed = sum(judge.num_bytes for judge in judges if judge.chosen_device == device and "loaded" not in vars(judge))
-    free = find_free_bytes(device)
-    if device.type == "cpu" or free is None or needed <= free:
+    if needed <= free:
         return False
     model.to("cpu")
     torch.cuda.empty_cache()
