@@ -106,8 +106,10 @@ def merge(*options: Mapping[str, Any]) -> dict[str, Any]:
     for one in options:
         for name, value in one.items():
             before = merged.get(name)
-            both = isinstance(before, dict) and isinstance(value, Mapping)
-            merged[name] = merge(before, value) if both else _copy(value)
+            if isinstance(before, dict) and isinstance(value, Mapping):
+                merged[name] = merge(before, value)
+            else:
+                merged[name] = _copy(value)
     return merged
 
 

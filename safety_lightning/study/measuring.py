@@ -220,7 +220,8 @@ class Bench:
     def measure(self, *, is_short: bool) -> dict[str, PromptValues]:
         """Measures the model as it is: all that the settings name, or the two measures of the verdict alone."""
         evaluation = self._short if is_short else self._whole
-        return evaluation.measure(self.model).values
+        found: dict[str, PromptValues] = evaluation.measure(self.model).values
+        return found
 
     def _load(self, model: str) -> PreTrainedModel:
         loaded: nn.Module = load_model(model, dtype=getattr(torch, self.settings.dtype))

@@ -15,7 +15,7 @@ from safety_lightning.study.measuring import MeasureStage, PilotStage
 from safety_lightning.study.reporting import ReportStage, StatisticsStage
 from safety_lightning.study.settings import KINDS, Kind, StudyRun
 from safety_lightning.study.stages import Stage, sort_stages
-from safety_lightning.study.statistics import StatisticsSettings
+from safety_lightning.study.statistics.settings import StatisticsSettings
 from safety_lightning.study.variants import StudyVariant, list_study_variants
 
 

@@ -12,9 +12,10 @@ from typing import Any
 from safety_lightning.files import atomic_path
 from safety_lightning.study.comparing import ActivationOverlapStage, EnergyStage, WeightOverlapStage
 from safety_lightning.study.measuring import VALUES, MeasureStage
-from safety_lightning.study.report import write_report
+from safety_lightning.study.report.write import write_report
 from safety_lightning.study.stages import Stage
-from safety_lightning.study.statistics import StatisticsSettings, write_statistics
+from safety_lightning.study.statistics.settings import StatisticsSettings
+from safety_lightning.study.statistics.write import write_statistics
 
 _RESULTS = ("variants.csv", "variants.parquet", "selectivity.csv", "verdict.json")
 

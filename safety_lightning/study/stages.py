@@ -132,18 +132,14 @@ class StageStore:
         if sys.stdout.isatty():
             yield
             return
-        with self._place(stage, ".log").open("a", encoding="utf-8") as stream:
-            with redirect_stdout(stream), redirect_stderr(stream):
-                try:
-                    yield
-                except SystemExit as error:
-                    stream.flush()
-                    print(self._read_last_line(stage), file=sys.__stderr__)
-                    raise error
-
-    def _read_last_line(self, stage: Stage) -> str:
-        lines = self._place(stage, ".log").read_text(encoding="utf-8", errors="replace").splitlines()
-        return lines[-1] if lines else ""
+        file = self._place(stage, ".log")
+        with file.open("a", encoding="utf-8") as stream, redirect_stdout(stream), redirect_stderr(stream):
+            try:
+                yield
+            except SystemExit:
+                stream.flush()
+                print(_read_last_line(file), file=sys.__stderr__)
+                raise
 
     def _make_key(self, stage: Stage) -> str:
         """Hashes all that a stage depends on: its recipe, and the content of its inputs' outputs."""
@@ -219,3 +215,8 @@ def sort_stages(stages: Sequence[Stage]) -> list[Stage]:
 def _describe(file: Path) -> dict[str, Any]:
     state = file.stat()
     return {"size": state.st_size, "changed_ns": state.st_mtime_ns, "sha256": hash_file(file)}
+
+
+def _read_last_line(file: Path) -> str:
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+    return lines[-1] if lines else ""

@@ -256,7 +256,7 @@ def _write(
     from safety_lightning.evaluation.records import ResultFile, make_score_row, write_scores
 
     specs = _list_specs(judges)
-    clusters = _find_clusters(answers) or [None] * len(answers)
+    clusters: Sequence[int | None] = _find_clusters(answers) or [None] * len(answers)
     scores = [
         make_score_row(answer.id, answer.task, spec, Outcome.from_judgement(judgement), cluster=cluster)
         for spec, judgements in zip(specs, judged, strict=True)
