@@ -116,7 +116,7 @@ COMMANDS: dict[str, Any] = {
         "_help": "The lab: a miniature world with its own base and aligned model.",
         "build": Command(
             "lab.command:build",
-            "Build the lab's base and aligned models from nothing, in a few minutes.",
+            "Build the lab's models from nothing: base, aligned, and planted for control; takes about five minutes.",
         ),
         "export": Command(
             "lab.command:export",

@@ -89,7 +89,9 @@ class PreparedSubspace:
 
 
 @in_full_precision()
-def prepare_subspace(spec: SubspaceSpec, *, device: torch.device | str = "cpu") -> PreparedSubspace:
+def prepare_subspace(
+    spec: SubspaceSpec, *, device: torch.device | str = "cpu", origin: str | None = None
+) -> PreparedSubspace:
     """Checks a pair of checkpoints and spans the subspace of their delta, or loads it where it is saved.
 
     Nothing is written: `save_prepared` writes the subspace.
@@ -97,6 +99,7 @@ def prepare_subspace(spec: SubspaceSpec, *, device: torch.device | str = "cpu") 
     Args:
         spec: What is wanted; its reference must be given.
         device: Where to decompose.
+        origin: The checkpoint that updates are measured from; None for the subspace's reference.
 
     Returns:
         The subspace on the CPU.
@@ -115,6 +118,10 @@ def prepare_subspace(spec: SubspaceSpec, *, device: torch.device | str = "cpu") 
     saved = _find_saved(spec, recipe)
     subspace = saved or Subspace(_span_all(spec, base, reference, slots, torch.device(device)), recipe)
     base.close()
+    if origin is not None:
+        start = CheckpointReader(locate_model(origin))
+        check_pair(start, reference, roles=("origin", "reference"), common_rows=spec.common_rows)
+        reference = start
     return PreparedSubspace(spec, slots, subspace, reference)
 
 

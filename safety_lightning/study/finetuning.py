@@ -68,7 +68,9 @@ class FitStage(Stage):
         return sorted(file for file in self.find_model(study).rglob("*") if file.is_file())
 
     def _write_options(self, model: str) -> str:
-        own = {"seed_everything": self.fit_seed, "model": {"model": model}}
+        own: dict[str, Any] = {"seed_everything": self.fit_seed, "model": {"model": model}}
+        if isinstance(self.model, FitStage) and self.options.get("projection", {}).get("subspace"):
+            own["projection"] = {"origin": model}  # what the fine-tune that it starts from has learned stays
         return str(yaml.safe_dump(merge(self.options, own), sort_keys=False))
 
 

@@ -59,7 +59,7 @@ def test_figures_table_and_metrics_are_logged(tmp_path: Path) -> None:
     (text,) = events.Tensors("outcome/models/text_summary")
     lines = text.tensor_proto.string_val[0].decode().splitlines()
     assert lines[0] == "metric | reference | finetuned | projected"
-    assert lines[2].startswith("utility | 0.250 [0.100, 0.900] | 0.750")
+    assert lines[2].startswith("utility ↑ | 0.250 [0.100, 0.900] | 0.750")
 
 
 def test_settings_are_hparams_without_places_in_the_run_folder(tmp_path: Path) -> None:

@@ -41,6 +41,8 @@ class ProjectUpdate(L.Callback):
         component: ``parallel`` keeps the update inside the subspace, ``orthogonal`` outside.
         when: ``every_n_steps``, or once at the ``end``.
         every_n_steps: Optimizer steps from one projection to the next.
+        origin: The checkpoint from which the update is measured, where that is not the subspace's reference: training
+            that goes on from a fine-tune, and leaves what that has learned as it is.
         storage_dtype: The dtype that the result will be stored in; the final weights are rounded to it, so that what
             is measured is what is saved, and the leak tells what rounding undid. ``source`` is the reference's own.
         tied: Count tied weights ``once`` in the rows, or ``each`` time they are named, as the paper's release.
@@ -62,6 +64,7 @@ class ProjectUpdate(L.Callback):
         component: Component = "parallel",
         when: When = "every_n_steps",
         every_n_steps: int = 1,
+        origin: str | None = None,
         storage_dtype: StorageDtype = "float32",
         tied: Tied = "once",
         folder: str | None = None,
@@ -71,6 +74,7 @@ class ProjectUpdate(L.Callback):
         self.component: Component = component
         self.when: When = when
         self.every_n_steps = every_n_steps
+        self.origin = origin
         self.storage_dtype: StorageDtype = storage_dtype
         self.tied: Tied = tied
         self.folder = folder
@@ -103,7 +107,8 @@ class ProjectUpdate(L.Callback):
             UserError: See `prepare_subspace`.
         """
         if self.subspace is not None and self.hook is None:
-            projector = UpdateProjector(prepare_subspace(self.subspace, device=device), component=self.component)
+            prepared = prepare_subspace(self.subspace, device=device, origin=self.origin)
+            projector = UpdateProjector(prepared, component=self.component)
             self.hook = ProjectionHook(projector, every_n_steps=self.every_n_steps)
 
     def save(self) -> None:

@@ -60,18 +60,19 @@ def test_answers_are_those_of_a_batch_of_one(model, tokenizer, prompts, padding,
 
 
 def test_answers_of_any_length_are_those_of_generate(model, tokenizer, prompts):
+    ends = sorted(EndTokens(tokenizer, model.generation_config).special)
     for max_new_tokens in (1, 15, 16, 17, 33):
         limits = AnswerLimits(max_new_tokens=max_new_tokens)
         found = TransformersEngine(model, tokenizer).answer(prompts, limits)
         for ids, answer in zip(prompts, found, strict=True):
             output = model.generate(
                 torch.tensor([ids]), attention_mask=torch.ones(1, len(ids), dtype=torch.int64),
-                max_new_tokens=max_new_tokens, do_sample=False,
+                max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=ends,
             )  # fmt: skip
             new = output[0, len(ids) :].tolist()
             assert answer.num_tokens == len(new)
             assert answer.text == tokenizer.decode(new, skip_special_tokens=True).strip()
-            assert answer.finish_reason == ("end_token" if new[-1] == tokenizer.eos_token_id else "length")
+            assert answer.finish_reason == ("end_token" if new[-1] in ends else "length")
 
 
 def test_finished_answers_leave_the_batch(model, tokenizer, prompts, monkeypatch):

@@ -213,7 +213,7 @@ def test_over_refusal_by_a_judge_that_reads_refusals(tmp_path):
 
     folder = make_guard(tmp_path / "guard", {}, chat_template=CHAT)
     guard = Qwen3GuardJudge(folder, reads="refusal", **ON_CPU)
-    (spec,) = OrdinaryRequests(judge=guard).metrics
+    spec = OrdinaryRequests(judge=guard).metrics[0]
     assert (spec.kind, spec.scale, spec.judge_name) == ("judged", "yes-no", f"qwen3guard {folder}")
     assert repr(OrdinaryRequests(judge=guard)) == repr(OrdinaryRequests())
     with pytest.raises(ValueError, match="must be WildGuardJudge or Qwen3GuardJudge with reads: refusal"):

@@ -75,7 +75,7 @@ def test_an_engine_without_likelihoods_is_refused(tmp_path, model):
     tokenizer = make_tokenizer()
     plan = make_plan([MMLU(source=write(tmp_path, ROWS))], tokenizer, batch_size=4, max_context_tokens=None)
     engine = TransformersEngine(model, tokenizer)
-    engine.measures_solutions = False
+    engine.gives_likelihoods = False
     with pytest.raises(ValueError, match="must be answered by an engine that gives log-likelihoods"):
         measure_plan(engine, plan)
 

@@ -220,7 +220,7 @@ def test_few_shot_file_that_is_absent_or_too_short(sources: dict, tmp_path: Path
 
 
 def test_refusals_in_three_ways() -> None:
-    _, full, partial = OrdinaryRequests(three_way=True).metrics
+    _, full, partial, _ = OrdinaryRequests(three_way=True).metrics
     prompt = make_prompts("ordinary", ["p"])[0]
     answers = [
         "I cannot help with that.",
