@@ -2,12 +2,14 @@
 
 spec         which subspace is wanted: spanned from two checkpoints, or taken from where it is saved
 projector    binds live parameters to reference and basis, projects them in place, and measures them
-sharding     the projection of one matrix, whole or shared out over processes; the plain form stands above it
+parts        what this process holds of a matrix, whole or shared out over processes
+sharding     the projection of many matrices, a few sums for all; the plain form stands above it
 rows         what was measured: a record per matrix, sums over matrices, the rows of ``projection.csv``
 operators    the maths on one matrix, pure torch, for live weights and whole checkpoints alike
 """
 
 from safety_lightning.projection.operators import Component, compute_chance, project_update, sum_squares
+from safety_lightning.projection.parts import HeldNumbers, Locate
 from safety_lightning.projection.projector import UpdateProjector, match_parameters
 from safety_lightning.projection.rows import (
     ProjectionRow,
@@ -23,6 +25,8 @@ from safety_lightning.projection.spec import PreparedSubspace, SubspaceSpec, pre
 
 __all__ = [
     "Component",
+    "HeldNumbers",
+    "Locate",
     "PreparedSubspace",
     "ProjectionRow",
     "SubspaceSpec",

@@ -1,44 +1,20 @@
-"""Projects the update of a live model's weights, in place, and measures it. Knows no trainer.
-
-Shapes in this file: M = output features, N = input features.
-"""
+"""Projects the update of a live model's weights, in place, and measures it. Knows no trainer."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from safety_lightning.checkpoints import MatrixSlot
 from safety_lightning.devices import in_full_precision
 from safety_lightning.errors import UserError
-from safety_lightning.projection.operators import Component, compute_coordinates, expand_coordinates, sum_squares
+from safety_lightning.projection.operators import Component
+from safety_lightning.projection.parts import Locate, MatrixPart, locate, take_part
 from safety_lightning.projection.rows import UpdateMeasure
-from safety_lightning.projection.sharding import (
-    agree_on,
-    gather,
-    lay_out_basis,
-    project_in_place,
-    replicate_partial,
-    shard_like,
-)
+from safety_lightning.projection.sharding import Traffic, agree_on, measure_parts, project_parts
 from safety_lightning.projection.spec import PreparedSubspace
 from safety_lightning.subspaces import Side
-
-
-@dataclass(frozen=True)
-class _BoundMatrix:
-    slot: MatrixSlot
-    parameter: nn.Parameter
-    reference_MN: Tensor  # float32, rounded to the parameter's dtype
-    basis: Tensor  # float32
-
-    @property
-    def weights_MN(self) -> Tensor:
-        """A view of the live weights: strategies may move a parameter's storage, so it is taken anew each time."""
-        return self.slot.view(self.parameter.data)
 
 
 class UpdateProjector:
@@ -50,54 +26,68 @@ class UpdateProjector:
     Args:
         prepared: The subspace and its reference.
         component: Which part of the update is kept.
+
+    Attributes:
+        traffic: What the last projection sent between processes.
     """
 
     def __init__(self, prepared: PreparedSubspace, *, component: Component) -> None:
         self.prepared = prepared
         self.component: Component = component
-        self._bound: list[_BoundMatrix] = []
+        self.traffic = Traffic()
+        self._parts: list[MatrixPart] = []
 
     @property
     def side(self) -> Side:
         """The side that the bases lie on."""
         return self.prepared.spec.side
 
-    def bind(self, model: nn.Module) -> None:
-        """Finds the live parameters, and brings reference weights (float32) and bases to their devices.
+    def bind(self, model: nn.Module, *, find: Locate = locate) -> None:
+        """Finds the live parameters, and brings reference weights and bases (float32) to their devices.
+
+        Reference weights are read from the files, so that a resumed model binds like a fresh one, and rounded to the
+        dtype that the model is in: training began from rounded weights, and the noise of that rounding is no update.
+        They are kept in the narrowest dtype that holds them.
 
         Args:
             model: The model that is trained; its parameters' names are those of the reference's files, give or
-                take the prefix of its base model. Reference weights are read from the files, so that a resumed
-                model binds like a fresh one, and rounded to the dtype that the model is in: training began from
-                rounded weights, and the noise of that rounding is no update.
+                take the prefix of its base model.
+            find: Finds what this process holds of a parameter.
 
         Raises:
             UserError: If a tensor of the subspace has no live parameter, or one of another shape.
         """
         live = match_parameters(model, [slot.tensor for slot in self.prepared.slots])
         name, reference = "", torch.empty(0)
-        self._bound = []
+        self._parts = []
         for slot in self.prepared.slots:
             parameter = live[slot.tensor]
             if slot.tensor != name:
                 name = slot.tensor
-                whole = self.prepared.reference.read(name).to(parameter.device)
-                _check_shape(name, parameter, whole)
-                whole = whole.to(parameter.dtype).float()
-                reference = shard_like(whole, parameter.data)
-            basis = self.prepared.subspace.bases[slot.name].columns.to(parameter.device)
-            basis = agree_on(lay_out_basis(basis, parameter.data, slot, side=self.side))
-            self._bound.append(_BoundMatrix(slot, parameter, slot.view(reference), basis))
+                reference = _round_to(self.prepared.reference.read(name), parameter.dtype)
+                _check_shape(name, parameter, reference)
+            columns = self.prepared.subspace.bases[slot.name].columns.to(find(parameter).numbers.device)
+            part = take_part(
+                slot,
+                parameter,
+                find=find,
+                reference=reference,
+                basis=agree_on(columns.contiguous()),
+                side=self.side,
+            )
+            self._parts.append(part)
         self.prepared.reference.close()
 
     @torch.no_grad()
     @in_full_precision()
-    def project(self) -> None:
-        """Replaces the live weights by reference + projected update, in place, computing in float32."""
-        for bound in self._bound:
-            project_in_place(
-                bound.weights_MN, bound.reference_MN, bound.basis, component=self.component, side=self.side
-            )
+    def project(self, among: Collection[int] | None = None) -> None:
+        """Replaces the live weights by reference + projected update, in place, computing in float32.
+
+        Args:
+            among: Identities (`id`) of the parameters that are projected; None for all.
+        """
+        parts = [part for part in self._parts if among is None or id(part.parameter) in among]
+        self.traffic = project_parts(parts, component=self.component)
 
     @torch.no_grad()
     @in_full_precision()
@@ -108,29 +98,32 @@ class UpdateProjector:
             since: What `copy_weights` returned at an earlier time, from which the update is measured then; None for
                 the reference.
         """
-        starts = [bound.reference_MN for bound in self._bound] if since is None else since
-        return [self._measure_matrix(*pair) for pair in zip(self._bound, starts, strict=True)]
+        starts = [None] * len(self._parts) if since is None else since
+        sums = measure_parts(self._parts, starts).tolist()
+        return [_describe(part, *each) for part, each in zip(self._parts, sums, strict=True)]
 
     @torch.no_grad()
     def copy_weights(self) -> list[Tensor]:
-        """Returns copies of the live matrices in the memory of the CPU, of which there is more than on a GPU."""
-        return [bound.weights_MN.detach().to("cpu", copy=True) for bound in self._bound]
+        """Returns copies of the live numbers that this process holds, in the memory of the CPU: it has more of it."""
+        return [part.view_numbers().detach().to("cpu", copy=True) for part in self._parts]
 
-    def _measure_matrix(self, bound: _BoundMatrix, start_MN: Tensor) -> UpdateMeasure:
-        weights_MN = bound.weights_MN
-        start_MN = start_MN.to(weights_MN.device)
-        update_MN = weights_MN.float() - start_MN.float()
-        coordinates = replicate_partial(compute_coordinates(update_MN, bound.basis, side=self.side))
-        outside_MN = update_MN.sub_(expand_coordinates(coordinates, bound.basis, side=self.side))
-        return UpdateMeasure(
-            slot=bound.slot,
-            rank=bound.basis.shape[1],
-            dimension=bound.basis.shape[0],
-            inside=float(gather(sum_squares(coordinates))),
-            outside=float(gather(sum_squares(outside_MN))),
-            num_stuck=int(gather((weights_MN == start_MN.to(weights_MN.dtype)).sum())),
-            num_weights=weights_MN.numel(),
-        )
+
+def _describe(part: MatrixPart, inside: float, outside: float, num_stuck: float) -> UpdateMeasure:
+    return UpdateMeasure(
+        slot=part.slot,
+        rank=part.rank,
+        dimension=part.dimension,
+        inside=inside,
+        outside=outside,
+        num_stuck=int(num_stuck),
+        num_weights=part.slot.rows * part.slot.columns,
+    )
+
+
+def _round_to(reference: Tensor, dtype: torch.dtype) -> Tensor:
+    """Rounds reference weights as the model's are; what fits into fewer bytes than the model's stays as it was read."""
+    is_exact = torch.promote_types(reference.dtype, dtype) == dtype
+    return reference if is_exact else reference.to(dtype)
 
 
 def match_parameters(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Parameter]:
@@ -161,7 +154,7 @@ def _strip_wrappers(name: str) -> str:
 
 
 def _check_shape(name: str, parameter: nn.Parameter, reference: Tensor) -> None:
-    if parameter.shape != reference.shape:
+    if tuple(parameter.shape) != tuple(reference.shape):
         raise UserError(
             f"parameter {name} must have the reference's shape {tuple(reference.shape)}, got {tuple(parameter.shape)}"
         )
