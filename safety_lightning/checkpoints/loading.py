@@ -69,7 +69,7 @@ def check_model(reference: str | Path) -> CheckpointReader:
 
 
 def load_model(
-    reference: str | Path | CheckpointReader, *, dtype: torch.dtype, attention: str = "sdpa"
+    reference: str | Path | CheckpointReader, *, dtype: torch.dtype, attention: str = "sdpa", num_shards: int = 1
 ) -> PreTrainedModel:
     """Loads a causal language model from safetensors, in evaluation mode.
 
@@ -77,6 +77,7 @@ def load_model(
         reference: See `resolve_reference`; or what `check_model` returned, whose files must be as they were then.
         dtype: The dtype of the weights in memory, whatever the files hold.
         attention: The attention implementation of transformers: ``sdpa``, ``eager``, ``flash_attention_2``.
+        num_shards: How many processes share the weights out by FSDP2, all that there are; each reads its own rows.
 
     Raises:
         UserError: As `check_model`, if a weight is NaN or infinite, a file changed while it was read, or the
@@ -96,12 +97,19 @@ def load_model(
             trust_remote_code=False,
             key_mapping=_UNWRAP if reader.is_wrapped else None,
             output_loading_info=True,
+            **_share_out(num_shards),
         )
     model: PreTrainedModel = loaded[0]
     _check_found(folder, loaded[1])
     (reference if isinstance(reference, CheckpointReader) else reader).check_unchanged()
     _check_finite(folder, model)
     return model
+
+
+def _share_out(num_shards: int) -> dict[str, Any]:
+    from transformers.distributed import DistributedConfig
+
+    return {} if num_shards == 1 else {"distributed_config": DistributedConfig(fsdp_size=num_shards)}
 
 
 def _check_weights(folder: Path) -> tuple[CheckpointReader, PreTrainedConfig]:
@@ -225,7 +233,8 @@ def _check_tokens(file: Path, settings: Mapping[str, Any], vocabulary: int) -> N
 
 
 def _check_finite(folder: Path, model: PreTrainedModel) -> None:
-    for name, weights in model.named_parameters():
+    for name, parameter in model.named_parameters():
+        weights = parameter.to_local() if hasattr(parameter, "to_local") else parameter
         low, high = weights.detach().aminmax() if weights.numel() else (weights.sum(), weights.sum())
         if not (low.isfinite() and high.isfinite()):  # both are NaN where one number is
             raise NonFiniteError(f"tensor {name} of {folder} must be finite, it holds NaN or infinite numbers")

@@ -13,12 +13,10 @@ import lightning as L
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.strategies import DeepSpeedStrategy, ModelParallelStrategy
+from lightning.pytorch.strategies import DeepSpeedStrategy
 from lightning.pytorch.utilities import rank_zero_warn
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from torch import Tensor
-from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import fully_shard
 from torchmetrics import MeanMetric
 from transformers import PreTrainedModel
 
@@ -27,6 +25,9 @@ from safety_lightning.errors import UserError
 from safety_lightning.projection import gather
 from safety_lightning.training.loss import compute_token_losses, sum_token_losses
 from safety_lightning.training.optimization import Schedule, make_schedule
+from safety_lightning.training.strategies import count_shards, register_strategies
+
+register_strategies()
 
 
 class CausalLMModule(L.LightningModule):
@@ -81,7 +82,12 @@ class CausalLMModule(L.LightningModule):
         """Loads the model, once; Lightning calls this before it restores a checkpoint."""
         if "model" in self._modules:
             return
-        model = load_model(self.checkpoint or self.reference, dtype=torch.float32, attention=self.attention)
+        model = load_model(
+            self.checkpoint or self.reference,
+            dtype=torch.float32,
+            attention=self.attention,
+            num_shards=count_shards(self.trainer),
+        )
         model.config.use_cache = False
         if self.gradient_checkpointing:
             model.activation_checkpointing_enable({"use_reentrant": False})
@@ -89,8 +95,6 @@ class CausalLMModule(L.LightningModule):
             name: buffer.clone() for name, buffer in model.named_buffers() if buffer.dtype == torch.float32
         }
         self.model = model.train()
-        if isinstance(self.trainer.strategy, ModelParallelStrategy):
-            shard_model(self.model, self.trainer.strategy.device_mesh["data_parallel"])
 
     def configure_optimizers(self) -> Any:
         """Makes the optimizer, and the warm-up and schedule over all optimizer steps of the run."""
@@ -214,13 +218,6 @@ def begin_events_after(logger: TensorBoardLogger, step: int) -> None:
     """Has TensorBoard drop what a killed run logged after a step: the steps from there on are taken again."""
     start = Event(step=step + 1, session_log=SessionLog(status=SessionLog.START))
     logger.experiment.file_writer.add_event(start)
-
-
-def shard_model(model: PreTrainedModel, mesh: DeviceMesh) -> None:
-    """Shards a model by FSDP2 in place, a group of parameters for each decoder layer."""
-    layers = getattr(model.base_model, "layers", None) or getattr(model.base_model, "h", [])
-    for block in [*layers, model]:
-        fully_shard(block, mesh=mesh)
 
 
 class _Window:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import lightning as L
-from torch import Tensor, nn
 
 from safety_lightning.checkpoints import (
     CheckpointReader,
@@ -16,7 +15,7 @@ from safety_lightning.checkpoints import (
 )
 from safety_lightning.projection import gather, is_sharded
 from safety_lightning.training.module import CausalLMModule
-from safety_lightning.training.storage import save_model
+from safety_lightning.training.storage import save_model, save_shared_model
 
 
 class SaveModel(L.Callback):
@@ -47,20 +46,11 @@ class SaveModel(L.Callback):
     def _save(self, trainer: L.Trainer, pl_module: L.LightningModule, name: str) -> None:
         if self.folder is None or not isinstance(pl_module, CausalLMModule):
             return
-        weights = gather_weights(pl_module.model)
-        if trainer.is_global_zero:
-            reference = CheckpointReader(resolve_reference(pl_module.reference))
-            dtype = resolve_dtype(self.dtype, reference)
-            tokenizer = load_tokenizer(pl_module.reference)
-            save_model(pl_module.model, tokenizer, Path(self.folder) / name, dtype=dtype, weights=weights)
+        model, folder = pl_module.model, Path(self.folder) / name
+        reference = CheckpointReader(resolve_reference(pl_module.reference))
+        dtype, tokenizer = resolve_dtype(self.dtype, reference), load_tokenizer(pl_module.reference)
+        if any(is_sharded(parameter) for parameter in model.parameters()):
+            save_shared_model(model, tokenizer, folder, dtype=dtype, gather=gather, writes=trainer.is_global_zero)
+        elif trainer.is_global_zero:
+            save_model(model, tokenizer, folder, dtype=dtype)
         trainer.strategy.barrier()
-
-
-def gather_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Returns a model's whole weights, tied ones once; sharded ones are gathered, one by one, in every process."""
-    names = {name for name, _ in [*model.named_parameters(), *model.named_buffers()]}
-    return {
-        name: gather(tensor.detach()).cpu() if is_sharded(tensor) else tensor.detach()
-        for name, tensor in model.state_dict().items()
-        if name in names
-    }
