@@ -3,11 +3,13 @@
 spec         which subspace is wanted: spanned from two checkpoints, or taken from where it is saved
 projector    binds live parameters to reference and basis, projects them in place, and measures them
 parts        what this process holds of a matrix, whole or shared out over processes
+adapters     the same of LoRA adapters, whose update is a product of two factors
 sharding     the projection of many matrices, a few sums for all; the plain form stands above it
 rows         what was measured: a record per matrix, sums over matrices, the rows of ``projection.csv``
 operators    the maths on one matrix, pure torch, for live weights and whole checkpoints alike
 """
 
+from safety_lightning.projection.adapters import has_adapters
 from safety_lightning.projection.operators import Component, compute_chance, project_update, sum_squares
 from safety_lightning.projection.parts import HeldNumbers, Locate
 from safety_lightning.projection.projector import UpdateProjector, match_parameters
@@ -35,6 +37,7 @@ __all__ = [
     "UpdateProjector",
     "compute_chance",
     "gather",
+    "has_adapters",
     "is_sharded",
     "make_rows",
     "match_parameters",

@@ -65,9 +65,7 @@ def locate(parameter: nn.Parameter) -> HeldNumbers:
         )
     _, offset = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
     row_length = tensor.shape[1:].numel()
-    return HeldNumbers(
-        tensor.to_local().view(-1), offset[0] * row_length, tensor.device_mesh.get_group(sharding[0])
-    )
+    return HeldNumbers(tensor.to_local().view(-1), offset[0] * row_length, tensor.device_mesh.get_group(sharding[0]))
 
 
 @dataclass(frozen=True)
@@ -115,7 +113,7 @@ class MatrixPart:
 
     @functools.cached_property
     def coordinates_shape(self) -> tuple[int, int]:
-        """Shape of the coordinates: ``(K, S)`` for the left side; for the right ``(R, K)``, or ``(r, K)`` of its own."""
+        """Shape of the coordinates: ``(K, S)`` on the left side, ``(R, K)`` on the right (``(r, K)`` without a group)."""
         num_rows, num_columns = stored_shape(self.slot)
         if self.side == "left":
             return self.rank, num_columns
@@ -128,7 +126,7 @@ class MatrixPart:
         return held.numbers[first:last]
 
     def read_update(self, since: Tensor | None = None) -> Tensor:
-        """Returns the displacement from the reference or an earlier time, float32, ``(r, S)``, 0 where others hold it."""
+        """Returns the displacement from the reference or an earlier time, float32, ``(r, S)``, 0 where not held."""
         start = self.reference if since is None else since
         numbers = self.view_numbers()
         return self._pad(numbers.float() - start.to(numbers.device).float())

@@ -7,8 +7,10 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
+from safety_lightning.checkpoints import MatrixSlot
 from safety_lightning.devices import in_full_precision
 from safety_lightning.errors import UserError
+from safety_lightning.projection.adapters import AdaptedMatrix, check_base, find_adapted, has_adapters
 from safety_lightning.projection.operators import Component
 from safety_lightning.projection.parts import Locate, MatrixPart, locate, take_part
 from safety_lightning.projection.rows import UpdateMeasure
@@ -36,6 +38,8 @@ class UpdateProjector:
         self.component: Component = component
         self.traffic = Traffic()
         self._parts: list[MatrixPart] = []
+        self._adapted: list[AdaptedMatrix] = []  # whose factors the parts are, where the model has adapters
+        self._find: Locate = locate
 
     @property
     def side(self) -> Side:
@@ -49,14 +53,26 @@ class UpdateProjector:
         dtype that the model is in: training began from rounded weights, and the noise of that rounding is no update.
         They are kept in the narrowest dtype that holds them.
 
+        Of a model with LoRA adapters (PEFT), the update is theirs, and one factor of each is projected.
+
         Args:
             model: The model that is trained; its parameters' names are those of the reference's files, give or
                 take the prefix of its base model.
             find: Finds what this process holds of a parameter.
 
         Raises:
-            UserError: If a tensor of the subspace has no live parameter, or one of another shape.
+            UserError: If a tensor of the subspace has no live parameter, or one of another shape; or if adapters are no
+                plain LoRA, lie on other weights than the reference's, or update nothing of the subspace.
         """
+        self._find = find
+        if has_adapters(model):
+            self._bind_adapters(model)
+        else:
+            self._adapted = []
+            self._bind_weights(model)
+        self.prepared.reference.close()
+
+    def _bind_weights(self, model: nn.Module) -> None:
         live = match_parameters(model, [slot.tensor for slot in self.prepared.slots])
         name, reference = "", torch.empty(0)
         self._parts = []
@@ -66,17 +82,22 @@ class UpdateProjector:
                 name = slot.tensor
                 reference = _round_to(self.prepared.reference.read(name), parameter.dtype)
                 _check_shape(name, parameter, reference)
-            columns = self.prepared.subspace.bases[slot.name].columns.to(find(parameter).numbers.device)
-            part = take_part(
-                slot,
-                parameter,
-                find=find,
-                reference=reference,
-                basis=agree_on(columns.contiguous()),
-                side=self.side,
-            )
+            basis = self._bring_basis(slot, parameter)
+            part = take_part(slot, parameter, find=self._find, reference=reference, basis=basis, side=self.side)
             self._parts.append(part)
-        self.prepared.reference.close()
+
+    def _bind_adapters(self, model: nn.Module) -> None:
+        self._adapted = find_adapted(model, self.prepared.slots)
+        self._parts = []
+        for one in self._adapted:
+            check_base(one, self.prepared.reference.read(one.slot.tensor))
+            basis = self._bring_basis(one.slot, one.b)
+            self._parts.append(one.take_factor(basis, find=self._find, side=self.side))
+
+    def _bring_basis(self, slot: MatrixSlot, parameter: nn.Parameter) -> Tensor:
+        """Brings a basis to a parameter's device, the first process's to all."""
+        columns = self.prepared.subspace.bases[slot.name].columns
+        return agree_on(columns.to(self._find(parameter).numbers.device).contiguous())
 
     @torch.no_grad()
     @in_full_precision()
@@ -99,24 +120,40 @@ class UpdateProjector:
                 the reference.
         """
         starts = [None] * len(self._parts) if since is None else since
+        if self._adapted:
+            return [self._measure_adapted(*each) for each in zip(self._adapted, starts, strict=True)]
         sums = measure_parts(self._parts, starts).tolist()
-        return [_describe(part, *each) for part, each in zip(self._parts, sums, strict=True)]
+        return [
+            _describe(part.slot, part.rank, part.dimension, *each) for part, each in zip(self._parts, sums, strict=True)
+        ]
+
+    def _measure_adapted(self, adapted: AdaptedMatrix, since: Tensor | None) -> UpdateMeasure:
+        basis = self.prepared.subspace.bases[adapted.slot.name].columns
+        sums = adapted.measure(basis, find=self._find, side=self.side, since=since)
+        return _describe(adapted.slot, basis.shape[1], basis.shape[0], *sums)
 
     @torch.no_grad()
     def copy_weights(self) -> list[Tensor]:
-        """Returns copies of the live numbers that this process holds, in the memory of the CPU: it has more of it."""
+        """Returns copies of the live numbers that this process holds, in the memory of the CPU: it has more of it.
+
+        Of adapters, copies of their whole factors.
+        """
+        if self._adapted:
+            return [one.copy_factors(self._find).cpu() for one in self._adapted]
         return [part.view_numbers().detach().to("cpu", copy=True) for part in self._parts]
 
 
-def _describe(part: MatrixPart, inside: float, outside: float, num_stuck: float) -> UpdateMeasure:
+def _describe(
+    slot: MatrixSlot, rank: int, dimension: int, inside: float, outside: float, num_stuck: float
+) -> UpdateMeasure:
     return UpdateMeasure(
-        slot=part.slot,
-        rank=part.rank,
-        dimension=part.dimension,
+        slot=slot,
+        rank=rank,
+        dimension=dimension,
         inside=inside,
         outside=outside,
         num_stuck=int(num_stuck),
-        num_weights=part.slot.rows * part.slot.columns,
+        num_weights=slot.rows * slot.columns,
     )
 
 

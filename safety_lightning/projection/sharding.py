@@ -54,9 +54,7 @@ def project_gathered(part: MatrixPart, basis: Tensor, *, component: Component) -
     numbers.copy_(part.reference.float() + kept_RS.view(-1)[place])
 
 
-def project_parts(
-    parts: Sequence[MatrixPart], *, component: Component, bucket_bytes: int = BUCKET_BYTES
-) -> Traffic:
+def project_parts(parts: Sequence[MatrixPart], *, component: Component, bucket_bytes: int = BUCKET_BYTES) -> Traffic:
     """Does what `project_gathered` does to each matrix, and adds up coordinates alone, bucket by bucket.
 
     Args:
@@ -168,9 +166,7 @@ def _fill_buckets(
         yield _Bucket(bucket, begun or {}, traffic)
 
 
-def _compute_all(
-    parts: Sequence[MatrixPart], begun: dict[int, Tensor | None]
-) -> Iterator[tuple[MatrixPart, Tensor]]:
+def _compute_all(parts: Sequence[MatrixPart], begun: dict[int, Tensor | None]) -> Iterator[tuple[MatrixPart, Tensor]]:
     """Yields every matrix with the coordinates of its whole update."""
     for part in (part for part in parts if part.group is None):
         yield part, part.compute(part.read_update(begun[id(part)]))

@@ -23,15 +23,16 @@ from transformers import PreTrainedModel
 from safety_lightning.checkpoints import CheckpointReader, load_model
 from safety_lightning.errors import UserError
 from safety_lightning.projection import gather
+from safety_lightning.training.lora import LoraSettings, add_lora
 from safety_lightning.training.loss import compute_token_losses, sum_token_losses
 from safety_lightning.training.optimization import Schedule, make_schedule
-from safety_lightning.training.strategies import count_shards, register_strategies
+from safety_lightning.training.strategies import count_shards, register_strategies, shard_model
 
 register_strategies()
 
 
 class CausalLMModule(L.LightningModule):
-    """Fine-tunes all parameters of a causal language model on the tokens of the responses.
+    """Fine-tunes a causal language model, all parameters or a LoRA adapter, on the tokens of the responses.
 
     The loss is averaged over response tokens, not over micro-batches: accumulated micro-batches give the gradient of
     the one large batch, also across processes. The model is loaded in float32 whatever its files hold; the
@@ -45,6 +46,7 @@ class CausalLMModule(L.LightningModule):
         lr_scheduler: Makes the scheduler from the optimizer, stepped every optimizer step; overrides `schedule`.
         gradient_checkpointing: Recompute activations in the backward pass to save memory.
         attention: Attention implementation of transformers.
+        lora: Train a LoRA adapter in place of the weights, by these settings; None trains all weights.
 
     Raises:
         UserError: If `warmup_share` is outside [0, 1).
@@ -61,6 +63,7 @@ class CausalLMModule(L.LightningModule):
         lr_scheduler: LRSchedulerCallable | None = None,
         gradient_checkpointing: bool = False,
         attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa",
+        lora: LoraSettings | None = None,
     ) -> None:
         super().__init__()
         if not 0 <= warmup_share < 1:
@@ -73,6 +76,7 @@ class CausalLMModule(L.LightningModule):
         self.make_scheduler = lr_scheduler
         self.gradient_checkpointing = gradient_checkpointing
         self.attention = attention
+        self.lora = lora
         self.val_loss = MeanMetric()
         self._float32_buffers: dict[str, Tensor] = {}
         self._val_examples: list[tuple[Tensor, Tensor]] = []
@@ -86,7 +90,7 @@ class CausalLMModule(L.LightningModule):
             self.checkpoint or self.reference,
             dtype=torch.float32,
             attention=self.attention,
-            num_shards=count_shards(self.trainer),
+            num_shards=1 if self.lora else count_shards(self.trainer),
         )
         model.config.use_cache = False
         if self.gradient_checkpointing:
@@ -94,6 +98,9 @@ class CausalLMModule(L.LightningModule):
         self._float32_buffers = {
             name: buffer.clone() for name, buffer in model.named_buffers() if buffer.dtype == torch.float32
         }
+        if self.lora is not None:
+            add_lora(model, self.lora, reference=self.reference)
+            shard_model(model, self.trainer)
         self.model = model.train()
 
     def configure_optimizers(self) -> Any:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from safety_lightning.checkpoints import (
+    ADAPTER_FILE,
     CODES,
     CheckpointReader,
     ShardWriter,
@@ -19,11 +21,12 @@ from safety_lightning.checkpoints import (
     resolve_dtype,
 )
 from safety_lightning.files import atomic_path
+from safety_lightning.training.lora import is_factor, list_adapter, merge_into
 
 
 @torch.no_grad()
 def round_weights(model: nn.Module, storage_dtype: StorageDtype, reference: CheckpointReader) -> None:
-    """Rounds live weights to a storage dtype, in place, leaving them in their own dtype.
+    """Rounds the live weights that are trained to a storage dtype, in place, leaving them in their own dtype.
 
     Args:
         model: The live model.
@@ -32,7 +35,7 @@ def round_weights(model: nn.Module, storage_dtype: StorageDtype, reference: Chec
     """
     dtype = resolve_dtype(storage_dtype, reference)
     for parameter in model.parameters():
-        if parameter.is_floating_point():
+        if parameter.is_floating_point() and parameter.requires_grad:
             parameter.copy_(parameter.to(dtype))
 
 
@@ -73,7 +76,7 @@ def save_shared_model(
 ) -> None:
     """Does what `save_model` does for a model that processes share out: tensor by tensor, and never whole in memory.
 
-    Every process must call it.
+    Adapters are merged into their weights. Every process must call it.
 
     Args:
         model: The model; it is not changed.
@@ -85,26 +88,64 @@ def save_shared_model(
     """
     weights = _list_weights(model)
     if not writes:
-        for tensor in weights.values():
-            gather(tensor)
+        for _ in _gather_all(model, weights, gather):
+            pass
         return
     with atomic_path(folder) as partial:
-        layouts = [_lay_out(name, tensor, dtype) for name, tensor in weights.items()]
+        layouts = [_lay_out(_name_base(name), tensor, dtype) for name, tensor in weights.items()]
         writer = ShardWriter(partial, layouts)
         writer.create()
-        for name, tensor in weights.items():
-            whole = gather(tensor)
+        for name, whole in _gather_all(model, weights, gather):
             writer.write(name, whole.to(dtype) if whole.is_floating_point() else whole)
         _save_configs(model, partial, dtype=dtype)
         if tokenizer is not None:
             tokenizer.save_pretrained(partial)
 
 
+@torch.no_grad()
+def save_adapter(
+    model: PreTrainedModel, folder: Path, *, dtype: torch.dtype, gather: Callable[[Tensor], Tensor], writes: bool
+) -> None:
+    """Writes a model's adapter as PEFT does; the folder appears whole or not at all. Every process must call it.
+
+    Args:
+        model: The model; it is not changed.
+        folder: The folder to make; one that exists is replaced.
+        dtype: The dtype of the stored factors.
+        gather: Returns a whole tensor, in every process.
+        writes: Whether this process writes what is gathered.
+    """
+    factors = {name: gather(one.detach()).to("cpu", dtype).contiguous() for name, one in list_adapter(model).items()}
+    if writes:
+        with atomic_path(folder) as partial:
+            partial.mkdir(exist_ok=True)
+            save_file(factors, partial / ADAPTER_FILE, metadata={"format": "pt"})
+            next(iter(model.peft_config.values())).save_pretrained(str(partial))
+
+
+@torch.no_grad()
+def _gather_all(
+    model: PreTrainedModel, weights: dict[str, Tensor], gather: Callable[[Tensor], Tensor]
+) -> Iterator[tuple[str, Tensor]]:
+    """Yields whole tensors under their stored names, with adapters merged into them."""
+    for name, tensor in weights.items():
+        whole = gather(tensor)
+        owner, _, end = name.rpartition(".base_layer.")
+        if owner and end == "weight":
+            whole = merge_into(whole, model.get_submodule(owner), gather)
+        yield _name_base(name), whole
+
+
+def _name_base(name: str) -> str:
+    return name.replace(".base_layer.", ".")
+
+
 def _list_weights(model: PreTrainedModel) -> dict[str, Tensor]:
     """Returns live parameters and stored buffers by name, tied ones once."""
     stored = set(model.state_dict())
     buffers = {name: buffer for name, buffer in model.named_buffers() if name in stored}
-    return {name: tensor.detach() for name, tensor in (dict(model.named_parameters()) | buffers).items()}
+    weights: dict[str, Tensor] = dict(model.named_parameters()) | buffers
+    return {name: tensor.detach() for name, tensor in weights.items() if not is_factor(name)}
 
 
 def _lay_out(name: str, tensor: Tensor, dtype: torch.dtype) -> TensorLayout:

@@ -7,6 +7,8 @@ from datetime import timedelta
 import lightning as L
 from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
 from torch.distributed.constants import default_pg_timeout
+from torch.distributed.fsdp import fully_shard
+from transformers import PreTrainedModel
 
 from safety_lightning.errors import UserError
 from safety_lightning.lightning_internals import spread_data
@@ -56,6 +58,17 @@ def count_shards(trainer: L.Trainer) -> int:
             "of tensor parallelism"
         )
     return int(mesh["data_parallel"].size())
+
+
+def shard_model(model: PreTrainedModel, trainer: L.Trainer) -> None:
+    """Shards a model that every process has loaded whole, in place; leaves it under a strategy that shards nothing.
+
+    An adapter is put into whole weights: transformers shards as it loads, and would leave the factors out.
+    """
+    if isinstance(trainer.strategy, ModelParallelStrategy) and count_shards(trainer) > 1:
+        layers = getattr(model.base_model, "layers", None) or getattr(model.base_model, "h", [])
+        for block in [*layers, model]:
+            fully_shard(block, mesh=trainer.strategy.device_mesh["data_parallel"], reshard_after_forward=True)
 
 
 def register_strategies() -> None:

@@ -121,7 +121,7 @@ def test_shared_weights_are_projected_as_the_plain_form_does(tmp_path: Path) -> 
     for share, way in itertools.product(("share_by_rows", "share_amid_a_row"), ("plain", "bucketed")):
         for case, measure in zip(CASES, results[share, way, "measures"], strict=True):
             torch.testing.assert_close(results[share, way, *case].double(), project_slowly(case), atol=1e-6, rtol=0)
-            _, side, transposed = case
+            side = case[1]
             slot, weights, reference, basis = draw_case(case)
             update = slot.view(weights - reference).double()
             inside = (basis.double().T @ update if side == "left" else update @ basis.double()).square().sum()

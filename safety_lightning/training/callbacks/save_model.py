@@ -13,9 +13,9 @@ from safety_lightning.checkpoints import (
     resolve_dtype,
     resolve_reference,
 )
-from safety_lightning.projection import gather, is_sharded
+from safety_lightning.projection import gather, has_adapters, is_sharded
 from safety_lightning.training.module import CausalLMModule
-from safety_lightning.training.storage import save_model, save_shared_model
+from safety_lightning.training.storage import save_adapter, save_model, save_shared_model
 
 
 class SaveModel(L.Callback):
@@ -25,32 +25,44 @@ class SaveModel(L.Callback):
         folder: Where ``model/`` is made; None saves nothing.
         dtype: The dtype of the stored weights; ``source`` is the reference's own.
         keep_unprojected: Save the model from before a projection at the end as ``model_unprojected/``.
+        merge: Of a LoRA fine-tune, save the whole model with its update merged into it, and the adapter beside it as
+            ``adapter/``; else the adapter is the model.
     """
 
     def __init__(
-        self, folder: str | None = None, dtype: StorageDtype = "float32", keep_unprojected: bool = False
+        self,
+        folder: str | None = None,
+        dtype: StorageDtype = "float32",
+        keep_unprojected: bool = False,
+        merge: bool = False,
     ) -> None:
         self.folder = folder
         self.dtype: StorageDtype = dtype
         self.keep_unprojected = keep_unprojected
+        self.merge = merge
 
     def on_before_projection(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Saves the unprojected model; called by `ProjectUpdate`."""
         if self.keep_unprojected:
-            self._save(trainer, pl_module, "model_unprojected")
+            self._save(trainer, pl_module, "model_unprojected", "adapter_unprojected")
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Saves the result."""
-        self._save(trainer, pl_module, "model")
+        self._save(trainer, pl_module, "model", "adapter")
 
-    def _save(self, trainer: L.Trainer, pl_module: L.LightningModule, name: str) -> None:
+    def _save(self, trainer: L.Trainer, pl_module: L.LightningModule, name: str, adapter: str) -> None:
         if self.folder is None or not isinstance(pl_module, CausalLMModule):
             return
-        model, folder = pl_module.model, Path(self.folder) / name
+        model, folder, writes = pl_module.model, Path(self.folder), trainer.is_global_zero
         reference = CheckpointReader(resolve_reference(pl_module.reference))
         dtype, tokenizer = resolve_dtype(self.dtype, reference), load_tokenizer(pl_module.reference)
-        if any(is_sharded(parameter) for parameter in model.parameters()):
-            save_shared_model(model, tokenizer, folder, dtype=dtype, gather=gather, writes=trainer.is_global_zero)
-        elif trainer.is_global_zero:
-            save_model(model, tokenizer, folder, dtype=dtype)
+        has_adapter = has_adapters(model)
+        if has_adapter:
+            place = folder / (adapter if self.merge else name)
+            save_adapter(model, place, dtype=dtype, gather=gather, writes=writes)
+        if any(is_sharded(parameter) for parameter in model.parameters()) or (has_adapter and self.merge):
+            if self.merge or not has_adapter:
+                save_shared_model(model, tokenizer, folder / name, dtype=dtype, gather=gather, writes=writes)
+        elif writes and not has_adapter:
+            save_model(model, tokenizer, folder / name, dtype=dtype)
         trainer.strategy.barrier()
