@@ -11,7 +11,7 @@ operators    the maths on one matrix, pure torch, for live weights and whole che
 
 from safety_lightning.projection.adapters import has_adapters
 from safety_lightning.projection.operators import Component, compute_chance, project_update, sum_squares
-from safety_lightning.projection.parts import HeldNumbers, Locate
+from safety_lightning.projection.parts import HeldNumbers, Locate, locate
 from safety_lightning.projection.projector import UpdateProjector, match_parameters
 from safety_lightning.projection.rows import (
     ProjectionRow,
@@ -22,7 +22,7 @@ from safety_lightning.projection.rows import (
     sum_energy,
     sum_leak,
 )
-from safety_lightning.projection.sharding import gather, is_sharded
+from safety_lightning.projection.sharding import gather, gather_numbers, is_sharded
 from safety_lightning.projection.spec import PreparedSubspace, SubspaceSpec, prepare_subspace, save_prepared
 
 __all__ = [
@@ -37,8 +37,10 @@ __all__ = [
     "UpdateProjector",
     "compute_chance",
     "gather",
+    "gather_numbers",
     "has_adapters",
     "is_sharded",
+    "locate",
     "make_rows",
     "match_parameters",
     "prepare_subspace",

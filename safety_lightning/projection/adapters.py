@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from safety_lightning.checkpoints import MatrixSlot
 from safety_lightning.errors import UserError
 from safety_lightning.projection.operators import compute_coordinates, expand_coordinates, sum_squares
 from safety_lightning.projection.parts import Locate, MatrixPart, take_part
+from safety_lightning.projection.sharding import count_numbers, gather_numbers
 from safety_lightning.subspaces import Side
 
 _WRAPPERS = ("base_model.model.", "module.", "_orig_mod.")
@@ -52,7 +52,7 @@ class AdaptedMatrix:
             side: Which side the basis lies on.
         """
         factor, shape = (self.b, (self.slot.rows, -1)) if side == "left" else (self.a, (-1, self.slot.columns))
-        rank = _count(factor) // max(shape)
+        rank = count_numbers(factor) // max(shape)
         rows, columns = (size if size > 0 else rank for size in shape)
         slot = MatrixSlot(tensor=self.slot.tensor, rows=rows, columns=columns)
         zeros = torch.zeros(rows, columns)
@@ -60,11 +60,11 @@ class AdaptedMatrix:
 
     def copy_factors(self, find: Locate) -> Tensor:
         """Returns a copy of both factors, whole, one behind the other, 1-D, float32."""
-        return torch.cat([_gather(factor, find).float() for factor in (self.b, self.a)])
+        return torch.cat([gather_numbers(factor, find).view(-1).float() for factor in (self.b, self.a)])
 
     def multiply(self, factors: Tensor) -> Tensor:
         """Returns the update of two factors that `copy_factors` returned, float32, ``(M, N)``."""
-        num_b = _count(self.b)
+        num_b = count_numbers(self.b)
         b_MR = factors[:num_b].view(self.slot.rows, -1)
         return self.scale * (b_MR @ factors[num_b:].view(-1, self.slot.columns))
 
@@ -162,19 +162,3 @@ def check_base(adapted: AdaptedMatrix, reference: Tensor) -> None:
         raise UserError(
             f"the adapters must be on the reference, but the frozen weights of {adapted.slot.tensor} differ from it"
         )
-
-
-def _count(factor: nn.Parameter) -> int:
-    """Returns how many numbers a factor has; under ZeRO-3 it reads as empty."""
-    return int(getattr(factor, "ds_numel", factor.numel()))
-
-
-def _gather(factor: nn.Parameter, find: Locate) -> Tensor:
-    """Returns a whole factor on every process, 1-D."""
-    held = find(factor)
-    if held.group is None:
-        return held.numbers.detach()
-    whole = held.numbers.new_zeros(_count(factor))
-    whole[held.start : held.start + held.numbers.numel()] = held.numbers.detach()
-    dist.all_reduce(whole, group=held.group)
-    return whole

@@ -113,7 +113,7 @@ class MatrixPart:
 
     @functools.cached_property
     def coordinates_shape(self) -> tuple[int, int]:
-        """Shape of the coordinates: ``(K, S)`` on the left side, ``(R, K)`` on the right (``(r, K)`` without a group)."""
+        """Shape of the coordinates: ``(K, S)``; on the right side ``(R, K)``, or ``(r, K)`` without a group."""
         num_rows, num_columns = stored_shape(self.slot)
         if self.side == "left":
             return self.rank, num_columns

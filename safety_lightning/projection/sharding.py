@@ -14,11 +14,11 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from safety_lightning.projection.operators import Component, project_update, sum_squares
-from safety_lightning.projection.parts import MatrixPart, stored_shape
+from safety_lightning.projection.parts import Locate, MatrixPart, stored_shape
 
 BUCKET_BYTES = 32 * 2**20
 
@@ -109,6 +109,22 @@ def gather(tensor: Tensor) -> Tensor:
     """Returns the whole tensor on every process."""
     whole: Tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
     return whole
+
+
+def count_numbers(parameter: nn.Parameter) -> int:
+    """Returns how many numbers a parameter has; under ZeRO-3 it reads as empty."""
+    return int(getattr(parameter, "ds_numel", parameter.numel()))
+
+
+def gather_numbers(parameter: nn.Parameter, find: Locate) -> Tensor:
+    """Returns a whole parameter on every process, in its own shape."""
+    held, shape = find(parameter), getattr(parameter, "ds_shape", parameter.shape)
+    if held.group is None:
+        return held.numbers.detach().view(shape)
+    whole = held.numbers.new_zeros(count_numbers(parameter))
+    whole[held.start : held.start + held.numbers.numel()] = held.numbers.detach()
+    dist.all_reduce(whole, group=held.group)
+    return whole.view(shape)
 
 
 def is_sharded(tensor: Tensor) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from safety_lightning.errors import UserError
+from safety_lightning.projection import Locate, gather_numbers
 
 _EXTRA = "pip install 'safety_lightning[lora]'"
 
@@ -104,15 +104,15 @@ def is_factor(name: str) -> bool:
     return ".lora_A." in name or ".lora_B." in name
 
 
-def merge_into(whole: Tensor, module: Any, gather: Callable[[Tensor], Tensor]) -> Tensor:
+def merge_into(whole: Tensor, module: Any, find: Locate) -> Tensor:
     """Adds a module's update to its frozen weights, in float32.
 
     Args:
         whole: The frozen weights, whole.
         module: The module with an adapter.
-        gather: Returns a whole tensor, in every process.
+        find: Finds what this process holds of a parameter.
     """
     name = module.active_adapters[0]
-    a, b = (gather(factors[name].weight.detach()).float() for factors in (module.lora_A, module.lora_B))
+    a, b = (gather_numbers(factors[name].weight, find).float() for factors in (module.lora_A, module.lora_B))
     update = module.scaling[name] * (b @ a)
     return whole.float() + (update.mT if module.fan_in_fan_out else update)

@@ -5,6 +5,7 @@ Shapes in this file: B = batch, T = tokens, S = scored positions, V = vocabulary
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from typing import Any, Literal
@@ -13,8 +14,6 @@ import lightning as L
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.strategies import DeepSpeedStrategy
-from lightning.pytorch.utilities import rank_zero_warn
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from torch import Tensor
 from torchmetrics import MeanMetric
@@ -26,7 +25,15 @@ from safety_lightning.projection import gather
 from safety_lightning.training.lora import LoraSettings, add_lora
 from safety_lightning.training.loss import compute_token_losses, sum_token_losses
 from safety_lightning.training.optimization import Schedule, make_schedule
-from safety_lightning.training.strategies import count_shards, register_strategies, shard_model
+from safety_lightning.training.strategies import (
+    count_shards,
+    find_masters,
+    find_zero3_config,
+    register_strategies,
+    shard_model,
+    steps_now,
+)
+from safety_lightning.training.zero import ZeroMasters
 
 register_strategies()
 
@@ -81,6 +88,8 @@ class CausalLMModule(L.LightningModule):
         self._float32_buffers: dict[str, Tensor] = {}
         self._val_examples: list[tuple[Tensor, Tensor]] = []
         self._window = _Window()
+        self._masters: ZeroMasters | None = None
+        self._factor = 1.0
 
     def configure_model(self) -> None:
         """Loads the model, once; Lightning calls this before it restores a checkpoint."""
@@ -91,6 +100,7 @@ class CausalLMModule(L.LightningModule):
             dtype=torch.float32,
             attention=self.attention,
             num_shards=1 if self.lora else count_shards(self.trainer),
+            zero3=find_zero3_config(self.trainer),
         )
         model.config.use_cache = False
         if self.gradient_checkpointing:
@@ -118,6 +128,9 @@ class CausalLMModule(L.LightningModule):
         self.restore_float32_buffers()
         self.model.train()
         self._window = _Window()
+        self._masters = find_masters(self.trainer)
+        if self._masters is not None:
+            self._masters.inner.register_step_pre_hook(self._scale_masters)
 
     def on_validation_start(self) -> None:
         """Readies the model for validation without a fit before it."""
@@ -128,20 +141,28 @@ class CausalLMModule(L.LightningModule):
         """Returns the summed token loss; `on_before_optimizer_step` divides by the tokens of all micro-batches."""
         loss_sum, num_tokens = sum_token_losses(self.model, batch)
         self._window.add(loss_sum.detach(), num_tokens, batch)
-        if self._averages_micro_batches:
-            return loss_sum / num_tokens.clamp_min(1)
         return loss_sum
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Turns summed gradients into those of the mean token loss, and logs the step."""
+        if not steps_now(self.trainer):
+            return
         window, self._window = self._window, _Window()
         totals = self._reduce(torch.stack([window.loss_sum, window.num_tokens]))
-        if not self._averages_micro_batches:
-            # Lightning has divided by the micro-batches, and the strategy by the processes: both are undone here.
-            factor = self.trainer.accumulate_grad_batches * self.trainer.world_size / totals[1].clamp_min(1)
+        # Micro-batches and processes were averaged over: both are undone here.
+        self._factor = float(self.trainer.accumulate_grad_batches * self.trainer.world_size / totals[1].clamp_min(1))
+        if self._masters is None:
             for gradient in self._gradients():
-                gradient.mul_(float(factor))
+                gradient.mul_(self._factor)
         self._log_step(window, totals)
+
+    def _scale_masters(self, *_: Any) -> None:
+        """Does to ZeRO's gradients what `on_before_optimizer_step` does to others, and clips them."""
+        assert self._masters is not None
+        norm, bound = self._masters.gradient_norm * self._factor, self.trainer.gradient_clip_val
+        if not math.isfinite(norm):
+            self._check_finite("gradient", torch.tensor(norm))
+        self._masters.scale_gradients(self._factor * (min(1.0, bound / (norm + 1e-6)) if bound else 1.0))
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Adds a batch to the loss per response token on held-out data."""
@@ -174,17 +195,11 @@ class CausalLMModule(L.LightningModule):
             if getattr(module, attribute).dtype != torch.float32:
                 setattr(module, attribute, value.to(self.device))
 
-    @property
-    def _averages_micro_batches(self) -> bool:
-        return isinstance(self.trainer.strategy, DeepSpeedStrategy)  # its engine keeps the gradients to itself
-
     def on_train_start(self) -> None:
-        """Begins the log of a resumed run where it goes on, and says so when micro-batches cannot be weighted."""
+        """Begins the log of a resumed run where it goes on."""
         for logger in self.trainer.loggers if self.trainer.is_global_zero and self.trainer.global_step > 0 else []:
             if isinstance(logger, TensorBoardLogger):
                 begin_events_after(logger, self.trainer.global_step)
-        if self._averages_micro_batches:
-            rank_zero_warn("under DeepSpeed each micro-batch counts the same, whatever its number of response tokens")
 
     def _gradients(self) -> Iterator[Tensor]:
         return (parameter.grad for parameter in self.parameters() if parameter.grad is not None)
@@ -205,7 +220,7 @@ class CausalLMModule(L.LightningModule):
             "train/tokens_per_second": window.num_seen_tokens * self.trainer.world_size / seconds,
             "train/samples_per_second": window.num_samples * self.trainer.world_size / seconds,
         }
-        if not self._averages_micro_batches:
+        if self._masters is None:
             values["train/gradient_norm"] = gather(torch.nn.utils.get_total_norm(list(self._gradients())))
             if getattr(self.trainer.precision_plugin, "scaler", None) is None:  # which skips such a step by itself
                 self._check_finite("gradient", values["train/gradient_norm"])

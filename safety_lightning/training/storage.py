@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -21,22 +21,27 @@ from safety_lightning.checkpoints import (
     resolve_dtype,
 )
 from safety_lightning.files import atomic_path
+from safety_lightning.projection import Locate, gather_numbers, locate
 from safety_lightning.training.lora import is_factor, list_adapter, merge_into
 
 
 @torch.no_grad()
-def round_weights(model: nn.Module, storage_dtype: StorageDtype, reference: CheckpointReader) -> None:
+def round_weights(
+    model: nn.Module, storage_dtype: StorageDtype, reference: CheckpointReader, *, find: Locate = locate
+) -> None:
     """Rounds the live weights that are trained to a storage dtype, in place, leaving them in their own dtype.
 
     Args:
         model: The live model.
         storage_dtype: The dtype; ``source`` is the dtype of the reference's files.
         reference: The checkpoint whose dtype ``source`` means.
+        find: Finds what this process holds of a parameter.
     """
     dtype = resolve_dtype(storage_dtype, reference)
     for parameter in model.parameters():
         if parameter.is_floating_point() and parameter.requires_grad:
-            parameter.copy_(parameter.to(dtype))
+            numbers = find(parameter).numbers
+            numbers.copy_(numbers.to(dtype))
 
 
 def save_model(
@@ -71,7 +76,7 @@ def save_shared_model(
     folder: Path,
     *,
     dtype: torch.dtype,
-    gather: Callable[[Tensor], Tensor],
+    find: Locate,
     writes: bool,
 ) -> None:
     """Does what `save_model` does for a model that processes share out: tensor by tensor, and never whole in memory.
@@ -83,19 +88,19 @@ def save_shared_model(
         tokenizer: Its tokenizer, if it is to be saved.
         folder: The folder to make; one that exists is replaced.
         dtype: The dtype of the stored floating weights.
-        gather: Returns a whole tensor, in every process.
+        find: Finds what this process holds of a parameter.
         writes: Whether this process writes what is gathered.
     """
     weights = _list_weights(model)
     if not writes:
-        for _ in _gather_all(model, weights, gather):
+        for _ in _gather_all(model, weights, find):
             pass
         return
     with atomic_path(folder) as partial:
         layouts = [_lay_out(_name_base(name), tensor, dtype) for name, tensor in weights.items()]
         writer = ShardWriter(partial, layouts)
         writer.create()
-        for name, whole in _gather_all(model, weights, gather):
+        for name, whole in _gather_all(model, weights, find):
             writer.write(name, whole.to(dtype) if whole.is_floating_point() else whole)
         _save_configs(model, partial, dtype=dtype)
         if tokenizer is not None:
@@ -103,19 +108,19 @@ def save_shared_model(
 
 
 @torch.no_grad()
-def save_adapter(
-    model: PreTrainedModel, folder: Path, *, dtype: torch.dtype, gather: Callable[[Tensor], Tensor], writes: bool
-) -> None:
+def save_adapter(model: PreTrainedModel, folder: Path, *, dtype: torch.dtype, find: Locate, writes: bool) -> None:
     """Writes a model's adapter as PEFT does; the folder appears whole or not at all. Every process must call it.
 
     Args:
         model: The model; it is not changed.
         folder: The folder to make; one that exists is replaced.
         dtype: The dtype of the stored factors.
-        gather: Returns a whole tensor, in every process.
+        find: Finds what this process holds of a parameter.
         writes: Whether this process writes what is gathered.
     """
-    factors = {name: gather(one.detach()).to("cpu", dtype).contiguous() for name, one in list_adapter(model).items()}
+    factors = {
+        name: gather_numbers(one, find).to("cpu", dtype).contiguous() for name, one in list_adapter(model).items()
+    }
     if writes:
         with atomic_path(folder) as partial:
             partial.mkdir(exist_ok=True)
@@ -124,15 +129,13 @@ def save_adapter(
 
 
 @torch.no_grad()
-def _gather_all(
-    model: PreTrainedModel, weights: dict[str, Tensor], gather: Callable[[Tensor], Tensor]
-) -> Iterator[tuple[str, Tensor]]:
+def _gather_all(model: PreTrainedModel, weights: dict[str, Tensor], find: Locate) -> Iterator[tuple[str, Tensor]]:
     """Yields whole tensors under their stored names, with adapters merged into them."""
     for name, tensor in weights.items():
-        whole = gather(tensor)
+        whole = gather_numbers(tensor, find) if isinstance(tensor, nn.Parameter) else tensor
         owner, _, end = name.rpartition(".base_layer.")
         if owner and end == "weight":
-            whole = merge_into(whole, model.get_submodule(owner), gather)
+            whole = merge_into(whole, model.get_submodule(owner), find)
         yield _name_base(name), whole
 
 
@@ -145,7 +148,7 @@ def _list_weights(model: PreTrainedModel) -> dict[str, Tensor]:
     stored = set(model.state_dict())
     buffers = {name: buffer for name, buffer in model.named_buffers() if name in stored}
     weights: dict[str, Tensor] = dict(model.named_parameters()) | buffers
-    return {name: tensor.detach() for name, tensor in weights.items() if not is_factor(name)}
+    return {name: tensor for name, tensor in weights.items() if not is_factor(name)}
 
 
 def _lay_out(name: str, tensor: Tensor, dtype: torch.dtype) -> TensorLayout:

@@ -1,4 +1,4 @@
-"""LoRA in a fit and in other loops: the update is PEFT's, one factor carries the projection; the result is PEFT's too."""
+"""LoRA in a fit and in other loops: the update is PEFT's, one factor carries the projection, PEFT reads the result."""
 
 import csv
 from pathlib import Path

@@ -13,9 +13,10 @@ from safety_lightning.checkpoints import (
     resolve_dtype,
     resolve_reference,
 )
-from safety_lightning.projection import gather, has_adapters, is_sharded
+from safety_lightning.projection import has_adapters, is_sharded
 from safety_lightning.training.module import CausalLMModule
 from safety_lightning.training.storage import save_adapter, save_model, save_shared_model
+from safety_lightning.training.strategies import find_locate, find_masters
 
 
 class SaveModel(L.Callback):
@@ -56,13 +57,14 @@ class SaveModel(L.Callback):
         model, folder, writes = pl_module.model, Path(self.folder), trainer.is_global_zero
         reference = CheckpointReader(resolve_reference(pl_module.reference))
         dtype, tokenizer = resolve_dtype(self.dtype, reference), load_tokenizer(pl_module.reference)
-        has_adapter = has_adapters(model)
+        has_adapter, find = has_adapters(model), find_locate(trainer)
         if has_adapter:
             place = folder / (adapter if self.merge else name)
-            save_adapter(model, place, dtype=dtype, gather=gather, writes=writes)
-        if any(is_sharded(parameter) for parameter in model.parameters()) or (has_adapter and self.merge):
+            save_adapter(model, place, dtype=dtype, find=find, writes=writes)
+        is_shared = find_masters(trainer) is not None or any(is_sharded(one) for one in model.parameters())
+        if is_shared or (has_adapter and self.merge):
             if self.merge or not has_adapter:
-                save_shared_model(model, tokenizer, folder / name, dtype=dtype, gather=gather, writes=writes)
+                save_shared_model(model, tokenizer, folder / name, dtype=dtype, find=find, writes=writes)
         elif writes and not has_adapter:
             save_model(model, tokenizer, folder / name, dtype=dtype)
         trainer.strategy.barrier()
