@@ -111,6 +111,8 @@ def load_model(
     _check_found(folder, loaded[1])
     (reference if isinstance(reference, CheckpointReader) else reader).check_unchanged()
     _check_finite(folder, model)
+    if num_shards > 1:  # or embedding and norm stay whole after validation, and miss what is written to their shards
+        model.set_reshard_after_forward(True)  # type: ignore[operator]
     return model
 
 

@@ -136,15 +136,19 @@ class ProjectUpdate(L.Callback):
             self.save()
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Binds the projector to the live weights and hooks it to the optimizer."""
-        if self.hook is None:
-            return
+        """Binds the projector to the live weights."""
+        if self.hook is not None:
+            self.hook.projector.bind(find_model(pl_module), find=find_locate(trainer))
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Hooks the projector to the optimizer: not before, for FSDP2 takes an empty step where a run is resumed."""
         masters = find_masters(trainer)
-        self.hook.projector.bind(find_model(pl_module), find=find_locate(trainer))
-        if self.when == "every_n_steps" and masters is not None:
-            self.hook.attach_masters(masters)
-        elif self.when == "every_n_steps":
+        if self.hook is None or self.when == "end":
+            return
+        if masters is None:
             self.hook.attach(trainer.optimizers[0])
+        else:
+            self.hook.attach_masters(masters)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Finishes: the last projection, rounding to the storage dtype, the rows."""
