@@ -107,9 +107,9 @@ def replace_options(words: Sequence[str]) -> list[str]:
     ]
 
 
-def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
+def finish(process: subprocess.Popen[str], *, seconds: float = 240) -> tuple[int, str]:
     """Waits for a process; returns its status and what it printed."""
-    printed, _ = process.communicate(timeout=240)
+    printed, _ = process.communicate(timeout=seconds)
     return process.returncode, printed
 
 

@@ -13,6 +13,7 @@ CONFIGS = sorted(ROOT.glob("configs/**/*.yaml"))
 FITS = [file for file in CONFIGS if file.parent.name in ("configs", "fit")]
 TESTS = [file for file in CONFIGS if file.parent.name == "test"]
 PROJECTS = [file for file in CONFIGS if file.parent.name == "project"]
+STUDIES = [file for file in CONFIGS if file.parent.name == "study"]
 OTHERS = [file for file in CONFIGS if file.parent.name in ("predict", "validate")]
 
 
@@ -57,6 +58,15 @@ def test_config_of_another_verb_parses(file: Path, capsys: pytest.CaptureFixture
 @pytest.mark.parametrize("file", PROJECTS, ids=lambda file: str(file.relative_to(ROOT)))
 def test_config_of_project_parses(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert resolve(capsys, "project", file)["finetuned"]
+
+
+@pytest.mark.parametrize("file", STUDIES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_config_of_study_parses(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["study", "--config", str(file), "--out", "study", "--print_config"])
+    printed = capsys.readouterr()
+    assert stopped.value.code in (0, None), printed.err
+    assert set(yaml.safe_load(printed.out)["finetunes"]) == {"useful", "harmful", "contaminated"}
 
 
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: str(file.relative_to(ROOT)))

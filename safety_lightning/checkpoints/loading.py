@@ -69,7 +69,12 @@ def check_model(reference: str | Path) -> CheckpointReader:
 
 
 def load_model(
-    reference: str | Path | CheckpointReader, *, dtype: torch.dtype, attention: str = "sdpa"
+    reference: str | Path | CheckpointReader,
+    *,
+    dtype: torch.dtype,
+    attention: str = "sdpa",
+    num_shards: int = 1,
+    zero3: Mapping[str, Any] | None = None,
 ) -> PreTrainedModel:
     """Loads a causal language model from safetensors, in evaluation mode.
 
@@ -77,6 +82,8 @@ def load_model(
         reference: See `locate_model`; or what `check_model` returned, whose files must be as they were then.
         dtype: The dtype of the weights in memory, whatever the files hold.
         attention: The attention implementation of transformers: ``sdpa``, ``eager``, ``flash_attention_2``.
+        num_shards: How many processes share the weights out by FSDP2, all that there are; each reads its own rows.
+        zero3: DeepSpeed's configuration, where it is to share the weights out by ZeRO-3.
 
     Raises:
         UserError: As `check_model`, if a weight is NaN or infinite, a file changed while it was read, or the
@@ -86,6 +93,7 @@ def load_model(
 
     folder = reference.folder if isinstance(reference, CheckpointReader) else locate_model(reference)
     reader, config = _check_weights(folder)
+    keeper = _announce_zero3(zero3)
     with blame(f"model {folder} must be one that transformers loads with attention {attention}"), _quiet():
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -96,12 +104,28 @@ def load_model(
             trust_remote_code=False,
             key_mapping=_UNWRAP if reader.is_wrapped else None,
             output_loading_info=True,
+            **_share_out(num_shards),
         )
     model: PreTrainedModel = loaded[0]
+    model._zero3 = keeper  # transformers forgets of ZeRO-3 when nobody holds it
     _check_found(folder, loaded[1])
     (reference if isinstance(reference, CheckpointReader) else reader).check_unchanged()
     _check_finite(folder, model)
+    if num_shards > 1:  # or embedding and norm stay whole after validation, and miss what is written to their shards
+        model.set_reshard_after_forward(True)  # type: ignore[operator]
     return model
+
+
+def _announce_zero3(config: Mapping[str, Any] | None) -> Any:
+    from transformers.integrations import HfDeepSpeedConfig
+
+    return None if config is None else HfDeepSpeedConfig(dict(config))
+
+
+def _share_out(num_shards: int) -> dict[str, Any]:
+    from transformers.distributed import DistributedConfig
+
+    return {} if num_shards == 1 else {"distributed_config": DistributedConfig(fsdp_size=num_shards)}
 
 
 def _check_weights(folder: Path) -> tuple[CheckpointReader, PreTrainedConfig]:
@@ -225,7 +249,8 @@ def _check_tokens(file: Path, settings: Mapping[str, Any], vocabulary: int) -> N
 
 
 def _check_finite(folder: Path, model: PreTrainedModel) -> None:
-    for name, weights in model.named_parameters():
+    for name, parameter in model.named_parameters():
+        weights = parameter.to_local() if hasattr(parameter, "to_local") else getattr(parameter, "ds_tensor", parameter)
         low, high = weights.detach().aminmax() if weights.numel() else (weights.sum(), weights.sum())
         if not (low.isfinite() and high.isfinite()):  # both are NaN where one number is
             raise NonFiniteError(f"tensor {name} of {folder} must be finite, it holds NaN or infinite numbers")

@@ -14,7 +14,7 @@ from safety_lightning.evaluation.statistics import average, bootstrap_interval
 from safety_lightning.training.loss import compute_token_losses
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def measure_loss(model: PreTrainedModel, batches: Iterable[dict[str, Tensor]], *, seed: int = 0) -> Measurement:
     """Measures the mean negative log-likelihood of response tokens, in nats.
 

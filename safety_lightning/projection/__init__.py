@@ -2,12 +2,16 @@
 
 spec         which subspace is wanted: spanned from two checkpoints, or taken from where it is saved
 projector    binds live parameters to reference and basis, projects them in place, and measures them
-sharding     the projection of one matrix, whole or shared out over processes; the plain form stands above it
+parts        what this process holds of a matrix, whole or shared out over processes
+adapters     the same of LoRA adapters, whose update is a product of two factors
+sharding     the projection of many matrices, a few sums for all; the plain form stands above it
 rows         what was measured: a record per matrix, sums over matrices, the rows of ``projection.csv``
 operators    the maths on one matrix, pure torch, for live weights and whole checkpoints alike
 """
 
+from safety_lightning.projection.adapters import has_adapters
 from safety_lightning.projection.operators import Component, compute_chance, project_update, sum_squares
+from safety_lightning.projection.parts import HeldNumbers, Locate, locate
 from safety_lightning.projection.projector import UpdateProjector, match_parameters
 from safety_lightning.projection.rows import (
     ProjectionRow,
@@ -18,11 +22,13 @@ from safety_lightning.projection.rows import (
     sum_energy,
     sum_leak,
 )
-from safety_lightning.projection.sharding import gather, is_sharded
+from safety_lightning.projection.sharding import gather, gather_numbers, is_sharded
 from safety_lightning.projection.spec import PreparedSubspace, SubspaceSpec, prepare_subspace, save_prepared
 
 __all__ = [
     "Component",
+    "HeldNumbers",
+    "Locate",
     "PreparedSubspace",
     "ProjectionRow",
     "SubspaceSpec",
@@ -31,7 +37,10 @@ __all__ = [
     "UpdateProjector",
     "compute_chance",
     "gather",
+    "gather_numbers",
+    "has_adapters",
     "is_sharded",
+    "locate",
     "make_rows",
     "match_parameters",
     "prepare_subspace",

@@ -1,44 +1,22 @@
-"""Projects the update of a live model's weights, in place, and measures it. Knows no trainer.
-
-Shapes in this file: M = output features, N = input features.
-"""
+"""Projects the update of a live model's weights, in place, and measures it. Knows no trainer."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from safety_lightning.checkpoints import MatrixSlot
 from safety_lightning.errors import UserError
-from safety_lightning.projection.operators import Component, compute_coordinates, expand_coordinates, sum_squares
+from safety_lightning.projection.adapters import AdaptedMatrix, check_base, find_adapted, has_adapters
+from safety_lightning.projection.operators import Component, sum_squares
+from safety_lightning.projection.parts import Locate, MatrixPart, add_up, locate, take_part
 from safety_lightning.projection.rows import UpdateMeasure
-from safety_lightning.projection.sharding import (
-    agree_on,
-    gather,
-    lay_out_basis,
-    project_in_place,
-    replicate_partial,
-    shard_like,
-)
+from safety_lightning.projection.sharding import Traffic, agree_on, measure_parts, project_parts
 from safety_lightning.projection.spec import PreparedSubspace
 from safety_lightning.subspaces import Side
 from safety_lightning.system.devices import in_full_precision
-
-
-@dataclass(frozen=True)
-class _BoundMatrix:
-    slot: MatrixSlot
-    parameter: nn.Parameter
-    reference_MN: Tensor  # float32, rounded to the parameter's dtype
-    basis: Tensor  # float32
-
-    @property
-    def weights_MN(self) -> Tensor:
-        """A view of the live weights: strategies may move a parameter's storage, so it is taken anew each time."""
-        return self.slot.view(self.parameter.data)
 
 
 class UpdateProjector:
@@ -50,54 +28,87 @@ class UpdateProjector:
     Args:
         prepared: The subspace and its reference.
         component: Which part of the update is kept.
+
+    Attributes:
+        traffic: What the last projection sent between processes.
     """
 
     def __init__(self, prepared: PreparedSubspace, *, component: Component) -> None:
         self.prepared = prepared
         self.component: Component = component
-        self._bound: list[_BoundMatrix] = []
+        self.traffic = Traffic()
+        self._parts: list[MatrixPart] = []
+        self._adapted: list[AdaptedMatrix] = []  # whose factors the parts are, where the model has adapters
+        self._find: Locate = locate
 
     @property
     def side(self) -> Side:
         """The side that the bases lie on."""
         return self.prepared.spec.side
 
-    def bind(self, model: nn.Module) -> None:
-        """Finds the live parameters, and brings reference weights (float32) and bases to their devices.
+    def bind(self, model: nn.Module, *, find: Locate = locate) -> None:
+        """Finds the live parameters, and brings reference weights and bases (float32) to their devices.
+
+        Reference weights are read from the files, so that a resumed model binds like a fresh one, and rounded to the
+        dtype that the model is in: training began from rounded weights, and the noise of that rounding is no update.
+        They are kept in the narrowest dtype that holds them.
+
+        Of a model with LoRA adapters (PEFT), the update is theirs, and one factor of each is projected.
 
         Args:
             model: The model that is trained; its parameters' names are those of the reference's files, give or
-                take the prefix of its base model. Reference weights are read from the files, so that a resumed
-                model binds like a fresh one, and rounded to the dtype that the model is in: training began from
-                rounded weights, and the noise of that rounding is no update.
+                take the prefix of its base model.
+            find: Finds what this process holds of a parameter.
 
         Raises:
-            UserError: If a tensor of the subspace has no live parameter, or one of another shape.
+            UserError: If a tensor of the subspace has no live parameter, or one of another shape; or if adapters are no
+                plain LoRA, lie on other weights than the reference's, or update nothing of the subspace.
         """
+        self._find = find
+        if has_adapters(model):
+            self._bind_adapters(model)
+        else:
+            self._adapted = []
+            self._bind_weights(model)
+        self.prepared.reference.close()
+
+    def _bind_weights(self, model: nn.Module) -> None:
         live = match_parameters(model, [slot.tensor for slot in self.prepared.slots])
         name, reference = "", torch.empty(0)
-        self._bound = []
+        self._parts = []
         for slot in self.prepared.slots:
             parameter = live[slot.tensor]
             if slot.tensor != name:
                 name = slot.tensor
-                whole = self.prepared.reference.read(name).to(parameter.device)
-                _check_shape(name, parameter, whole)
-                whole = whole.to(parameter.dtype).float()
-                reference = shard_like(whole, parameter.data)
-            basis = self.prepared.subspace.bases[slot.name].columns.to(parameter.device)
-            basis = agree_on(lay_out_basis(basis, parameter.data, slot, side=self.side))
-            self._bound.append(_BoundMatrix(slot, parameter, slot.view(reference), basis))
-        self.prepared.reference.close()
+                reference = _round_to(self.prepared.reference.read(name), parameter.dtype)
+                _check_shape(name, parameter, reference)
+            basis = self._bring_basis(slot, parameter)
+            part = take_part(slot, parameter, find=self._find, reference=reference, basis=basis, side=self.side)
+            self._parts.append(part)
+
+    def _bind_adapters(self, model: nn.Module) -> None:
+        self._adapted = find_adapted(model, self.prepared.slots)
+        self._parts = []
+        for one in self._adapted:
+            check_base(one, self.prepared.reference.read(one.slot.tensor))
+            basis = self._bring_basis(one.slot, one.b)
+            self._parts.append(one.take_factor(basis, find=self._find, side=self.side))
+
+    def _bring_basis(self, slot: MatrixSlot, parameter: nn.Parameter) -> Tensor:
+        """Brings a basis to a parameter's device, the first process's to all."""
+        columns = self.prepared.subspace.bases[slot.name].columns
+        return agree_on(columns.to(self._find(parameter).numbers.device).contiguous())
 
     @torch.no_grad()
     @in_full_precision()
-    def project(self) -> None:
-        """Replaces the live weights by reference + projected update, in place, computing in float32."""
-        for bound in self._bound:
-            project_in_place(
-                bound.weights_MN, bound.reference_MN, bound.basis, component=self.component, side=self.side
-            )
+    def project(self, among: Collection[int] | None = None) -> None:
+        """Replaces the live weights by reference + projected update, in place, computing in float32.
+
+        Args:
+            among: Identities (`id`) of the parameters that are projected; None for all.
+        """
+        parts = [part for part in self._parts if among is None or id(part.parameter) in among]
+        self.traffic = project_parts(parts, component=self.component)
 
     @torch.no_grad()
     @in_full_precision()
@@ -111,28 +122,26 @@ class UpdateProjector:
             The penalty.
         """
         total = 0.0
-        for bound in self._bound:
-            if bound.parameter.grad is not None:
-                removed_MN = self._find_removed(bound)
-                total += float(gather(sum_squares(removed_MN)))
-                gradient_MN = bound.slot.view(bound.parameter.grad)
-                gradient_MN.add_(removed_MN.to(gradient_MN.dtype), alpha=2 * weight)
+        for part in self._list_penalized():
+            gradient = part.view_gradient()
+            if gradient is not None:
+                removed = part.find_removed(self.component)
+                total += float(add_up(sum_squares(removed), part.home))
+                gradient.add_(removed.to(gradient.dtype), alpha=2 * weight)
         return weight * total
 
     @torch.no_grad()
     @in_full_precision()
     def shrink(self, share: float) -> None:
         """Takes a share of what would be removed from the live weights, in place: 0 does nothing, 1 projects."""
-        for bound in self._bound:
-            weights_MN = bound.weights_MN
-            weights_MN.copy_(weights_MN.float() - share * self._find_removed(bound))
+        for part in self._list_penalized():
+            numbers = part.view_numbers()
+            numbers.copy_(numbers.float() - share * part.find_removed(self.component))
 
-    def _find_removed(self, bound: _BoundMatrix) -> Tensor:
-        """Returns the update without its kept component, float32, laid out like the weights."""
-        update_MN = bound.weights_MN.float() - bound.reference_MN
-        coordinates = replicate_partial(compute_coordinates(update_MN, bound.basis, side=self.side))
-        inside_MN = expand_coordinates(coordinates, bound.basis, side=self.side)
-        return update_MN - inside_MN if self.component == "parallel" else inside_MN
+    def _list_penalized(self) -> list[MatrixPart]:
+        if self._adapted:
+            raise UserError("a penalty must have a model whose weights themselves are trained, got LoRA adapters")
+        return self._parts
 
     @torch.no_grad()
     @in_full_precision()
@@ -143,29 +152,48 @@ class UpdateProjector:
             since: What `copy_weights` returned at an earlier time, from which the update is measured then; None for
                 the reference.
         """
-        starts = [bound.reference_MN for bound in self._bound] if since is None else since
-        return [self._measure_matrix(*pair) for pair in zip(self._bound, starts, strict=True)]
+        starts = [None] * len(self._parts) if since is None else since
+        if self._adapted:
+            return [self._measure_adapted(*each) for each in zip(self._adapted, starts, strict=True)]
+        sums = measure_parts(self._parts, starts).tolist()
+        return [
+            _describe(part.slot, part.rank, part.dimension, *each) for part, each in zip(self._parts, sums, strict=True)
+        ]
+
+    def _measure_adapted(self, adapted: AdaptedMatrix, since: Tensor | None) -> UpdateMeasure:
+        basis = self.prepared.subspace.bases[adapted.slot.name].columns
+        sums = adapted.measure(basis, find=self._find, side=self.side, since=since)
+        return _describe(adapted.slot, basis.shape[1], basis.shape[0], *sums)
 
     @torch.no_grad()
     def copy_weights(self) -> list[Tensor]:
-        """Returns copies of the live matrices in the memory of the CPU, of which there is more than on a GPU."""
-        return [bound.weights_MN.detach().to("cpu", copy=True) for bound in self._bound]
+        """Returns copies of the live numbers that this process holds, in the memory of the CPU: it has more of it.
 
-    def _measure_matrix(self, bound: _BoundMatrix, start_MN: Tensor) -> UpdateMeasure:
-        weights_MN = bound.weights_MN
-        start_MN = start_MN.to(weights_MN.device)
-        update_MN = weights_MN.float() - start_MN.float()
-        coordinates = replicate_partial(compute_coordinates(update_MN, bound.basis, side=self.side))
-        outside_MN = update_MN.sub_(expand_coordinates(coordinates, bound.basis, side=self.side))
-        return UpdateMeasure(
-            slot=bound.slot,
-            rank=bound.basis.shape[1],
-            dimension=bound.basis.shape[0],
-            inside=float(gather(sum_squares(coordinates))),
-            outside=float(gather(sum_squares(outside_MN))),
-            num_stuck=int(gather((weights_MN == start_MN.to(weights_MN.dtype)).sum())),
-            num_weights=weights_MN.numel(),
-        )
+        Of adapters, copies of their whole factors.
+        """
+        if self._adapted:
+            return [one.copy_factors(self._find).cpu() for one in self._adapted]
+        return [part.view_numbers().detach().to("cpu", copy=True) for part in self._parts]
+
+
+def _describe(
+    slot: MatrixSlot, rank: int, dimension: int, inside: float, outside: float, num_stuck: float
+) -> UpdateMeasure:
+    return UpdateMeasure(
+        slot=slot,
+        rank=rank,
+        dimension=dimension,
+        inside=inside,
+        outside=outside,
+        num_stuck=int(num_stuck),
+        num_weights=slot.rows * slot.columns,
+    )
+
+
+def _round_to(reference: Tensor, dtype: torch.dtype) -> Tensor:
+    """Rounds reference weights as the model's are; what fits into fewer bytes than the model's stays as it was read."""
+    is_exact = torch.promote_types(reference.dtype, dtype) == dtype
+    return reference if is_exact else reference.to(dtype)
 
 
 def match_parameters(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Parameter]:
@@ -196,7 +224,6 @@ def _strip_wrappers(name: str) -> str:
 
 
 def _check_shape(name: str, parameter: nn.Parameter, reference: Tensor) -> None:
-    if parameter.shape != reference.shape:
-        raise UserError(
-            f"parameter {name} must have the reference's shape {tuple(reference.shape)}, got {tuple(parameter.shape)}"
-        )
+    found = tuple(getattr(parameter, "ds_shape", parameter.shape))  # under ZeRO-3 it reads as empty
+    if found != tuple(reference.shape):
+        raise UserError(f"parameter {name} must have the reference's shape {tuple(reference.shape)}, got {found}")

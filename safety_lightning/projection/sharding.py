@@ -1,92 +1,108 @@
-"""Projects whole and sharded (DTensor) weights by one code path, and lays out what it needs beside them.
+"""Projects matrices that processes share out, and measures their updates, without gathering one.
 
-A sharded weight is never gathered: the basis is laid out like the weight, and only coordinates, which are small,
-cross between processes. `project_gathered` is the plain form, which tests hold it against.
+Only coordinates, which are small, cross between processes: those of many matrices in one bucket, which is added up
+while the next one is computed. `project_gathered` is the plain form, which tests hold the other against.
 
-Shapes in this file: M = output features, N = input features.
+Shapes in this file: R and S = rows and columns of a matrix as its tensor stores it, K = rank.
 """
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
 import torch
-from torch import Tensor
-from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
-from safety_lightning.checkpoints import MatrixSlot
-from safety_lightning.errors import UserError
-from safety_lightning.projection.operators import Component, compute_coordinates, project_update
-from safety_lightning.subspaces import Side
+from safety_lightning.projection.operators import Component, project_update, sum_squares
+from safety_lightning.projection.parts import Locate, MatrixPart, stored_shape
+
+BUCKET_BYTES = 32 * 2**20
 
 
-def project_gathered(
-    weights_MN: Tensor, reference_MN: Tensor, basis: Tensor, *, component: Component, side: Side
-) -> None:
+@dataclass
+class Traffic:
+    """What the last projection sent.
+
+    Attributes:
+        num_all_reduces: How many times processes added something up.
+        num_bytes: How many bytes of coordinates they added up.
+    """
+
+    num_all_reduces: int = 0
+    num_bytes: int = 0
+
+
+def project_gathered(part: MatrixPart, basis: Tensor, *, component: Component) -> None:
     """Replaces weights by reference + projected update, in place, the plain way: every process gathers the matrix.
 
     Args:
-        weights_MN: Whole or sharded weights of any floating dtype, shape ``(M, N)``.
-        reference_MN: The weights that the update is measured from, float32, laid out like the weights.
-        basis: Orthonormal columns, float32, as `lay_out_basis` lays them out.
+        part: What this process holds of the matrix.
+        basis: Its whole basis, float32, ``(R, K)`` or, for the right side, ``(S, K)``.
         component: Which part of the update is kept.
-        side: Which side the basis lies on.
     """
-    start_MN = gather(reference_MN)
-    update_MN = gather(weights_MN).float() - start_MN
-    kept_MN = start_MN + project_update(update_MN, gather(basis), component=component, side=side)
-    weights_MN.copy_(shard_like(kept_MN, weights_MN))
+    numbers = part.view_numbers()
+    place = slice(*part.span)
+    update_RS = numbers.new_zeros(stored_shape(part.slot), dtype=torch.float32)
+    update_RS.view(-1)[place] = numbers.float() - part.reference.float()
+    if part.home is not None:
+        dist.all_reduce(update_RS, group=part.home)
+    kept_RS = project_update(update_RS, basis, component=component, side=part.side)
+    numbers.copy_(part.reference.float() + kept_RS.view(-1)[place])
 
 
-def project_in_place(
-    weights_MN: Tensor, reference_MN: Tensor, basis: Tensor, *, component: Component, side: Side
-) -> None:
-    """Does what `project_gathered` does, and gathers coordinates alone; a whole matrix costs one temporary copy."""
-    update_MN = weights_MN.float() - reference_MN
-    coordinates = replicate_partial(compute_coordinates(update_MN, basis, side=side))
-    start_MN, sign = (reference_MN, 1) if component == "parallel" else (weights_MN.float(), -1)
-    first, second = (basis, coordinates) if side == "left" else (coordinates, basis.mT)
-    if is_sharded(weights_MN):
-        weights_MN.copy_(start_MN + sign * (first @ second))
-    else:
-        weights_MN.copy_(torch.addmm(start_MN, first, second, alpha=sign, out=update_MN))
+def project_parts(parts: Sequence[MatrixPart], *, component: Component, bucket_bytes: int = BUCKET_BYTES) -> Traffic:
+    """Does what `project_gathered` does to each matrix, and adds up coordinates alone, bucket by bucket.
 
+    Args:
+        parts: What this process holds of each matrix; every process must give the same matrices in the same order.
+        component: Which part of the update is kept.
+        bucket_bytes: The most coordinates in a bucket; those of a matrix that has more are a bucket of their own.
 
-def shard_like(reference: Tensor, parameter: Tensor) -> Tensor:
-    """Shards whole weights like their parameter; a whole parameter leaves them whole."""
-    if not isinstance(parameter, DTensor):
-        return reference
-    return distribute_tensor(reference, parameter.device_mesh, parameter.placements)
-
-
-def lay_out_basis(basis: Tensor, parameter: Tensor, slot: MatrixSlot, *, side: Side) -> Tensor:
-    """Shards a basis's rows where they run along a parameter's sharded dimension, else replicates it.
-
-    Raises:
-        UserError: If the parameter is a sharded stack of experts, or is sharded along another dimension than 0.
+    Returns:
+        What was sent.
     """
-    if not isinstance(parameter, DTensor):
-        return basis
-    if slot.index is not None or any(isinstance(place, Shard) and place.dim != 0 for place in parameter.placements):
-        raise UserError(
-            f"sharded parameter {slot.name} must be a matrix or a vector sharded along its rows, got shape "
-            f"{tuple(parameter.shape)} with placements {parameter.placements}"
-        )
-    runs_along_rows = (side == "left") != slot.transposed
-    placements = parameter.placements if runs_along_rows else [Replicate()] * len(parameter.placements)
-    return distribute_tensor(basis, parameter.device_mesh, placements)
+    traffic = Traffic()
+    for part in (part for part in parts if part.group is None):
+        update = part.read_update()
+        part.write(part.compute(update), component, out=update)
+    waiting: _Bucket | None = None
+    for bucket in _fill_buckets(parts, bucket_bytes, traffic):
+        if waiting is not None:
+            waiting.write(component)
+        waiting = bucket
+    if waiting is not None:
+        waiting.write(component)
+    return traffic
 
 
-def agree_on(tensor: Tensor) -> Tensor:
-    """Gives every process the first one's whole tensor: decompositions may differ in their last digits."""
-    if not isinstance(tensor, DTensor) and torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.broadcast(tensor, src=0)
-    return tensor
+def measure_parts(parts: Sequence[MatrixPart], starts: Sequence[Tensor | None]) -> Tensor:
+    """Measures updates; changes nothing.
 
+    Args:
+        parts: What this process holds of each matrix.
+        starts: What each update is measured from: numbers of an earlier time, or None for the reference.
 
-def replicate_partial(tensor: Tensor) -> Tensor:
-    """Adds up coordinates that every process holds a part of; others are returned as they are."""
-    if isinstance(tensor, DTensor) and any(place.is_partial() for place in tensor.placements):
-        return tensor.redistribute(placements=[Replicate()] * len(tensor.placements))
-    return tensor
+    Returns:
+        For each matrix the squared norms inside and outside its subspace, and how many weights have not moved,
+        float64, shape ``(matrices, 3)``, on the CPU.
+    """
+    sums = torch.zeros(len(parts), 3, dtype=torch.float64)
+    begun = {id(part): start for part, start in zip(parts, starts, strict=True)}
+    places = {id(part): place for place, part in enumerate(parts)}
+    for part, coordinates in _compute_all(parts, begun):
+        start = begun[id(part)]
+        sums[places[id(part)]] = _measure(part, part.reference if start is None else start, coordinates)
+    for group, members in itertools.groupby(range(len(parts)), key=lambda place: parts[place].home):
+        if group is not None:
+            mine = list(members)
+            total = sums[mine].to(parts[mine[0]].view_numbers().device)
+            dist.all_reduce(total, group=group)
+            sums[mine] = total.cpu()
+    return sums
 
 
 def gather(tensor: Tensor) -> Tensor:
@@ -95,6 +111,89 @@ def gather(tensor: Tensor) -> Tensor:
     return whole
 
 
+def count_numbers(parameter: nn.Parameter) -> int:
+    """Returns how many numbers a parameter has; under ZeRO-3 it reads as empty."""
+    return int(getattr(parameter, "ds_numel", parameter.numel()))
+
+
+def gather_numbers(parameter: nn.Parameter, find: Locate) -> Tensor:
+    """Returns a whole parameter on every process, in its own shape."""
+    held, shape = find(parameter), getattr(parameter, "ds_shape", parameter.shape)
+    if held.group is None:
+        return held.numbers.detach().view(shape)
+    whole = held.numbers.new_zeros(count_numbers(parameter))
+    whole[held.start : held.start + held.numbers.numel()] = held.numbers.detach()
+    dist.all_reduce(whole, group=held.group)
+    return whole.view(shape)
+
+
 def is_sharded(tensor: Tensor) -> bool:
     """Whether a tensor is distributed over processes."""
     return isinstance(tensor, DTensor)
+
+
+def agree_on(tensor: Tensor) -> Tensor:
+    """Gives every process the first one's tensor, in place: decompositions may differ in their last digits."""
+    if dist.is_available() and dist.is_initialized():
+        dist.broadcast(tensor, src=0)
+    return tensor
+
+
+class _Bucket:
+    """Coordinates of several matrices in one tensor, which processes add up together."""
+
+    def __init__(self, parts: Sequence[MatrixPart], begun: dict[int, Tensor | None], traffic: Traffic) -> None:
+        self.parts = parts
+        sizes = [shape[0] * shape[1] for part in parts if (shape := part.coordinates_shape)]
+        self.numbers = parts[0].basis.new_zeros(sum(sizes))
+        views = self.numbers.split(sizes)
+        self.views = [view.view(part.coordinates_shape) for view, part in zip(views, parts, strict=True)]
+        for part, view in zip(parts, self.views, strict=True):
+            part.compute(part.read_update(begun.get(id(part))), out=view)
+        self.work = dist.all_reduce(self.numbers, group=parts[0].group, async_op=True)
+        traffic.num_all_reduces += 1
+        traffic.num_bytes += self.numbers.numel() * self.numbers.element_size()
+
+    def read(self) -> Iterator[tuple[MatrixPart, Tensor]]:
+        """Waits, and yields each matrix with its coordinates."""
+        self.work.wait()
+        yield from zip(self.parts, self.views, strict=True)
+
+    def write(self, component: Component) -> None:
+        """Waits, and projects each matrix."""
+        for part, coordinates in self.read():
+            part.write(coordinates, component)
+
+
+def _fill_buckets(
+    parts: Sequence[MatrixPart], bucket_bytes: int, traffic: Traffic, begun: dict[int, Tensor | None] | None = None
+) -> Iterator[_Bucket]:
+    shared = [part for part in parts if part.group is not None]
+    for _, members in itertools.groupby(shared, key=lambda part: part.group):
+        bucket: list[MatrixPart] = []
+        num_bytes = 0
+        for part in members:
+            size = part.coordinates_shape[0] * part.coordinates_shape[1] * part.basis.element_size()
+            if bucket and num_bytes + size > bucket_bytes:
+                yield _Bucket(bucket, begun or {}, traffic)
+                bucket, num_bytes = [], 0
+            bucket.append(part)
+            num_bytes += size
+        yield _Bucket(bucket, begun or {}, traffic)
+
+
+def _compute_all(parts: Sequence[MatrixPart], begun: dict[int, Tensor | None]) -> Iterator[tuple[MatrixPart, Tensor]]:
+    """Yields every matrix with the coordinates of its whole update."""
+    for part in (part for part in parts if part.group is None):
+        yield part, part.compute(part.read_update(begun[id(part)]))
+    for bucket in _fill_buckets(parts, BUCKET_BYTES, Traffic(), begun):
+        yield from bucket.read()
+
+
+def _measure(part: MatrixPart, start: Tensor, coordinates: Tensor) -> Tensor:
+    numbers = part.view_numbers()
+    start = start.to(numbers.device)
+    inside = part.expand(coordinates)
+    outside = (numbers.float() - start.float()).sub_(inside)
+    num_stuck = (numbers == start.to(numbers.dtype)).sum()
+    return torch.stack([sum_squares(inside), sum_squares(outside), num_stuck.double()]).cpu()

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
+import sys
 import time
+from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -46,7 +49,8 @@ def study(run: StudyRun) -> None:
     began = time.monotonic()
     waiting = [one for one in chosen if not store.is_done(one)]
     for stage in waiting:
-        stage.check(run.out)
+        with quietly():
+            stage.check(run.out)
     _check_disk(run.out, sum(stage.estimate(run.out).disk_bytes for stage in waiting))
     folder = RunFolder(run.out, command="study", resume=True)
     with folder.releasing() if not run.only else contextlib.nullcontext():
@@ -57,6 +61,23 @@ def study(run: StudyRun) -> None:
             run_stages(chosen, store, pool, console=console, max_retries=run.workers.max_retries)
     if not run.only:
         console.print(f"Study {run.out} is done ({format_seconds(time.monotonic() - began)} in this process).")
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Keeps what a command prints while it is checked from the terminal, but for the error that ends it."""
+    if sys.stdout.isatty():
+        yield
+        return
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+            yield
+    except SystemExit:
+        lines = printed.getvalue().splitlines()
+        at = next((place for place, line in enumerate(lines) if line.startswith("error:")), len(lines) - 1)
+        print("\n".join(lines[max(at, 0) :]), file=sys.stderr)  # noqa: T201 (a command's own error)
+        raise
 
 
 def _write_settings(run: StudyRun, folder: RunFolder) -> None:

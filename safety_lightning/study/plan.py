@@ -9,6 +9,7 @@ from typing import Any
 
 from safety_lightning.checkpoints import CheckpointReader, locate_model
 from safety_lightning.errors import UserError
+from safety_lightning.profiles import read_settings
 from safety_lightning.study.comparing import ActivationOverlapStage, CaptureStage, EnergyStage, WeightOverlapStage
 from safety_lightning.study.finetuning import QUIET, FitStage, hash_named_files, merge, read_options, shorten
 from safety_lightning.study.measuring import MeasureStage, PilotStage
@@ -49,14 +50,16 @@ class StudyGraph:
             name="statistics",
             folder="tables",
             needs=(*self.measures, energies, *overlaps),
-            recipe={"statistics": asdict(settings)},
+            recipe={"statistics": asdict(settings), "null": self.run.null},
             settings=settings,
             measured=tuple(self.measures),
             energies=energies,
             weights=next((one for one in overlaps if isinstance(one, WeightOverlapStage)), None),
             activations=tuple(one for one in overlaps if isinstance(one, ActivationOverlapStage)),
+            num_blunt=min(5, self.run.variants.num_draws) if self.run.null else None,
         )
-        report = ReportStage(name="report", folder="figures", needs=(statistics,), recipe={"code": 1})
+        facts = {"settings": read_settings(self._join_options({})), "hashes": self._weights}
+        report = ReportStage(name="report", folder="figures", needs=(statistics,), recipe=facts, facts=facts)
         return sort_stages([*made, statistics, report])
 
     def _read_statistics(self) -> StatisticsSettings:

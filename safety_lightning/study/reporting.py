@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safety_lightning.files import atomic_path
+from safety_lightning.files import atomic_path, write_atomically
 from safety_lightning.study.comparing import ActivationOverlapStage, EnergyStage, WeightOverlapStage
 from safety_lightning.study.measuring import VALUES, MeasureStage
 from safety_lightning.study.report.write import write_report
-from safety_lightning.study.stages import Stage
+from safety_lightning.study.stages import RECORDS, Stage
+from safety_lightning.study.statistics.nulls import NullRow, count_nulls
 from safety_lightning.study.statistics.settings import StatisticsSettings
+from safety_lightning.study.statistics.values import read_values
 from safety_lightning.study.statistics.write import write_statistics
+from safety_lightning.tables import write_csv
 
 _RESULTS = ("variants.csv", "variants.parquet", "selectivity.csv", "verdict.json")
 
@@ -30,6 +34,7 @@ class StatisticsStage(Stage):
         energies: The stage that found what variants keep.
         weights: The stage that compared updates of weights; None where none did.
         activations: The stages that compared activations, by model; the first is the study's.
+        num_blunt: Draws that the blunt frontier of a null is made of; None where the study is no null.
     """
 
     settings: StatisticsSettings
@@ -37,15 +42,20 @@ class StatisticsStage(Stage):
     energies: EnergyStage
     weights: WeightOverlapStage | None
     activations: tuple[ActivationOverlapStage, ...]
+    num_blunt: int | None = None
 
     def run(self, study: Path) -> None:
         """Gathers values and overlaps in the study's folder, and makes the statistics."""
-        gather_values(self.measured, read_energies(study / self.energies.folder / "energy.csv"), study)
+        energies = read_energies(study / self.energies.folder / "energy.csv")
+        gather_values(self.measured, energies, study, stands_in=self.num_blunt is not None)
         if self.weights is not None:
             _copy(study / self.weights.folder / "layers.csv", study / "overlap_weights.csv")
         if self.activations:
             _copy(study / self.activations[0].folder / "overlap.csv", study / "overlap_activations.csv")
         write_statistics(study, self.settings)
+        if self.num_blunt is not None:
+            rows = count_nulls(read_values(study / VALUES), self.settings, num_blunt=self.num_blunt)
+            write_csv(study / self.folder / "null.csv", NullRow, rows)
 
     def list_outputs(self, study: Path) -> list[Path]:
         """Lists what is in the study's folder itself, and the tables."""
@@ -55,10 +65,21 @@ class StatisticsStage(Stage):
 
 @dataclass(frozen=True, kw_only=True)
 class ReportStage(Stage):
-    """Draws tables and figures, and writes the report."""
+    """Draws tables and figures, and writes the report.
+
+    Attributes:
+        facts: What the report tells besides results: ``settings`` and ``hashes``.
+    """
+
+    facts: Mapping[str, Any]
 
     def run(self, study: Path) -> None:
-        """Writes them."""
+        """Writes them, with what each kind of stage took."""
+        costs: dict[str, float] = {}
+        for file in sorted((study / RECORDS).glob("*.json")):
+            kind = file.name.partition(".")[0]
+            costs[f"{kind}_seconds"] = costs.get(f"{kind}_seconds", 0.0) + json.loads(file.read_text())["seconds"]
+        write_atomically(study / "settings.json", json.dumps({**self.facts, "costs": costs}, indent=2) + "\n")
         write_report(study)
 
     def list_outputs(self, study: Path) -> list[Path]:
@@ -86,9 +107,20 @@ def read_energies(file: Path) -> dict[tuple[str, str, str, float | None], float]
 
 
 def gather_values(
-    measured: tuple[MeasureStage, ...], energies: Mapping[tuple[str, str, str, float | None], float], study: Path
+    measured: tuple[MeasureStage, ...],
+    energies: Mapping[tuple[str, str, str, float | None], float],
+    study: Path,
+    *,
+    stands_in: bool,
 ) -> None:
-    """Writes the values of all stages as one file, with what their variants keep."""
+    """Writes the values of all stages as one file, with what their variants keep.
+
+    Args:
+        measured: The stages.
+        energies: What variants keep, as `read_energies` returns it.
+        study: The study's folder.
+        stands_in: Whether the first random subspace stands in the safety subspace's place.
+    """
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -104,6 +136,10 @@ def gather_values(
             else energies.get((stage.finetune_name, line["source"], line["component"], line["fraction"]))
             for line in lines
         ]
+        if stands_in:
+            first = [line["source"] == "random" and not line["draw"] for line in lines]
+            sources = ["top_k" if one else line["source"] for one, line in zip(first, lines, strict=True)]
+            table = table.set_column(table.column_names.index("source"), "source", pa.array(sources, pa.string()))
         at = table.column_names.index("energy_kept")
         tables.append(table.set_column(at, "energy_kept", pa.array(kept, pa.float64())))
     with atomic_path(study / VALUES) as partial:

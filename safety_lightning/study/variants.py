@@ -8,9 +8,10 @@ from typing import Any
 
 from safety_lightning.methods import Method, Plain, Scale, SubspaceComponent, Variant
 from safety_lightning.study.settings import Kind, StudyRun
+from safety_lightning.subspaces import Source
 
-NULL_DRAW = 1000
-"""The draw that takes the place of the safety subspace under ``null``; no other draw has its number."""
+NULL_DRAWS = 41
+"""How many random subspaces a null has at least; each takes the place of the safety subspace in turn."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,18 +73,18 @@ def list_study_variants(run: StudyRun) -> list[StudyVariant]:
 
 def _list_components(run: StudyRun) -> Iterator[StudyVariant]:
     choice = run.variants
-    for source in choice.sources:
-        for draw in range(choice.num_draws if source == "random" else 1):
+    num_draws = max(NULL_DRAWS, choice.num_draws) if run.null else choice.num_draws
+    sources: list[Source] = ["random"] if run.null else choice.sources
+    for source in sources:
+        for draw in range(num_draws if source == "random" else 1):
             for component in choice.components:
                 for fraction in choice.fractions:
-                    is_stand_in = run.null and source == "top_k"
-                    used = "random" if is_stand_in else source
                     yield StudyVariant(
                         source=source,
                         component=component,
                         fraction=fraction,
-                        draw=NULL_DRAW if is_stand_in else draw,
-                        method=SubspaceComponent(source=used, component=component, fraction=fraction),
+                        draw=draw,
+                        method=SubspaceComponent(source=source, component=component, fraction=fraction),
                         is_blunt=source == "random" and draw > 0,
                     )
 

@@ -29,3 +29,11 @@ def settle_finished_epoch(trainer: Any) -> None:
     if loop.restarting and progress.ready == progress.started == progress.processed:
         loop._restarting = False  # the property's setter would set it again
         loop.epoch_loop.restarting = False
+
+
+def spread_data(strategy: Any) -> None:
+    """Has a `ModelParallelStrategy` take all processes for parallel data, however many there are.
+
+    Its "auto" is the number of nodes. To be called in `setup_environment`, before the mesh is made.
+    """
+    strategy._data_parallel_size = strategy.num_nodes * strategy.num_processes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Literal
 
 import torch
@@ -12,6 +12,7 @@ from torch.utils.hooks import RemovableHandle
 from safety_lightning.errors import UserError
 from safety_lightning.projection import Component, SubspaceSpec, UpdateProjector, prepare_subspace
 from safety_lightning.training.increments import IncrementMeter
+from safety_lightning.training.zero import ZeroMasters, ZeroSteps
 
 When = Literal["every_n_steps", "end"]
 
@@ -39,6 +40,14 @@ class ProjectionHook:
         """Acts after each step that an optimizer takes: under accumulation or gradient scaling, not every batch."""
         self._handle = optimizer.register_step_post_hook(lambda *_: self.end_step(self.num_steps + 1))
 
+    def attach_masters(self, masters: ZeroMasters) -> None:
+        """Acts after each step of ZeRO's optimizer, group by group, before the module's weights are made of masters."""
+
+        def act(begins: bool, stepped: set[int]) -> None:
+            self.end_step(self.num_steps + int(begins), among=stepped if masters.num_groups > 1 else None)
+
+        self._handle = ZeroSteps(masters, act).handle
+
     def watch(self, projector: UpdateProjector, is_due: Callable[[int], bool]) -> IncrementMeter:
         """Has increments measured from now on.
 
@@ -51,15 +60,21 @@ class ProjectionHook:
             self.meter.begin(self.num_steps)
         return self.meter
 
-    def end_step(self, step: int) -> None:
-        """Projects if this many optimizer steps are a multiple of n."""
+    def end_step(self, step: int, *, among: Collection[int] | None = None) -> None:
+        """Projects if this many optimizer steps are a multiple of n.
+
+        Args:
+            step: Optimizer steps so far.
+            among: Identities of the parameters that were stepped; None for all. Increments are measured of all alone.
+        """
         self.num_steps = step
-        if self.meter is not None:
-            self.meter.end_step(step)
+        meter = self.meter if among is None else None
+        if meter is not None:
+            meter.end_step(step)
         if step % self.every_n_steps == 0:
-            self.projector.project()
-            if self.meter is not None:
-                self.meter.begin(step)
+            self.projector.project(among)
+            if meter is not None:
+                meter.begin(step)
 
     def remove(self) -> None:
         """Lets go of the optimizer: nothing is projected from now on."""

@@ -5,6 +5,7 @@ Shapes in this file: B = batch, T = tokens, S = scored positions, V = vocabulary
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
@@ -13,24 +14,32 @@ import lightning as L
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.strategies import DeepSpeedStrategy, ModelParallelStrategy
-from lightning.pytorch.utilities import rank_zero_warn
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from torch import Tensor
-from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import fully_shard
 from torchmetrics import MeanMetric
 from transformers import PreTrainedModel
 
 from safety_lightning.checkpoints import CheckpointReader, load_model
 from safety_lightning.errors import UserError
 from safety_lightning.projection import gather
+from safety_lightning.training.lora import LoraSettings, add_lora
 from safety_lightning.training.loss import compute_token_losses, sum_token_losses
 from safety_lightning.training.optimization import Schedule, make_schedule
+from safety_lightning.training.strategies import (
+    count_shards,
+    find_masters,
+    find_zero3_config,
+    register_strategies,
+    shard_model,
+    steps_now,
+)
+from safety_lightning.training.zero import ZeroMasters
+
+register_strategies()
 
 
 class CausalLMModule(L.LightningModule):
-    """Fine-tunes all parameters of a causal language model on the tokens of the responses.
+    """Fine-tunes a causal language model, all parameters or a LoRA adapter, on the tokens of the responses.
 
     The loss is averaged over response tokens, not over micro-batches: accumulated micro-batches give the gradient of
     the one large batch, also across processes. The model is loaded in float32 whatever its files hold; the
@@ -44,6 +53,7 @@ class CausalLMModule(L.LightningModule):
         lr_scheduler: Makes the scheduler from the optimizer, stepped every optimizer step; overrides `schedule`.
         gradient_checkpointing: Recompute activations in the backward pass to save memory.
         attention: Attention implementation of transformers.
+        lora: Train a LoRA adapter in place of the weights, by these settings; None trains all weights.
 
     Raises:
         UserError: If `warmup_share` is outside [0, 1).
@@ -60,6 +70,7 @@ class CausalLMModule(L.LightningModule):
         lr_scheduler: LRSchedulerCallable | None = None,
         gradient_checkpointing: bool = False,
         attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa",
+        lora: LoraSettings | None = None,
     ) -> None:
         super().__init__()
         if not 0 <= warmup_share < 1:
@@ -72,26 +83,36 @@ class CausalLMModule(L.LightningModule):
         self.make_scheduler = lr_scheduler
         self.gradient_checkpointing = gradient_checkpointing
         self.attention = attention
+        self.lora = lora
         self.val_loss = MeanMetric()
         self._float32_buffers: dict[str, Tensor] = {}
         self._val_examples: list[tuple[Tensor, Tensor]] = []
         self.gradient_hooks: list[Callable[[], object]] = []  # called on the gradients of the mean loss, before a step
         self._window = _Window()
+        self._masters: ZeroMasters | None = None
+        self._factor = 1.0
 
     def configure_model(self) -> None:
         """Loads the model, once; Lightning calls this before it restores a checkpoint."""
         if "model" in self._modules:
             return
-        model = load_model(self.checkpoint or self.reference, dtype=torch.float32, attention=self.attention)
+        model = load_model(
+            self.checkpoint or self.reference,
+            dtype=torch.float32,
+            attention=self.attention,
+            num_shards=1 if self.lora else count_shards(self.trainer),
+            zero3=find_zero3_config(self.trainer),
+        )
         model.config.use_cache = False
         if self.gradient_checkpointing:
             model.activation_checkpointing_enable({"use_reentrant": False})
         self._float32_buffers = {
             name: buffer.clone() for name, buffer in model.named_buffers() if buffer.dtype == torch.float32
         }
+        if self.lora is not None:
+            add_lora(model, self.lora, reference=self.reference)
+            shard_model(model, self.trainer)
         self.model = model.train()
-        if isinstance(self.trainer.strategy, ModelParallelStrategy):
-            shard_model(self.model, self.trainer.strategy.device_mesh["data_parallel"])
 
     def configure_optimizers(self) -> Any:
         """Makes the optimizer, and the warm-up and schedule over all optimizer steps of the run."""
@@ -108,6 +129,9 @@ class CausalLMModule(L.LightningModule):
         self.restore_float32_buffers()
         self.model.train()
         self._window = _Window()
+        self._masters = find_masters(self.trainer)
+        if self._masters is not None:
+            self._masters.inner.register_step_pre_hook(self._scale_masters)
 
     def on_validation_start(self) -> None:
         """Readies the model for validation without a fit before it."""
@@ -118,22 +142,30 @@ class CausalLMModule(L.LightningModule):
         """Returns the summed token loss; `on_before_optimizer_step` divides by the tokens of all micro-batches."""
         loss_sum, num_tokens = sum_token_losses(self.model, batch)
         self._window.add(loss_sum.detach(), num_tokens, batch)
-        if self._averages_micro_batches:
-            return loss_sum / num_tokens.clamp_min(1)
         return loss_sum
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Turns summed gradients into those of the mean token loss, and logs the step."""
+        if not steps_now(self.trainer):
+            return
         window, self._window = self._window, _Window()
         totals = self._reduce(torch.stack([window.loss_sum, window.num_tokens]))
-        if not self._averages_micro_batches:
-            # Lightning has divided by the micro-batches, and the strategy by the processes: both are undone here.
-            factor = self.trainer.accumulate_grad_batches * self.trainer.world_size / totals[1].clamp_min(1)
+        # Micro-batches and processes were averaged over: both are undone here.
+        self._factor = float(self.trainer.accumulate_grad_batches * self.trainer.world_size / totals[1].clamp_min(1))
+        if self._masters is None:
             for gradient in self._gradients():
-                gradient.mul_(float(factor))
+                gradient.mul_(self._factor)
         for hook in self.gradient_hooks:
             hook()
         self._log_step(window, totals)
+
+    def _scale_masters(self, *_: Any) -> None:
+        """Does to ZeRO's gradients what `on_before_optimizer_step` does to others, and clips them."""
+        assert self._masters is not None
+        norm, bound = self._masters.gradient_norm * self._factor, self.trainer.gradient_clip_val
+        if not math.isfinite(norm):
+            self._check_finite("gradient", torch.tensor(norm))
+        self._masters.scale_gradients(self._factor * (min(1.0, bound / (norm + 1e-6)) if bound else 1.0))
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Adds a batch to the loss per response token on held-out data."""
@@ -166,17 +198,11 @@ class CausalLMModule(L.LightningModule):
             if getattr(module, attribute).dtype != torch.float32:
                 setattr(module, attribute, value.to(self.device))
 
-    @property
-    def _averages_micro_batches(self) -> bool:
-        return isinstance(self.trainer.strategy, DeepSpeedStrategy)  # its engine keeps the gradients to itself
-
     def on_train_start(self) -> None:
-        """Begins the log of a resumed run at its step, and says so when micro-batches cannot be weighted."""
+        """Begins the log of a resumed run at its step."""
         for logger in self.trainer.loggers if self.trainer.is_global_zero and self.trainer.global_step > 0 else []:
             if isinstance(logger, TensorBoardLogger):
                 begin_events_after(logger, self.trainer.global_step)
-        if self._averages_micro_batches:
-            rank_zero_warn("under DeepSpeed each micro-batch counts the same, whatever its number of response tokens")
 
     def _gradients(self) -> Iterator[Tensor]:
         return (parameter.grad for parameter in self.parameters() if parameter.grad is not None)
@@ -197,7 +223,7 @@ class CausalLMModule(L.LightningModule):
             "train/tokens_per_second": window.num_seen_tokens * self.trainer.world_size / seconds,
             "train/samples_per_second": window.num_samples * self.trainer.world_size / seconds,
         }
-        if not self._averages_micro_batches:
+        if self._masters is None:
             values["train/gradient_norm"] = gather(torch.nn.utils.get_total_norm(list(self._gradients())))
             if getattr(self.trainer.precision_plugin, "scaler", None) is None:  # which skips such a step by itself
                 self._check_finite("gradient", values["train/gradient_norm"])
@@ -217,13 +243,6 @@ def begin_events_after(logger: TensorBoardLogger, step: int) -> None:
     """Has TensorBoard drop what a killed run logged after a step: the steps from there on are taken again."""
     start = Event(step=step + 1, session_log=SessionLog(status=SessionLog.START))
     logger.experiment.file_writer.add_event(start)
-
-
-def shard_model(model: PreTrainedModel, mesh: DeviceMesh) -> None:
-    """Shards a model by FSDP2 in place, a group of parameters for each decoder layer."""
-    layers = getattr(model.base_model, "layers", None) or getattr(model.base_model, "h", [])
-    for block in [*layers, model]:
-        fully_shard(block, mesh=mesh)
 
 
 class _Window:

@@ -2,51 +2,62 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from torch import nn
+from safetensors.torch import save_file
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from safety_lightning.checkpoints import CheckpointReader, StorageDtype, resolve_dtype
+from safety_lightning.checkpoints import (
+    ADAPTER_FILE,
+    CODES,
+    CheckpointReader,
+    ShardWriter,
+    StorageDtype,
+    TensorLayout,
+    resolve_dtype,
+)
 from safety_lightning.files import atomic_path
+from safety_lightning.projection import Locate, gather_numbers, locate
+from safety_lightning.training.lora import is_factor, list_adapter, merge_into
 
 
 @torch.no_grad()
-def round_weights(model: nn.Module, storage_dtype: StorageDtype, reference: CheckpointReader) -> None:
-    """Rounds live weights to a storage dtype, in place, leaving them in their own dtype.
+def round_weights(
+    model: nn.Module, storage_dtype: StorageDtype, reference: CheckpointReader, *, find: Locate = locate
+) -> None:
+    """Rounds the live weights that are trained to a storage dtype, in place, leaving them in their own dtype.
 
     Args:
         model: The live model.
         storage_dtype: The dtype; ``source`` is the dtype of the reference's files.
         reference: The checkpoint whose dtype ``source`` means.
+        find: Finds what this process holds of a parameter.
     """
     dtype = resolve_dtype(storage_dtype, reference)
     for parameter in model.parameters():
-        if parameter.is_floating_point():
-            parameter.copy_(parameter.to(dtype))
+        if parameter.is_floating_point() and parameter.requires_grad:
+            numbers = find(parameter).numbers
+            numbers.copy_(numbers.to(dtype))
 
 
 def save_model(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase | None,
-    folder: Path,
-    *,
-    dtype: torch.dtype,
-    weights: dict[str, torch.Tensor] | None = None,
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, folder: Path, *, dtype: torch.dtype
 ) -> None:
     """Writes safetensors, config, tokenizer and chat template; the folder appears whole or not at all.
 
     Args:
-        model: The model; it is not changed.
+        model: The model, whole in this process; it is not changed.
         tokenizer: Its tokenizer, if it is to be saved.
         folder: The folder to make; one that exists is replaced.
         dtype: The dtype of the stored floating weights.
-        weights: The weights by name where the live ones are sharded; None takes the model's.
     """
     state = {
         name: tensor.detach().to("cpu", dtype) if tensor.is_floating_point() else tensor.detach().cpu()
-        for name, tensor in (weights or model.state_dict()).items()
+        for name, tensor in model.state_dict().items()
     }
     use_cache, live_dtype = model.config.use_cache, model.config.dtype
     with atomic_path(folder) as partial:
@@ -57,3 +68,101 @@ def save_model(
             model.config.use_cache, model.config.dtype = use_cache, live_dtype
         if tokenizer is not None:
             tokenizer.save_pretrained(partial)
+
+
+def save_shared_model(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None,
+    folder: Path,
+    *,
+    dtype: torch.dtype,
+    find: Locate,
+    writes: bool,
+) -> None:
+    """Does what `save_model` does for a model that processes share out: tensor by tensor, and never whole in memory.
+
+    Adapters are merged into their weights. Every process must call it.
+
+    Args:
+        model: The model; it is not changed.
+        tokenizer: Its tokenizer, if it is to be saved.
+        folder: The folder to make; one that exists is replaced.
+        dtype: The dtype of the stored floating weights.
+        find: Finds what this process holds of a parameter.
+        writes: Whether this process writes what is gathered.
+    """
+    weights = _list_weights(model)
+    if not writes:
+        for _ in _gather_all(model, weights, find):
+            pass
+        return
+    with atomic_path(folder) as partial:
+        layouts = [_lay_out(_name_base(name), tensor, dtype) for name, tensor in weights.items()]
+        writer = ShardWriter(partial, layouts)
+        writer.create()
+        for name, whole in _gather_all(model, weights, find):
+            writer.write(name, whole.to(dtype) if whole.is_floating_point() else whole)
+        _save_configs(model, partial, dtype=dtype)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(partial)
+
+
+@torch.no_grad()
+def save_adapter(model: PreTrainedModel, folder: Path, *, dtype: torch.dtype, find: Locate, writes: bool) -> None:
+    """Writes a model's adapter as PEFT does; the folder appears whole or not at all. Every process must call it.
+
+    Args:
+        model: The model; it is not changed.
+        folder: The folder to make; one that exists is replaced.
+        dtype: The dtype of the stored factors.
+        find: Finds what this process holds of a parameter.
+        writes: Whether this process writes what is gathered.
+    """
+    factors = {
+        name: gather_numbers(one, find).to("cpu", dtype).contiguous() for name, one in list_adapter(model).items()
+    }
+    if writes:
+        with atomic_path(folder) as partial:
+            partial.mkdir(exist_ok=True)
+            save_file(factors, partial / ADAPTER_FILE, metadata={"format": "pt"})
+            next(iter(model.peft_config.values())).save_pretrained(str(partial))
+
+
+@torch.no_grad()
+def _gather_all(model: PreTrainedModel, weights: dict[str, Tensor], find: Locate) -> Iterator[tuple[str, Tensor]]:
+    """Yields whole tensors under their stored names, with adapters merged into them."""
+    for name, tensor in weights.items():
+        whole = gather_numbers(tensor, find) if isinstance(tensor, nn.Parameter) else tensor
+        owner, _, end = name.rpartition(".base_layer.")
+        if owner and end == "weight":
+            whole = merge_into(whole, model.get_submodule(owner), find)
+        yield _name_base(name), whole
+
+
+def _name_base(name: str) -> str:
+    return name.replace(".base_layer.", ".")
+
+
+def _list_weights(model: PreTrainedModel) -> dict[str, Tensor]:
+    """Returns live parameters and stored buffers by name, tied ones once."""
+    stored = set(model.state_dict())
+    buffers = {name: buffer for name, buffer in model.named_buffers() if name in stored}
+    weights: dict[str, Tensor] = dict(model.named_parameters()) | buffers
+    return {name: tensor for name, tensor in weights.items() if not is_factor(name)}
+
+
+def _lay_out(name: str, tensor: Tensor, dtype: torch.dtype) -> TensorLayout:
+    stored = dtype if tensor.is_floating_point() else tensor.dtype
+    code = CODES.get(stored) or {torch.int64: "I64", torch.int32: "I32", torch.bool: "BOOL"}[stored]
+    return TensorLayout(name=name, shape=tuple(getattr(tensor, "ds_shape", tensor.shape)), code=code)
+
+
+def _save_configs(model: PreTrainedModel, folder: Path, *, dtype: torch.dtype) -> None:
+    config = copy.deepcopy(model.config)
+    config.use_cache, config.dtype = True, dtype
+    config.architectures = [type(model).__name__.removeprefix("FSDP")]  # which prefixes the class of what it shards
+    if hasattr(config, "distributed_config"):
+        del config.distributed_config
+    config.save_pretrained(folder)
+    if model.can_generate():
+        model.generation_config.save_pretrained(folder)

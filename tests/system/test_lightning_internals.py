@@ -2,6 +2,7 @@
 
 import lightning as L
 import pytest
+from lightning.pytorch.strategies import ModelParallelStrategy
 
 from safety_lightning.system.lightning_internals import check_sampler, settle_finished_epoch
 
@@ -18,6 +19,11 @@ def test_names_are_still_there() -> None:
     trainer = make_trainer()
     for holder, name in (("_accelerator_connector", "use_distributed_sampler"), ("fit_loop", "_restarting")):
         assert hasattr(getattr(trainer, holder, None), name), MOVED.format(L.__version__, f"{holder}.{name}")
+
+
+def test_strategy_has_a_size_of_parallel_data() -> None:
+    strategy = ModelParallelStrategy()
+    assert strategy._data_parallel_size == "auto", MOVED.format(L.__version__, "_data_parallel_size")
 
 
 def test_finished_epoch_is_settled() -> None:

@@ -23,6 +23,7 @@ def quieten_libraries() -> None:
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # of calls inside Lightning 2.6.6
     warnings.filterwarnings("ignore", message=r".*LeafSpec.*is deprecated")
     warnings.filterwarnings("ignore", message=r"Precision .* is not supported by the model summary")
+    warnings.filterwarnings("ignore", message=r"LightningCLI's args parameter is intended to run from within Python")
     warnings.filterwarnings("ignore", message=r".*does not have many workers")  # encoded data is in memory
     notes = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     notes.addFilter(lambda record: not str(record.msg).startswith(("💡", "TPU available")))

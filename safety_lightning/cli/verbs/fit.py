@@ -10,6 +10,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 
+from safety_lightning.checkpoints import check_model
 from safety_lightning.cli.verbs.base import VerbCLI, place_judges
 from safety_lightning.cli.verbs.checkpoints import AtomicCheckpointIO, find_newest, remove_stopped
 from safety_lightning.cli.verbs.dashboard import log_outcome
@@ -21,6 +22,7 @@ from safety_lightning.evaluation.report import print_comparisons, print_summary
 from safety_lightning.profiles import read_settings
 from safety_lightning.system.processes import process_rank
 from safety_lightning.training.callbacks import MonitorUpdate, PenalizeUpdate, ProjectUpdate
+from safety_lightning.training.lora import check_peft, check_targets
 from safety_lightning.training.optimization import check_optimizer, check_steps_taken
 
 _COPIES_ON_DISK = 5  # checkpoint of weights and two moments, once more while it is replaced, and the saved models
@@ -72,6 +74,9 @@ class FitCLI(TrainingCLI):
             one.check_strategy(self.trainer)
         check_steps_taken(self.trainer)
         check_optimizer(self.model.make_optimizer, self.model.make_scheduler)
+        if self.model.lora is not None:
+            check_peft()
+            check_targets(self.model.lora, list(check_model(self.model.reference).infos))
         self.check_folder(num_bytes=_COPIES_ON_DISK * self.measure_model_bytes())
         self.datamodule.prepare()
         self.check_batches()

@@ -32,7 +32,11 @@ class TrainingCLI(VerbCLI):
         "penalty.subspace.file",
         "penalty.subspace.library",
     )
-    trainer_options: ClassVar[dict[str, Any]] = {"use_distributed_sampler": False, "precision": "bf16-mixed"}
+    trainer_options: ClassVar[dict[str, Any]] = {
+        "use_distributed_sampler": False,
+        "precision": "bf16-mixed",
+        "inference_mode": False,  # or validation gathers sharded weights into tensors that no step can write to
+    }
 
     def add_groups(self, parser: LightningArgumentParser) -> None:
         """Adds the callbacks of a fine-tune."""

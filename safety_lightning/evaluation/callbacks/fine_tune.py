@@ -8,7 +8,6 @@ from contextlib import AbstractContextManager, nullcontext
 import lightning as L
 import torch
 from lightning.pytorch.plugins.precision import HalfPrecision
-from lightning.pytorch.strategies import ModelParallelStrategy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from safety_lightning.checkpoints import load_config, load_model, load_tokenizer
@@ -20,6 +19,7 @@ from safety_lightning.evaluation.measurement import Evaluation, Measurement
 from safety_lightning.evaluation.records import ResultFile, ScoreRow, add_scores, list_score_rows
 from safety_lightning.evaluation.tasks import TaskSuite
 from safety_lightning.training.module import CausalLMModule
+from safety_lightning.training.strategies import shares_weights
 
 
 class FineTuneEvaluation:
@@ -125,7 +125,7 @@ def measure_live(
 
 def measures_here(trainer: L.Trainer) -> bool:
     """Whether this process measures: the first one does, and all of them where a sharded model answers together."""
-    return trainer.is_global_zero or isinstance(trainer.strategy, ModelParallelStrategy)
+    return trainer.is_global_zero or shares_weights(trainer)
 
 
 def enter_precision(trainer: L.Trainer, pl_module: L.LightningModule) -> AbstractContextManager[None]:

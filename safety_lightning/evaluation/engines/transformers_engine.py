@@ -77,7 +77,7 @@ class TransformersEngine:
     def _generate_all(
         self, prompts_ids: Sequence[Sequence[int]], limits: AnswerLimits, watcher: Watcher | None
     ) -> list[tuple[list[int], Answer]]:
-        with _ready_to_answer(self.model), torch.inference_mode():
+        with _ready_to_answer(self.model), torch.no_grad():
             return self._run_in_parts(
                 list(enumerate(prompts_ids)), lambda part: self._generate_batch(part, limits, watcher)
             )

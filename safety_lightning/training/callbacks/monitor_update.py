@@ -25,6 +25,7 @@ from safety_lightning.projection import (
 from safety_lightning.training.callbacks.project_update import ProjectUpdate, find_model
 from safety_lightning.training.figures import draw_layers
 from safety_lightning.training.increments import IncrementMeter
+from safety_lightning.training.strategies import find_locate
 
 
 class MonitorUpdate(L.Callback):
@@ -78,7 +79,7 @@ class MonitorUpdate(L.Callback):
         """Binds its own projector, or takes that of `ProjectUpdate`, whose increments it has measured."""
         self._last_step = trainer.global_step
         if self._projector is not None:
-            self._projector.bind(find_model(pl_module))
+            self._projector.bind(find_model(pl_module), find=find_locate(trainer))
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, ProjectUpdate) and callback.hook is not None:
                 if self._projector is None:

@@ -26,6 +26,7 @@ from safety_lightning.projection import (
 from safety_lightning.tables import write_csv
 from safety_lightning.training.hook import ProjectionHook, When, check_steps
 from safety_lightning.training.storage import round_weights
+from safety_lightning.training.strategies import ZeroStrategy, find_locate, find_masters
 
 
 class ProjectUpdate(L.Callback):
@@ -93,11 +94,14 @@ class ProjectUpdate(L.Callback):
         return self.hook.projector if self.hook else None
 
     def check_strategy(self, trainer: L.Trainer) -> None:
-        """Raises UserError if something is projected, and the strategy keeps the weights out of reach."""
-        if self.subspace is not None and isinstance(trainer.strategy, (DeepSpeedStrategy, FSDPStrategy)):
+        """Raises UserError if the strategy keeps the weights out of reach."""
+        strategy = trainer.strategy
+        if isinstance(strategy, FSDPStrategy):
+            raise UserError("trainer.strategy must be fsdp2 in place of fsdp, which flattens the weights")
+        if isinstance(strategy, DeepSpeedStrategy) and not isinstance(strategy, ZeroStrategy):
             raise UserError(
-                "trainer.strategy under a projection must be one with whole or DTensor parameters (auto, ddp, "
-                f"ModelParallelStrategy), got {type(trainer.strategy).__name__}"
+                "trainer.strategy must be zero1, zero2 or zero3 in place of Lightning's own deepspeed, whose gradients "
+                "and weights are out of reach"
             )
 
     def prepare(self, device: torch.device | str = "cpu") -> None:
@@ -137,12 +141,19 @@ class ProjectUpdate(L.Callback):
             self.save()
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Binds the projector to the live weights and hooks it to the optimizer."""
-        if self.hook is None:
+        """Binds the projector to the live weights."""
+        if self.hook is not None:
+            self.hook.projector.bind(find_model(pl_module), find=find_locate(trainer))
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Hooks the projector to the optimizer: not before, for FSDP2 takes an empty step where a run is resumed."""
+        masters = find_masters(trainer)
+        if self.hook is None or self.when == "end":
             return
-        self.hook.projector.bind(find_model(pl_module))
-        if self.when == "every_n_steps":
+        if masters is None:
             self.hook.attach(trainer.optimizers[0])
+        else:
+            self.hook.attach_masters(masters)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Finishes: the last projection, rounding to the storage dtype, the rows."""
@@ -169,16 +180,19 @@ class ProjectUpdate(L.Callback):
     def _finish(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.hook is None or self.rows:
             return
-        projector, model = self.hook.projector, find_model(pl_module)
+        projector, model, masters = self.hook.projector, find_model(pl_module), find_masters(trainer)
         before = projector.measure()
         self.measures = self._find_wanted(before)
         if self.when == "end":
             for callback in trainer.callbacks:  # type: ignore[attr-defined]
                 if hasattr(callback, "on_before_projection"):
                     callback.on_before_projection(trainer, pl_module)
-            model.float()  # half-precision weights would round the result before its own dtype does
+            if masters is None:
+                model.float()  # half-precision weights would round the result before its own dtype does
             projector.project()
-        round_weights(model, self.storage_dtype, projector.prepared.reference)
+        round_weights(model, self.storage_dtype, projector.prepared.reference, find=find_locate(trainer))
+        if masters is not None:
+            masters.publish()
         stored = projector.measure()
         self.rows = make_rows(projector.prepared, self.component, before, stored, wanted=self.measures, tied=self.tied)
         if self.folder is not None and trainer.is_global_zero:

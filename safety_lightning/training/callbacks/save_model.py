@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import lightning as L
-from torch import Tensor, nn
 
 from safety_lightning.checkpoints import (
     CheckpointReader,
@@ -14,9 +13,10 @@ from safety_lightning.checkpoints import (
     locate_model,
     resolve_dtype,
 )
-from safety_lightning.projection import gather, is_sharded
+from safety_lightning.projection import has_adapters, is_sharded
 from safety_lightning.training.module import CausalLMModule
-from safety_lightning.training.storage import save_model
+from safety_lightning.training.storage import save_adapter, save_model, save_shared_model
+from safety_lightning.training.strategies import find_locate, find_masters
 
 
 class SaveModel(L.Callback):
@@ -26,41 +26,45 @@ class SaveModel(L.Callback):
         folder: Where ``model/`` is made; None saves nothing.
         dtype: The dtype of the stored weights; ``source`` is the reference's own.
         keep_unprojected: Save the model from before a projection at the end as ``model_unprojected/``.
+        merge: Of a LoRA fine-tune, save the whole model with its update merged into it, and the adapter beside it as
+            ``adapter/``; else the adapter is the model.
     """
 
     def __init__(
-        self, folder: str | None = None, dtype: StorageDtype = "float32", keep_unprojected: bool = False
+        self,
+        folder: str | None = None,
+        dtype: StorageDtype = "float32",
+        keep_unprojected: bool = False,
+        merge: bool = False,
     ) -> None:
         self.folder = folder
         self.dtype: StorageDtype = dtype
         self.keep_unprojected = keep_unprojected
+        self.merge = merge
 
     def on_before_projection(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Saves the unprojected model; called by `ProjectUpdate`."""
         if self.keep_unprojected:
-            self._save(trainer, pl_module, "model_unprojected")
+            self._save(trainer, pl_module, "model_unprojected", "adapter_unprojected")
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Saves the result."""
-        self._save(trainer, pl_module, "model")
+        self._save(trainer, pl_module, "model", "adapter")
 
-    def _save(self, trainer: L.Trainer, pl_module: L.LightningModule, name: str) -> None:
+    def _save(self, trainer: L.Trainer, pl_module: L.LightningModule, name: str, adapter: str) -> None:
         if self.folder is None or not isinstance(pl_module, CausalLMModule):
             return
-        weights = gather_weights(pl_module.model)
-        if trainer.is_global_zero:
-            reference = CheckpointReader(locate_model(pl_module.reference))
-            dtype = resolve_dtype(self.dtype, reference)
-            tokenizer = load_tokenizer(pl_module.reference)
-            save_model(pl_module.model, tokenizer, Path(self.folder) / name, dtype=dtype, weights=weights)
+        model, folder, writes = pl_module.model, Path(self.folder), trainer.is_global_zero
+        reference = CheckpointReader(locate_model(pl_module.reference))
+        dtype, tokenizer = resolve_dtype(self.dtype, reference), load_tokenizer(pl_module.reference)
+        has_adapter, find = has_adapters(model), find_locate(trainer)
+        if has_adapter:
+            place = folder / (adapter if self.merge else name)
+            save_adapter(model, place, dtype=dtype, find=find, writes=writes)
+        is_shared = find_masters(trainer) is not None or any(is_sharded(one) for one in model.parameters())
+        if is_shared or (has_adapter and self.merge):
+            if self.merge or not has_adapter:
+                save_shared_model(model, tokenizer, folder / name, dtype=dtype, find=find, writes=writes)
+        elif writes and not has_adapter:
+            save_model(model, tokenizer, folder / name, dtype=dtype)
         trainer.strategy.barrier()
-
-
-def gather_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Returns a model's whole weights, tied ones once; sharded ones are gathered, one by one, in every process."""
-    names = {name for name, _ in [*model.named_parameters(), *model.named_buffers()]}
-    return {
-        name: gather(tensor.detach()).cpu() if is_sharded(tensor) else tensor.detach()
-        for name, tensor in model.state_dict().items()
-        if name in names
-    }
