@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -17,9 +18,12 @@ from torch.distributed.fsdp import fully_shard
 from transformers import PreTrainedModel
 
 from safety_lightning.errors import UserError
+from safety_lightning.files import atomic_path
 from safety_lightning.projection import Locate, locate
 from safety_lightning.system.lightning_internals import spread_data
 from safety_lightning.training.zero import ZeroMasters
+
+META_FILE = "meta.pt"  # as Lightning names it under FSDP2
 
 
 class FSDP2Strategy(ModelParallelStrategy):
@@ -99,6 +103,21 @@ class ZeroStrategy(DeepSpeedStrategy):
         reset_seed()
         self.set_world_ranks()
         self._init_deepspeed_distributed()
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any | None = None
+    ) -> None:
+        """Writes a checkpoint's folder, and last its step into ``meta.pt``, by which it is known to be whole."""
+        path = Path(self.broadcast(filepath))
+        if self.is_global_zero:
+            (path / META_FILE).unlink(missing_ok=True)
+        self.barrier()
+        step = checkpoint["global_step"]
+        super().save_checkpoint(checkpoint, path, storage_options)
+        self.barrier()
+        if self.is_global_zero:
+            with atomic_path(path / META_FILE) as partial:
+                torch.save({"global_step": step}, partial)
 
     @contextmanager
     def model_sharded_context(self) -> Iterator[None]:

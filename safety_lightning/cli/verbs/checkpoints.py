@@ -92,7 +92,7 @@ def _read(path: Path) -> FoundCheckpoint:
 
 def _verify(path: Path) -> str | None:
     """Reads a checkpoint against its checksums; returns what is wrong with it."""
-    if path.is_dir() and not (path / ".metadata").is_file():
+    if path.is_dir() and not any((path / name).is_file() for name in (".metadata", "latest")):
         return "its .metadata is missing"
     try:
         with zipfile.ZipFile(_find_file(path)) as archive:
