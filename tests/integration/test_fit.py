@@ -280,7 +280,6 @@ def test_resized_vocabulary_is_projected_on_common_rows(
         (["--model.optimizer.lr", ".inf"], "must have finite settings, got lr inf"),
         (["--model.lr_scheduler", "StepLR", "--model.lr_scheduler.step_size", "0"], "must take their settings, got"),
         (["--trainer.accelerator", "gpu"], "must be made of options it takes, got: No supported gpu backend found!"),
-        (["--trainer.strategy", "deepspeed"], "pip install 'safety_lightning[deepspeed]'"),
         (["--trainer.gradient_clip_val", "-1"], "trainer.gradient_clip_val must be at least 0, got -1"),
         (["--trainer.accumulate_grad_batches", "0"], "trainer.accumulate_grad_batches must be at least 1, got 0"),
         (["--trainer.limit_train_batches", "0"], "trainer.limit_train_batches must not be 0"),
@@ -343,3 +342,12 @@ def expect_error(run_cli: Run, args: list[str], message: str, tmp_path: Path) ->
     assert message in " ".join(printed.split())
     assert "Traceback" not in printed
     assert not (tmp_path / "run").exists()
+
+
+def test_a_strategy_without_its_package_names_the_extra(
+    run_cli: Run, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lightning.pytorch.strategies.deepspeed._DEEPSPEED_AVAILABLE", False)
+    monkeypatch.setattr("safety_lightning.cli.verbs.base.find_version", lambda package: None)
+    asked = [*words, "--trainer.strategy", "deepspeed"]
+    expect_error(run_cli, asked, "pip install 'safety_lightning[deepspeed]'", tmp_path)
