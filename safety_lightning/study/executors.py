@@ -94,8 +94,8 @@ class ProcessPool:
         return ended
 
     def close(self) -> None:
-        """Stops the processes."""
-        for process in multiprocessing.active_children():
+        """Ends the processes; those that are still at work are stopped."""
+        for process in multiprocessing.active_children() if self._futures else []:
             process.terminate()
         self._pool.shutdown(cancel_futures=True)
 
