@@ -9,7 +9,7 @@ from typing import Any
 
 from safety_lightning.checkpoints import CheckpointReader, locate_model
 from safety_lightning.errors import UserError
-from safety_lightning.profiles import read_settings
+from safety_lightning.profiles import SETTINGS, read_settings
 from safety_lightning.study.comparing import ActivationOverlapStage, CaptureStage, EnergyStage, WeightOverlapStage
 from safety_lightning.study.finetuning import QUIET, FitStage, hash_named_files, merge, read_options, shorten
 from safety_lightning.study.measuring import MeasureStage, PilotStage
@@ -58,9 +58,18 @@ class StudyGraph:
             activations=tuple(one for one in overlaps if isinstance(one, ActivationOverlapStage)),
             num_blunt=min(5, self.run.variants.num_draws) if self.run.null else None,
         )
-        facts = {"settings": read_settings(self._join_options({})), "hashes": self._weights}
+        facts = {"settings": self._list_departures(), "hashes": self._weights}
         report = ReportStage(name="report", folder="figures", needs=(statistics,), recipe=facts, facts=facts)
         return sort_stages([*made, statistics, report])
+
+    def _list_departures(self) -> list[dict[str, Any]]:
+        """Lists what was chosen of the settings in which the profiles part; those that are not named are of `sound`."""
+        found = read_settings(self._join_options({}))
+        return [
+            {"name": one.name, "value": found.get(one.name, one.sound), "paper": one.paper, "sound": one.sound}
+            | {"why": one.why}
+            for one in SETTINGS
+        ]
 
     def _read_statistics(self) -> StatisticsSettings:
         given: dict[str, Any] = {

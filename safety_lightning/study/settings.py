@@ -217,7 +217,6 @@ class StudyRun(StudyPlan):
         device: Where variants are measured and overlaps decomposed.
         only: Run these stages alone, by name or pattern, such as finetune/useful-0 or "measure/*".
         dry_run: Print the plan with estimates and do nothing.
-        compare_profiles: Show what each setting of the profiles paper and sound changes, on the same fine-tunes.
     """
 
     out: Path
@@ -226,4 +225,3 @@ class StudyRun(StudyPlan):
     device: Device = "auto"
     only: list[str] = field(default_factory=list)
     dry_run: bool = False
-    compare_profiles: bool = False
