@@ -137,7 +137,7 @@ def test_expected_harmfulness_is_that_of_sampled_answers(models) -> None:
         num_within += abs(float(mean.mean()) - value) <= 2 * float(mean.std()) / 200**0.5 + 1e-3
         judged += [judge_harmfulness(case.prompt.request, answer) for answer in answers]
     assert num_within >= 95
-    assert sum(judged) / len(judged) == pytest.approx(sum(expected) / 100, abs=0.25)  # steps out of order count there
+    assert -0.05 < sum(judged) / len(judged) - sum(expected) / 100 < 0.5  # the judge counts steps out of order too
 
 
 def sample(model, tokenizer, token_ids: list[int], *, num_samples: int) -> list[str]:
