@@ -62,3 +62,13 @@ def test_two_seeds_widen_nothing_and_more_always_do() -> None:
     wide_low, wide_high = widen_by_seeds(low, high, np.array([[0.2], [0.25], [0.3]]), level=0.95)
     assert wide_low[0] < 0.1
     assert wide_high[0] > 0.4
+
+
+def test_a_cell_without_an_estimate_has_no_band_and_changes_no_other() -> None:
+    generator = np.random.default_rng(0)
+    resampled_KB = generator.normal(size=(2, 500))
+    alone = make_bands(np.zeros(2), resampled_KB, level=0.95)
+    with_nan = make_bands(np.array([0.0, np.nan, 0.0]), np.insert(resampled_KB, 1, np.nan, axis=0), level=0.95)
+    for one, other in zip(alone, with_nan, strict=True):
+        assert np.isnan(other[1])
+        assert np.array_equal(one, other[[0, 2]])

@@ -34,8 +34,14 @@ def make_bands(estimates_K: Floats, resampled_KB: Floats, *, level: float) -> tu
         level: In (0, 1).
 
     Returns:
-        Lower and upper ends, shape ``(K,)``, which hold the estimates; NaN where too few resamples are left.
+        Lower and upper ends, shape ``(K,)``, which hold the estimates; NaN where there is no estimate (its fine-tune
+        moved a measure the wrong way), or too few resamples are left.
     """
+    known_K = ~np.isnan(estimates_K)
+    if not known_K.all():
+        ends_2K = np.full((2, len(estimates_K)), np.nan)
+        ends_2K[:, known_K] = make_bands(estimates_K[known_K], resampled_KB[known_K], level=level)
+        return ends_2K[0], ends_2K[1]
     resampled_KB = resampled_KB[:, ~np.isnan(resampled_KB).any(0)]
     num_left = resampled_KB.shape[1]
     if num_left < _FEWEST_RESAMPLES or len(estimates_K) == 0:
