@@ -23,7 +23,6 @@ from safety_lightning.lightning_internals import spread_data
 from safety_lightning.projection import Locate, locate
 from safety_lightning.training.zero import ZeroMasters
 
-
 META_FILE = "meta.pt"  # as Lightning names it under FSDP2
 
 
@@ -86,6 +85,11 @@ class ZeroStrategy(DeepSpeedStrategy):
         """The float32 weights of the optimizer that was set up."""
         return ZeroMasters(self.optimizers[0])
 
+    @property
+    def handles_gradient_accumulation(self) -> bool:
+        """Whether Lightning leaves it to DeepSpeed when to step; at the end of an epoch both step."""
+        return self.lightning_module is None or not self.lightning_module.trainer.is_last_batch
+
     def setup_environment(self) -> None:
         """Begins the processes; Lightning's own refuses CPUs."""
         if not self.is_on_cpu:
@@ -130,6 +134,13 @@ class ZeroStrategy(DeepSpeedStrategy):
 def find_masters(trainer: L.Trainer) -> ZeroMasters | None:
     """Returns the masters of a Trainer's model; None without ZeRO."""
     return trainer.strategy.masters if isinstance(trainer.strategy, ZeroStrategy) else None
+
+
+def announce_step(trainer: L.Trainer, batch_idx: int) -> None:
+    """Tells ZeRO before the forward pass whether the optimizer steps after it, at the end of an epoch too."""
+    if isinstance(trainer.strategy, ZeroStrategy):
+        is_full = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        trainer.strategy.deepspeed_engine.set_gradient_accumulation_boundary(is_full or trainer.is_last_batch)
 
 
 def steps_now(trainer: L.Trainer) -> bool:
