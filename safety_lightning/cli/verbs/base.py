@@ -229,7 +229,7 @@ class VerbCLI(LightningCLI):
 def describe_refusal(error: Exception) -> str:
     """Says in one line why the Trainer could not be made of its options, and which extra would help."""
     text = f"the Trainer must be made of options it takes, got: {describe(error)}"
-    extras = [extra for extra in ("deepspeed",) if f"must have {extra}" in text.lower() and find_version(extra) is None]
+    extras = [extra for extra in ("deepspeed",) if f"have {extra}" in text.lower() and find_version(extra) is None]
     return text + "".join(f" (here: pip install 'safety_lightning[{extra}]')" for extra in extras)
 
 
