@@ -112,7 +112,7 @@ def load_model(
     (reference if isinstance(reference, CheckpointReader) else reader).check_unchanged()
     _check_finite(folder, model)
     if num_shards > 1:  # or embedding and norm stay whole after validation, and miss what is written to their shards
-        model.set_reshard_after_forward(True)  # type: ignore[operator]
+        model.set_reshard_after_forward(True)
     return model
 
 

@@ -21,7 +21,7 @@ from safety_lightning.errors import UserError
 from safety_lightning.files import atomic_path
 from safety_lightning.lightning_internals import spread_data
 from safety_lightning.projection import Locate, locate
-from safety_lightning.training.zero import ZeroMasters
+from safety_lightning.training.zero import ZeroMasters, check_pickles
 
 META_FILE = "meta.pt"  # as Lightning names it under FSDP2
 
@@ -124,6 +124,11 @@ class ZeroStrategy(DeepSpeedStrategy):
             with atomic_path(path / META_FILE) as partial:
                 torch.save({"global_step": step}, partial)
 
+    def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
+        """Loads a checkpoint's folder, which DeepSpeed unpickles: what is in it is looked at before."""
+        check_pickles(Path(checkpoint_path))
+        return super().load_checkpoint(checkpoint_path, weights_only)
+
     @contextmanager
     def model_sharded_context(self) -> Iterator[None]:
         """Does nothing: transformers shares weights out as it loads them."""
@@ -158,7 +163,7 @@ def find_locate(trainer: L.Trainer) -> Locate:
 def find_zero3_config(trainer: L.Trainer) -> dict[str, Any] | None:
     """Returns the configuration by which transformers shares weights out for ZeRO-3; None for other strategies."""
     strategy = trainer.strategy
-    return strategy.config if isinstance(strategy, ZeroStrategy) and strategy.zero_stage_3 else None  # type: ignore[return-value]
+    return strategy.config if isinstance(strategy, ZeroStrategy) and strategy.zero_stage_3 else None
 
 
 def count_shards(trainer: L.Trainer) -> int:

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+from pathlib import Path
 
 import lightning as L
 import pytest
@@ -12,6 +13,7 @@ from safety_lightning.errors import UserError
 from safety_lightning.projection import SubspaceSpec
 from safety_lightning.training import ProjectUpdate
 from safety_lightning.training.strategies import FSDP2Strategy, ZeroStrategy, register_strategies, shares_weights
+from safety_lightning.training.zero import check_pickles
 
 MOVED = "DeepSpeed {} has changed {}: find what took its place, and mend safety_lightning/training/zero.py"
 
@@ -100,3 +102,27 @@ def test_zero_counts_optimizer_steps_and_not_groups() -> None:
         for masters.stepping in (7, 8):
             inner.step()
     assert seen == [(True, 7), (False, 8), (True, 7), (False, 8)]
+
+
+class Evil:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return exec, ("raise SystemExit('it ran')",)
+
+
+def test_checkpoint_of_zero_that_names_anything_else_is_not_unpickled(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    with pytest.raises(UserError, match="latest must name the folder checkpoint"):
+        check_pickles(tmp_path)
+    (tmp_path / "latest").write_text("../elsewhere")
+    with pytest.raises(UserError, match="latest must name the folder checkpoint"):
+        check_pickles(tmp_path)
+    (tmp_path / "latest").write_text("checkpoint")
+    torch.save({"weights": torch.ones(2)}, folder / "good.pt")
+    check_pickles(tmp_path)
+    torch.save({"weights": torch.ones(2), "more": Evil()}, folder / "bad.pt")
+    with pytest.raises(UserError, match=r"must hold tensors and DeepSpeed's own values, it names builtins\.exec"):
+        check_pickles(tmp_path)
+    (folder / "bad.pt").write_bytes(b"no checkpoint")
+    with pytest.raises(UserError, match="must be a file of a ZeRO checkpoint, it cannot be read"):
+        check_pickles(tmp_path)
