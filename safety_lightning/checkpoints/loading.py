@@ -107,12 +107,12 @@ def load_model(
             **_share_out(num_shards),
         )
     model: PreTrainedModel = loaded[0]
-    model._zero3 = keeper  # type: ignore[assignment]  # transformers forgets of ZeRO-3 when nobody holds it
+    model._zero3 = keeper  # transformers forgets of ZeRO-3 when nobody holds it
     _check_found(folder, loaded[1])
     (reference if isinstance(reference, CheckpointReader) else reader).check_unchanged()
     _check_finite(folder, model)
     if num_shards > 1:  # or embedding and norm stay whole after validation, and miss what is written to their shards
-        model.set_reshard_after_forward(True)
+        model.set_reshard_after_forward(True)  # type: ignore[operator]
     return model
 
 
