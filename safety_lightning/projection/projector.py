@@ -99,6 +99,15 @@ class UpdateProjector:
         columns = self.prepared.subspace.bases[slot.name].columns
         return agree_on(columns.to(self._find(parameter).numbers.device).contiguous())
 
+    def check_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
+        """Raises UserError if an optimizer trains none of the parameters that are projected."""
+        owned = {id(one) for group in optimizer.param_groups for one in group["params"]}
+        if self._parts and not any(id(part.parameter) in owned for part in self._parts):
+            raise UserError(
+                "the optimizer must train a parameter that is projected, it trains none: make it of the parameters of "
+                "the model that is given, as they are now"
+            )
+
     @torch.no_grad()
     @in_full_precision()
     def project(self, among: Collection[int] | None = None) -> None:

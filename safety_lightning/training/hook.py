@@ -37,7 +37,18 @@ class ProjectionHook:
         self._handle: RemovableHandle | None = None
 
     def attach(self, optimizer: torch.optim.Optimizer) -> None:
-        """Acts after each step that an optimizer takes: under accumulation or gradient scaling, not every batch."""
+        """Acts after each step that an optimizer takes: under accumulation or gradient scaling, not every batch.
+
+        Args:
+            optimizer: The optimizer, or accelerate's wrapper of one.
+
+        Raises:
+            UserError: If it is attached already, or the optimizer does not train what is projected.
+        """
+        if self._handle is not None:
+            raise UserError("a projection must be attached once, it is attached already: call remove() first")
+        optimizer = getattr(optimizer, "optimizer", optimizer)  # the wrapper has no hooks of its own
+        self.projector.check_optimizer(optimizer)
         self._handle = optimizer.register_step_post_hook(lambda *_: self.end_step(self.num_steps + 1))
 
     def attach_masters(self, masters: ZeroMasters) -> None:
@@ -94,7 +105,8 @@ def attach_projection(
     """Keeps a model's update in one component of a subspace from now on, in any training loop.
 
     Args:
-        optimizer: The optimizer of the model's parameters; the projection acts right after its `step`.
+        optimizer: The optimizer of the model's parameters, or what accelerate made of it; the projection acts right
+            after its `step`.
         model: The model that is trained, on its device already.
         subspace: Which subspace; its reference must name the checkpoint that the update is measured from.
         component: ``parallel`` or ``orthogonal``.
@@ -104,7 +116,8 @@ def attach_projection(
         The hook: ``remove()`` ends the projection, ``projector`` can also measure.
 
     Raises:
-        UserError: If the checkpoints and the model do not fit each other, or `every_n_steps` is below 1.
+        UserError: If the checkpoints and the model do not fit each other, the optimizer trains none of what is
+            projected, or `every_n_steps` is below 1.
     """
     check_steps(every_n_steps)
     device = next(model.parameters()).device

@@ -5,7 +5,6 @@ Shapes in this file: B = batch, T = tokens, S = scored positions, V = vocabulary
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
@@ -26,6 +25,7 @@ from safety_lightning.training.lora import LoraSettings, add_lora
 from safety_lightning.training.loss import compute_token_losses, sum_token_losses
 from safety_lightning.training.optimization import Schedule, make_schedule
 from safety_lightning.training.strategies import (
+    announce_step,
     count_shards,
     find_masters,
     find_zero3_config,
@@ -140,6 +140,7 @@ class CausalLMModule(L.LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Returns the summed token loss; `on_before_optimizer_step` divides by the tokens of all micro-batches."""
+        announce_step(self.trainer, batch_idx)
         loss_sum, num_tokens = sum_token_losses(self.model, batch)
         self._window.add(loss_sum.detach(), num_tokens, batch)
         return loss_sum
@@ -162,10 +163,10 @@ class CausalLMModule(L.LightningModule):
     def _scale_masters(self, *_: Any) -> None:
         """Does to ZeRO's gradients what `on_before_optimizer_step` does to others, and clips them."""
         assert self._masters is not None
-        norm, bound = self._masters.gradient_norm * self._factor, self.trainer.gradient_clip_val
-        if not math.isfinite(norm):
-            self._check_finite("gradient", torch.tensor(norm))
-        self._masters.scale_gradients(self._factor * (min(1.0, bound / (norm + 1e-6)) if bound else 1.0))
+        factor = self._factor * self.trainer.accumulate_grad_batches  # by which DeepSpeed divides as Lightning does
+        norm, bound = self._masters.gradient_norm * factor, self.trainer.gradient_clip_val
+        self._check_finite("gradient", torch.tensor(norm))
+        self._masters.scale_gradients(factor * (min(1.0, bound / (norm + 1e-6)) if bound else 1.0))
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Adds a batch to the loss per response token on held-out data."""

@@ -57,7 +57,7 @@ def save_model(
     """
     state = {
         name: tensor.detach().to("cpu", dtype) if tensor.is_floating_point() else tensor.detach().cpu()
-        for name, tensor in model.state_dict().items()
+        for name, tensor in _list_weights(model).items()
     }
     use_cache, live_dtype = model.config.use_cache, model.config.dtype
     with atomic_path(folder) as partial:

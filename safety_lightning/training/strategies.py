@@ -21,7 +21,7 @@ from safety_lightning.errors import UserError
 from safety_lightning.files import atomic_path
 from safety_lightning.projection import Locate, locate
 from safety_lightning.system.lightning_internals import spread_data
-from safety_lightning.training.zero import ZeroMasters
+from safety_lightning.training.zero import ZeroMasters, check_pickles
 
 META_FILE = "meta.pt"  # as Lightning names it under FSDP2
 
@@ -85,6 +85,11 @@ class ZeroStrategy(DeepSpeedStrategy):
         """The float32 weights of the optimizer that was set up."""
         return ZeroMasters(self.optimizers[0])
 
+    @property
+    def handles_gradient_accumulation(self) -> bool:
+        """Whether Lightning leaves it to DeepSpeed when to step; at the end of an epoch both step."""
+        return self.lightning_module is None or not self.lightning_module.trainer.is_last_batch
+
     def setup_environment(self) -> None:
         """Begins the processes; Lightning's own refuses CPUs."""
         if not self.is_on_cpu:
@@ -119,6 +124,11 @@ class ZeroStrategy(DeepSpeedStrategy):
             with atomic_path(path / META_FILE) as partial:
                 torch.save({"global_step": step}, partial)
 
+    def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
+        """Loads a checkpoint's folder, which DeepSpeed unpickles: what is in it is looked at before."""
+        check_pickles(Path(checkpoint_path))
+        return super().load_checkpoint(checkpoint_path, weights_only)
+
     @contextmanager
     def model_sharded_context(self) -> Iterator[None]:
         """Does nothing: transformers shares weights out as it loads them."""
@@ -129,6 +139,13 @@ class ZeroStrategy(DeepSpeedStrategy):
 def find_masters(trainer: L.Trainer) -> ZeroMasters | None:
     """Returns the masters of a Trainer's model; None without ZeRO."""
     return trainer.strategy.masters if isinstance(trainer.strategy, ZeroStrategy) else None
+
+
+def announce_step(trainer: L.Trainer, batch_idx: int) -> None:
+    """Tells ZeRO before the forward pass whether the optimizer steps after it, at the end of an epoch too."""
+    if isinstance(trainer.strategy, ZeroStrategy):
+        is_full = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        trainer.strategy.deepspeed_engine.set_gradient_accumulation_boundary(is_full or trainer.is_last_batch)
 
 
 def steps_now(trainer: L.Trainer) -> bool:

@@ -7,13 +7,41 @@ optimizer within. What is done to masters right after that step is in the weight
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from safety_lightning.errors import UserError
 from safety_lightning.projection import HeldNumbers
+
+_KNOWN = {  # what DeepSpeed's own checkpoints hold beside tensors and plain values
+    "deepspeed.runtime.fp16.loss_scaler.DynamicLossScaler",
+    "deepspeed.runtime.fp16.loss_scaler.LossScaler",
+    "deepspeed.runtime.zero.config.ZeroStageEnum",
+    "deepspeed.utils.tensor_fragment.fragment_address",
+}
+_TAG = "checkpoint"  # the folder in the folder, as Lightning names it
+
+
+def check_pickles(folder: Path) -> None:
+    """Checks, without unpickling, that a checkpoint of ZeRO names nothing but what DeepSpeed puts there.
+
+    Raises:
+        UserError: If a file of it names something else, or the checkpoint leads to another folder.
+    """
+    latest = folder / "latest"
+    if not latest.is_file() or latest.read_text(encoding="utf-8").strip() != _TAG:
+        raise UserError(f"{latest} must name the folder {_TAG} of a ZeRO checkpoint, it does not")
+    for file in sorted((folder / _TAG).glob("*")):
+        try:
+            unknown = set(torch.serialization.get_unsafe_globals_in_checkpoint(file)) - _KNOWN
+        except Exception as error:
+            raise UserError(f"{file} must be a file of a ZeRO checkpoint, it cannot be read: {error}") from error
+        if unknown:
+            raise UserError(f"{file} must hold tensors and DeepSpeed's own values, it names {sorted(unknown)[0]}")
 
 
 class ZeroMasters:

@@ -17,12 +17,14 @@ ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
-def run(*command: str) -> None:
+def run(*command: str) -> str:
+    """Runs a command; returns what it printed."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, *command], env=environment, capture_output=True, text=True, check=False, timeout=300
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
 
 
 def test_two_processes_give_the_weights_of_one(pico_base: Path, pico_aligned: Path, tmp_path: Path) -> None:
@@ -46,19 +48,65 @@ def test_two_processes_give_the_weights_of_one(pico_base: Path, pico_aligned: Pa
             assert float(row["leak"]) < 1e-4
 
 
-def test_sharded_run_resumes_bit_for_bit(words: list[str], tmp_path: Path) -> None:
-    options = ["--trainer.devices", "2", "--trainer.strategy", "fsdp2", "--checkpoint.save_top_k", "-1"]
-    options = [*words, *options, "--trainer.precision", "32-true", "--behaviour.every_n_steps", "3", "--run_dir"]
-    run("-m", "safety_lightning", "fit", *options, str(tmp_path / "straight"), "--behaviour.num_prompts", "2")
+def fit_words(words: list[str], strategy: str, run_dir: Path, *options: str) -> list[str]:
+    """A fit in one process or, under a strategy, in two: the same examples in each step."""
+    one = ["--data.batch_size", "8"]
+    two = ["--trainer.devices", "2", "--trainer.strategy", strategy, "--data.batch_size", "4"]
+    chosen = [*words, "--trainer.precision", "32-true", *(one if strategy == "auto" else two), *options]
+    return ["-m", "safety_lightning", "fit", *chosen, "--run_dir", str(run_dir)]
+
+
+def needs(strategy: str) -> None:
+    if strategy.startswith("zero"):
+        pytest.importorskip("deepspeed")
+
+
+@pytest.mark.parametrize("strategy", ["fsdp2", "zero1", "zero2", "zero3"])
+def test_shared_run_resumes_bit_for_bit(words: list[str], tmp_path: Path, strategy: str) -> None:
+    needs(strategy)
+    options = ["--checkpoint.save_top_k", "-1", "--projection.every_n_steps", "2"]
+    run(*fit_words(words, strategy, tmp_path / "straight", *options))
     shutil.copytree(tmp_path / "straight", tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "model")
     for step in (4, 6):
         shutil.rmtree(tmp_path / "run" / "checkpoints" / f"step={step}.ckpt")
-    resumed = [*options, str(tmp_path / "run"), "--behaviour.num_prompts", "2", "--ckpt_path", "last"]
-    run("-m", "safety_lightning", "fit", *resumed)
+    printed = run(*fit_words(words, strategy, tmp_path / "run", *options, "--ckpt_path", "last"))
+    assert f"Resuming from {tmp_path / 'run' / 'checkpoints' / 'step=2.ckpt'}" in printed
     found, wanted = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("run", "straight"))
     assert all(torch.equal(found[name], tensor) for name, tensor in wanted.items())
     AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "model")
+
+
+@pytest.mark.parametrize("kind", ["weights", "end", "lora"])
+def test_every_strategy_gives_the_weights_of_one_process(words: list[str], tmp_path: Path, kind: str) -> None:
+    pytest.importorskip("deepspeed")
+    options = {
+        "weights": ["--trainer.max_steps", "20", "--trainer.gradient_clip_val", "0.5"],
+        "end": ["--projection.when", "end", "--projection.storage_dtype", "bfloat16"],
+        "lora": [
+            "--model.lora.r",
+            "4",
+            "--projection.subspace.exclude",
+            '["*norm*", "*embed*"]',
+            "--save.merge",
+            "true",
+        ],
+    }[kind]
+    weights, leaks = {}, {}
+    for strategy in ("auto", "ddp", "fsdp2", "zero1", "zero2", "zero3"):
+        run(*fit_words(words, strategy, tmp_path / strategy, "--model.optimizer.lr", "0.001", *options))
+        weights[strategy] = load_file(tmp_path / strategy / "model" / "model.safetensors")
+        with (tmp_path / strategy / "projection.csv").open() as stream:
+            leaks[strategy] = max(float(row["leak"]) for row in csv.DictReader(stream) if row["columns"] != "1")
+        AutoModelForCausalLM.from_pretrained(tmp_path / strategy / "model")
+    bound = 1e-5 if kind != "end" else 1e-2  # of which bfloat16 is a rounding
+    for strategy, found in weights.items():
+        assert set(found) == set(weights["auto"])
+        for name, tensor in weights["auto"].items():
+            torch.testing.assert_close(
+                found[name].float(), tensor.float(), atol=bound, rtol=0, msg=f"{strategy} {name}"
+            )
+        assert leaks[strategy] == pytest.approx(leaks["auto"], abs=1e-5, rel=0.1)
 
 
 def test_command_in_two_processes_shares_one_run_folder(words: list[str], tmp_path: Path) -> None:

@@ -280,6 +280,7 @@ def test_resized_vocabulary_is_projected_on_common_rows(
         (["--model.optimizer.lr", ".inf"], "must have finite settings, got lr inf"),
         (["--model.lr_scheduler", "StepLR", "--model.lr_scheduler.step_size", "0"], "must take their settings, got"),
         (["--trainer.accelerator", "gpu"], "must be made of options it takes, got: No supported gpu backend found!"),
+        (["--trainer.strategy", "fsdp"], "fsdp2 is the strategy that this program takes in its place"),
         (["--trainer.gradient_clip_val", "-1"], "trainer.gradient_clip_val must be at least 0, got -1"),
         (["--trainer.accumulate_grad_batches", "0"], "trainer.accumulate_grad_batches must be at least 1, got 0"),
         (["--trainer.limit_train_batches", "0"], "trainer.limit_train_batches must not be 0"),

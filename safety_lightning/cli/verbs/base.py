@@ -267,7 +267,9 @@ def check_kwargs(options: Any) -> None:
 def describe_refusal(error: Exception) -> str:
     """Says in one line why the Trainer could not be made of its options, and which extra would help."""
     text = f"the Trainer must be made of options it takes, got: {describe(error)}"
-    extras = [extra for extra in ("deepspeed",) if f"must have {extra}" in text.lower() and find_version(extra) is None]
+    extras = [extra for extra in ("deepspeed",) if f"have {extra}" in text.lower() and find_version(extra) is None]
+    if "strategy `fsdp" in text:
+        return f"{text} (fsdp2 is the strategy that this program takes in its place)"
     return text + "".join(f" (here: pip install 'safety_lightning[{extra}]')" for extra in extras)
 
 

@@ -25,6 +25,7 @@ def quieten_libraries() -> None:
     warnings.filterwarnings("ignore", message=r"Precision .* is not supported by the model summary")
     warnings.filterwarnings("ignore", message=r"LightningCLI's args parameter is intended to run from within Python")
     warnings.filterwarnings("ignore", message=r".*does not have many workers")  # encoded data is in memory
+    warnings.filterwarnings("ignore", message=r".*_tensor` is deprecated", category=FutureWarning)  # inside DeepSpeed
     notes = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     notes.addFilter(lambda record: not str(record.msg).startswith(("💡", "TPU available")))
 
