@@ -78,3 +78,16 @@ def format_interval(low: float, high: float) -> str:
         '[1.000, 3.333]'
     """
     return f"[{low:.3f}, {high:.3f}]"
+
+
+def format_seconds(seconds: float) -> str:
+    """Formats a duration.
+
+    Example:
+        >>> format_seconds(5400)
+        '1 h 30 min'
+    """
+    if seconds < 60:
+        return f"{max(seconds, 1):.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

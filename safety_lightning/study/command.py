@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
-from pathlib import Path
+from dataclasses import fields
 from typing import Any
 
 import yaml
 from rich.console import Console
 
 from safety_lightning.errors import UserError
-from safety_lightning.files import find_parent, write_atomically
-from safety_lightning.methods import Method
+from safety_lightning.files import write_atomically
+from safety_lightning.printing import format_seconds
 from safety_lightning.runs import RunFolder, describe_command, describe_environment
 from safety_lightning.study.executors import open_pool
 from safety_lightning.study.plan import StudyGraph
 from safety_lightning.study.planning import print_plan
-from safety_lightning.study.running import choose_stages, format_seconds, run_stages
+from safety_lightning.study.running import choose_stages, run_stages
 from safety_lightning.study.settings import StudyRun
-from safety_lightning.study.stages import StageStore, hash_values
-from safety_lightning.system.disks import format_bytes
+from safety_lightning.study.stages import Stage, StageStore, hash_values
+from safety_lightning.sweep.command import make_plain
 
 _IDENTITY = ("base", "reference", "reference_fit")
 """What makes a study this study and no other; all else may change, and what depends on it is made anew."""
@@ -38,21 +36,20 @@ def study(run: StudyRun) -> None:
         UserError: If a setting, a checkpoint, the folder or a worker is not what it must be.
     """
     console = Console(soft_wrap=True)
-    graph = StudyGraph(run, is_light=run.dry_run)
+    folder = RunFolder(run.out, command="study", resume=True)
+    graph = StudyGraph(run, is_light=run.dry_run and folder.is_free())
     stages, store = graph.list_stages(), StageStore(run.out)
-    find_parent(run.out, what="study folder")
-    _check_identity(run)
+    _check_identity(run, folder)
     if run.dry_run:
         print_plan(run, stages, store, console=console)
         return
     chosen = choose_stages(stages, run.only, store)
     began = time.monotonic()
     waiting = [one for one in chosen if not store.is_done(one)]
-    for stage in waiting:
+    for stage in {_describe_check(one): one for one in waiting}.values():
         with quietly():
             stage.check(run.out)
-    _check_disk(run.out, sum(stage.estimate(run.out).disk_bytes for stage in waiting))
-    folder = RunFolder(run.out, command="study", resume=True)
+    folder.check(num_bytes=sum(stage.estimate(run.out).disk_bytes for stage in waiting))
     with folder.releasing() if not run.only else contextlib.nullcontext():
         if not run.only:
             folder.acquire()
@@ -81,26 +78,30 @@ def quietly() -> Iterator[None]:
 
 
 def _write_settings(run: StudyRun, folder: RunFolder) -> None:
-    """Writes the resolved options and the manifest; those of the first start stay beside those of the last."""
+    """Writes the manifest, by which a study is known when it was killed next, and the resolved options."""
     manifest = folder.read_manifest()
-    settings = make_plain(run)
+    settings = _list_settings(run)
     started = [*manifest.get("started", []), describe_environment() | {"command": describe_command()}]
-    write_atomically(folder.path / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
     identity = {name: settings[name] for name in _IDENTITY}
     folder.write_manifest(
         {"verb": "study", "identity": identity, "settings_hash": hash_values(settings), "started": started}
     )
+    write_atomically(folder.path / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
 
 
-def _check_identity(run: StudyRun) -> None:
+def _describe_check(stage: Stage) -> str:
+    """Returns what a stage's check depends on: fine-tunes that differ in their seed alone are checked once."""
+    return hash_values({"kind": type(stage).__name__, **{k: v for k, v in stage.recipe.items() if k != "seed"}})
+
+
+def _check_identity(run: StudyRun, folder: RunFolder) -> None:
     """Raises UserError if the folder holds anything but this study."""
-    folder = RunFolder(run.out, command="study", resume=True)
     if folder.is_free():
         return
     manifest = folder.read_manifest()
     if manifest.get("verb") != "study":
         raise UserError(f"study folder {run.out} must be free or hold this study, it holds something else")
-    settings = make_plain(run)
+    settings = _list_settings(run)
     for name, before in manifest["identity"].items():
         if before != settings[name]:
             raise UserError(
@@ -109,24 +110,8 @@ def _check_identity(run: StudyRun) -> None:
             )
 
 
-def _check_disk(folder: Path, num_bytes: int) -> None:
-    place = find_parent(folder, what="study folder")
-    state = os.statvfs(place)
-    free = state.f_bavail * state.f_frsize
-    if free < num_bytes:
-        raise UserError(
-            f"study folder {folder} needs about {format_bytes(num_bytes)}, the disk has {format_bytes(free)}"
-        )
-
-
-def make_plain(value: Any) -> Any:
+def _list_settings(run: StudyRun) -> dict[str, Any]:
     """Returns settings as plain values, which YAML holds and the command takes again."""
-    if isinstance(value, Method):
-        return value.to_recipe()
-    if is_dataclass(value) and not isinstance(value, type):
-        return {one.name: make_plain(getattr(value, one.name)) for one in fields(value)}
-    if isinstance(value, dict):
-        return {name: make_plain(one) for name, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [make_plain(one) for one in value]
-    return str(value) if isinstance(value, Path) else value
+    settings = {one.name: make_plain(getattr(run, one.name)) for one in fields(run)}
+    settings["variants"]["methods"] = [one.to_recipe() for one in run.variants.methods]
+    return settings

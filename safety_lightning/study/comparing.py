@@ -7,12 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from safety_lightning.cli import main
-from safety_lightning.files import write_atomically
-from safety_lightning.study.finetuning import FitStage, merge
-from safety_lightning.study.stages import RECORDS, Estimate, Stage
+from safety_lightning.study.finetuning import FitStage, check_options, find_name, merge, run_verb
+from safety_lightning.study.stages import Stage
 
 _PREDICT = {"seed_everything": 0, "trainer": {"devices": 1, "enable_progress_bar": False}}
 
@@ -90,32 +86,19 @@ class CaptureStage(Stage):
 
     def run(self, study: Path) -> None:
         """Captures."""
-        config = study / RECORDS / f"{self.name.replace('/', '.')}.yaml"
-        write_atomically(config, self._write_options(find_name(self.model, study)))
-        main(["predict", "--config", str(config), "--run_dir", str(study / self.folder), "--ckpt_path", "last"])
+        run_verb(self, "predict", self._make_options(find_name(self.model, study)), study)
 
     def check(self, study: Path) -> None:
         """Checks prompts and options as `predict` will check them itself."""
-        import tempfile
-
-        from safety_lightning.cli.verbs import check_verb
-
-        with tempfile.TemporaryDirectory() as folder:
-            config = Path(folder) / "predict.yaml"
-            config.write_text(self._write_options(self.stand_in))
-            check_verb("predict", args=["predict", "--config", str(config), "--run_dir", str(Path(folder) / "run")])
+        check_options("predict", self._make_options(self.stand_in))
 
     def list_sets(self, study: Path) -> dict[str, Path]:
         """Returns the folders of the sets that were captured, by name."""
         folder = study / self.folder / "activations"
         return {name: folder / name for name in self.options["data"]["sets"]}
 
-    def estimate(self, study: Path) -> Estimate:
-        """Nothing but the activations stays, which are small."""
-        return Estimate()
-
-    def _write_options(self, model: str) -> str:
-        return str(yaml.safe_dump(merge(_PREDICT, self.options, {"model": {"model": model}}), sort_keys=False))
+    def _make_options(self, model: str) -> dict[str, Any]:
+        return merge(_PREDICT, self.options, {"model": {"model": model}})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,8 +119,3 @@ class ActivationOverlapStage(Stage):
 
         sets = {name: str(folder) for name, folder in self.captured.list_sets(study).items()}
         compare_activations(sets, out=study / self.folder, **self.options)
-
-
-def find_name(model: str | FitStage, study: Path) -> str:
-    """Returns what commands call a model: its name, or the folder that a stage has made."""
-    return model if isinstance(model, str) else str(model.find_model(study))

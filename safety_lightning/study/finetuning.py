@@ -44,20 +44,12 @@ class FitStage(Stage):
 
     def run(self, study: Path) -> None:
         """Fine-tunes, and removes the checkpoints by which it could have been resumed."""
-        start = self.model if isinstance(self.model, str) else str(self.model.find_model(study))
-        config = study / RECORDS / f"{self.name.replace('/', '.')}.yaml"
-        write_atomically(config, self._write_options(start))
-        main(["fit", "--config", str(config), "--run_dir", str(study / self.folder), "--ckpt_path", "last"])
+        run_verb(self, "fit", self._make_options(find_name(self.model, study)), study)
         remove(study / self.folder / "checkpoints")
 
     def check(self, study: Path) -> None:
         """Checks data, models and options of the fit as it will check them itself."""
-        from safety_lightning.cli.verbs import check_verb
-
-        with tempfile.TemporaryDirectory() as folder:
-            config = Path(folder) / "fit.yaml"
-            config.write_text(self._write_options(self.stand_in))
-            check_verb("fit", args=["fit", "--config", str(config), "--run_dir", str(Path(folder) / "run")])
+        check_options("fit", self._make_options(self.stand_in))
 
     def estimate(self, study: Path) -> Estimate:
         """Says what the fit will take."""
@@ -67,11 +59,37 @@ class FitStage(Stage):
         """Lists the files of the model."""
         return sorted(file for file in self.find_model(study).rglob("*") if file.is_file())
 
-    def _write_options(self, model: str) -> str:
+    def _make_options(self, model: str) -> dict[str, Any]:
         own: dict[str, Any] = {"seed_everything": self.fit_seed, "model": {"model": model}}
         if isinstance(self.model, FitStage) and self.options.get("projection", {}).get("subspace"):
             own["projection"] = {"origin": model}  # what the fine-tune that it starts from has learned stays
-        return str(yaml.safe_dump(merge(self.options, own), sort_keys=False))
+        return merge(self.options, own)
+
+
+def find_name(model: str | FitStage, study: Path) -> str:
+    """Returns what commands call a model: its name, or the folder that a stage has made."""
+    return model if isinstance(model, str) else str(model.find_model(study))
+
+
+def run_verb(stage: Stage, verb: str, options: Mapping[str, Any], study: Path) -> None:
+    """Runs a verb of the Trainer in a stage's folder, or resumes it there."""
+    config = study / RECORDS / f"{stage.name.replace('/', '.')}.yaml"
+    write_atomically(config, yaml.safe_dump(dict(options), sort_keys=False))
+    main([verb, "--config", str(config), "--run_dir", str(study / stage.folder), "--ckpt_path", "last"])
+
+
+def check_options(verb: str, options: Mapping[str, Any]) -> None:
+    """Checks options of a verb of the Trainer as the verb itself will check them, writing nothing that stays.
+
+    Raises:
+        UserError: As the verb.
+    """
+    from safety_lightning.cli.verbs import check_verb
+
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder) / "options.yaml"
+        config.write_text(yaml.safe_dump(dict(options), sort_keys=False), encoding="utf-8")
+        check_verb(verb, args=[verb, "--config", str(config), "--run_dir", str(Path(folder) / "run")])
 
 
 def read_options(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import functools
 import json
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast, get_args, get_type_hints
@@ -25,8 +26,7 @@ from safety_lightning.evaluation.datamodule import find_context
 from safety_lightning.evaluation.tasks import TaskName, TaskSuite
 from safety_lightning.files import PartStore, write_atomically
 from safety_lightning.printing import open_console, show_line
-from safety_lightning.study.comparing import find_name
-from safety_lightning.study.finetuning import FitStage, merge
+from safety_lightning.study.finetuning import FitStage, find_name, merge
 from safety_lightning.study.settings import Device, Kind, MeasureSettings, VariantSettings
 from safety_lightning.study.stages import Stage
 from safety_lightning.study.variants import StudyVariant, ValueRow
@@ -50,6 +50,7 @@ class MeasureStage(Stage):
         variants: The variants.
         settings: What is measured.
         choice: How variants are made.
+        largest_fraction: The largest fraction of all blocks: weights are the same in each.
         draw_seed: Seed of the random subspaces.
         device: Where the model lies.
     """
@@ -62,6 +63,7 @@ class MeasureStage(Stage):
     variants: tuple[StudyVariant, ...]
     settings: MeasureSettings
     choice: VariantSettings
+    largest_fraction: float
     draw_seed: int
     device: Device
 
@@ -77,10 +79,11 @@ class MeasureStage(Stage):
         if missing:
             bench = open_bench(find_name(self.reference, study), self.settings, self.device)
             loader = self._open_loader(study)
-            for variant in tqdm(missing, desc=f"{self.kind}-{self.seed}", unit="variant", delay=5):
-                loader.load(bench.model, variant.name_for(self.kind))
-                measured = bench.measure(is_short=variant.is_blunt and not self.settings.answers_blunt)
-                parts.write(_name_part(variant), pack(measured))
+            with closing(loader):
+                for variant in tqdm(missing, desc=self.finetune_name, unit="variant", delay=5):
+                    loader.load(bench.model, variant.name_for(self.kind))
+                    measured = bench.measure(is_short=variant.is_blunt and not self.settings.answers_blunt)
+                    parts.write(_name_part(variant), pack(measured))
         rows = [row for variant in self.variants for row in self._make_rows(variant, parts.read(_name_part(variant)))]
         write_parquet(study / self.folder / VALUES, ValueRow, rows)
         parts.clear()
@@ -94,7 +97,8 @@ class MeasureStage(Stage):
         settings = SweepSettings(side=self.choice.side, exclude=self.choice.exclude, seed=self.draw_seed)
         named = [f"{self.kind}={self.finetune.find_model(study)}"]
         start = find_name(self.reference, study)
-        return VariantLoader(open_inputs(self.base, start, named, methods=methods, settings=settings), settings)
+        inputs = open_inputs(self.base, start, named, methods=methods, settings=settings)
+        return VariantLoader(inputs, settings, largest_fraction=self.largest_fraction)
 
     def _make_rows(self, variant: StudyVariant, part: Mapping[str, Any]) -> Iterator[ValueRow]:
         for metric, values in part.items():
@@ -103,7 +107,7 @@ class MeasureStage(Stage):
                     finetuned=self.kind,
                     seed=self.seed,
                     source=variant.source,
-                    draw=variant.draw if variant.source == "random" else 0,
+                    draw=variant.draw,
                     component=variant.component,
                     fraction=variant.fraction,
                     alpha=variant.alpha,

@@ -140,9 +140,9 @@ class StudyGraph:
         )
 
     def _make_measures(self) -> list[MeasureStage]:
-        stages = []
+        stages, variants = [], list_study_variants(self.run)
+        largest = max((one.method.needs.fraction or 0.0 for one in variants), default=0.0) or 1.0
         for (kind, seed), fit in self.finetunes.items():
-            variants = list_study_variants(self.run)
             for number, block in enumerate(split_blocks(variants, self.run.variants.per_block)):
                 name = f"{kind}-{seed}/{number}"
                 stages.append(
@@ -159,6 +159,7 @@ class StudyGraph:
                         variants=tuple(block),
                         settings=self.run.measures,
                         choice=self.run.variants,
+                        largest_fraction=largest,
                         draw_seed=self.run.seed,
                         device=self.run.device,
                     )

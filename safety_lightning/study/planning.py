@@ -8,9 +8,8 @@ from pathlib import Path
 from rich.console import Console
 
 from safety_lightning.printing import PlainTable, show_line, show_table
-from safety_lightning.study.running import format_seconds
 from safety_lightning.study.settings import StudyRun
-from safety_lightning.study.stages import Estimate, Stage, StageStore
+from safety_lightning.study.stages import Stage, StageStore
 from safety_lightning.system.disks import format_bytes
 
 
@@ -23,38 +22,21 @@ def print_plan(run: StudyRun, stages: Sequence[Stage], store: StageStore, *, con
         store: What is done.
         console: Where to print.
     """
-    table = PlainTable(
-        "the plan", names=["stages"], numbers=["number", "done", "time", "memory", "disk", "judge calls"]
-    )
+    table = PlainTable("the plan", names=["stages"], numbers=["number", "done", "memory", "disk"])
     groups: dict[str, list[Stage]] = {}
     for stage in stages:
         groups.setdefault(stage.name.partition("/")[0], []).append(stage)
-    estimates = {stage.name: stage.estimate(run.out) for stage in stages}
     for kind, own in groups.items():
-        done = sum(store.is_done(one) for one in own) if Path(run.out).exists() else 0
-        table.add_line(kind, str(len(own)), str(done), *_format(add([estimates[one.name] for one in own])))
-    whole = add(list(estimates.values()))
-    table.add_line("all", str(len(stages)), "", *_format(whole))
+        table.add_line(kind, *_format(own, store, run.out))
+    table.add_line("all", *_format(stages, store, run.out))
     show_table(console, table)
-    if whole.seconds is not None:
-        at_once = run.workers.num_workers
-        show_line(console, f"Time         about {format_seconds(whole.seconds / at_once)} with {at_once} worker(s)")
-    show_line(console, f"Executor     {run.executor}")
+    show_line(console, f"Executor     {run.executor}, {run.workers.num_workers} at once")
     show_line(console, f"Folder       {run.out}")
 
 
-def add(estimates: Sequence[Estimate]) -> Estimate:
-    """Adds up estimates; memory is the largest, for stages give theirs back."""
-    known = [one.seconds for one in estimates if one.seconds is not None]
-    return Estimate(
-        seconds=sum(known) if known else None,
-        memory_bytes=max((one.memory_bytes for one in estimates), default=0),
-        disk_bytes=sum(one.disk_bytes for one in estimates),
-        judge_calls=sum(one.judge_calls for one in estimates),
-    )
-
-
-def _format(estimate: Estimate) -> list[str]:
-    time = "" if estimate.seconds is None else format_seconds(estimate.seconds)
-    sizes = [format_bytes(one) if one else "" for one in (estimate.memory_bytes, estimate.disk_bytes)]
-    return [time, *sizes, str(estimate.judge_calls or "")]
+def _format(stages: Sequence[Stage], store: StageStore, study: Path) -> list[str]:
+    """Formats what stages take together: the largest memory, for they give theirs back, and all of the disk."""
+    estimates = [stage.estimate(study) for stage in stages]
+    memory, disk = max(one.memory_bytes for one in estimates), sum(one.disk_bytes for one in estimates)
+    sizes = [format_bytes(one) if one else "" for one in (memory, disk)]
+    return [str(len(stages)), str(sum(store.is_done(stage) for stage in stages)), *sizes]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -10,7 +9,7 @@ from fnmatch import fnmatchcase
 from rich.console import Console
 
 from safety_lightning.errors import UserError
-from safety_lightning.printing import show_line
+from safety_lightning.printing import format_seconds, show_line
 from safety_lightning.study.executors import LostWorkerError, Pool
 from safety_lightning.study.stages import Stage, StageStore
 
@@ -118,22 +117,5 @@ def choose_stages(stages: Sequence[Stage], patterns: Sequence[str], store: Stage
     return chosen
 
 
-def format_seconds(seconds: float) -> str:
-    """Formats a time for people.
-
-    Example:
-        >>> format_seconds(4.2), format_seconds(250), format_seconds(9000)
-        ('4 s', '4 min', '2.5 h')
-    """
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
-
-
 def _find_kind(stage: Stage) -> str:
     return stage.name.partition("/")[0]
-
-
-def measure_seconds(began: float) -> str:
-    """Formats the time since a moment of `time.monotonic`."""
-    return format_seconds(time.monotonic() - began)

@@ -27,16 +27,12 @@ class Estimate:
     """What a stage will take.
 
     Attributes:
-        seconds: Time on this machine; None where it cannot be told.
         memory_bytes: Largest memory.
         disk_bytes: What stays on the disk.
-        judge_calls: Replies asked of paid judges.
     """
 
-    seconds: float | None = None
     memory_bytes: int = 0
     disk_bytes: int = 0
-    judge_calls: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

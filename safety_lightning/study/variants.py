@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from safety_lightning.methods import Method, Plain, Scale, SubspaceComponent, Variant
-from safety_lightning.study.settings import Kind, StudyRun
+from safety_lightning.study.settings import StudyRun
 from safety_lightning.subspaces import Source
 
 NULL_DRAWS = 41
@@ -131,8 +131,3 @@ class ValueRow:
     prompt: str
     cluster: int
     value: float | None
-
-
-def describe_kind(kind: Kind) -> str:
-    """Returns what a fine-tune of a kind is meant to bring about."""
-    return {"useful": "learning", "harmful": "harm", "contaminated": "both"}[kind]

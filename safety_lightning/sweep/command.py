@@ -150,17 +150,18 @@ def project(run: ProjectRun) -> None:
 
 def _format_config(run: ProjectRun) -> str:
     """Returns the resolved options as YAML, which `--config` takes."""
-    config = {one.name: _make_plain(getattr(run, one.name)) for one in dataclasses.fields(run)}
+    config = {one.name: make_plain(getattr(run, one.name)) for one in dataclasses.fields(run)}
     del config["dry_run"]
     config["methods"] = [one.to_recipe() for one in run.methods]
     return yaml.safe_dump(config, sort_keys=False)
 
 
-def _make_plain(value: Any) -> Any:
+def make_plain(value: Any) -> Any:
+    """Returns settings as plain values, which YAML holds and a command takes again."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return _make_plain(dataclasses.asdict(value))
+        return make_plain(dataclasses.asdict(value))
     if isinstance(value, dict):
-        return {name: _make_plain(one) for name, one in value.items()}
+        return {name: make_plain(one) for name, one in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_make_plain(one) for one in value]
+        return [make_plain(one) for one in value]
     return str(value) if isinstance(value, Path) else value

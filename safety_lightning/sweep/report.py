@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from safety_lightning.methods import Variant
-from safety_lightning.printing import PlainTable, open_console, show_line, show_table
+from safety_lightning.printing import PlainTable, format_seconds, open_console, show_line, show_table
 from safety_lightning.profiles import name_profile
 from safety_lightning.sweep.cost import MatrixCost, SweepCost, list_fractions
 from safety_lightning.sweep.rows import EnergyRow
@@ -77,19 +77,6 @@ def print_energies(
     show_line(console, f"Folder       {out}")
     if saved:
         show_line(console, f"Models       {len(saved)} under {out / 'models'}, such as {saved[0].name}")
-
-
-def format_seconds(seconds: float) -> str:
-    """Formats a duration.
-
-    Example:
-        >>> format_seconds(5400)
-        '1 h 30 min'
-    """
-    if seconds < 60:
-        return f"{max(seconds, 1):.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def _make_split_table(title: str, rows: Sequence[EnergyRow]) -> Table:

@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.kills import ROOT, replace_options
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
@@ -53,7 +54,7 @@ def fit_words(words: list[str], strategy: str, run_dir: Path, *options: str) -> 
     one = ["--data.batch_size", "8"]
     two = ["--trainer.devices", "2", "--trainer.strategy", strategy, "--data.batch_size", "4"]
     chosen = [*words, "--trainer.precision", "32-true", *(one if strategy == "auto" else two), *options]
-    return ["-m", "safety_lightning", "fit", *chosen, "--run_dir", str(run_dir)]
+    return ["-m", "safety_lightning", "fit", *replace_options(chosen), "--run_dir", str(run_dir)]
 
 
 def needs(strategy: str) -> None:
