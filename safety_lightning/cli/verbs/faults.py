@@ -26,6 +26,7 @@ def quieten_libraries() -> None:
     warnings.filterwarnings("ignore", message=r"LightningCLI's args parameter is intended to run from within Python")
     warnings.filterwarnings("ignore", message=r".*does not have many workers")  # encoded data is in memory
     warnings.filterwarnings("ignore", message=r".*_tensor` is deprecated", category=FutureWarning)  # inside DeepSpeed
+    logging.getLogger("DeepSpeed").addFilter(lambda record: "Setting accelerator to CPU" not in record.getMessage())
     notes = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     notes.addFilter(lambda record: not str(record.msg).startswith(("💡", "TPU available")))
 
