@@ -19,7 +19,7 @@ from safety_lightning.cli.errors import PROGRAM, SuggestingParser, stop
 from safety_lightning.cli.judges import separate_judges
 from safety_lightning.cli.kinds import guard_parsing
 from safety_lightning.cli.lists import check_repeats, gather_values
-from safety_lightning.cli.stops import exit_when_stopped
+from safety_lightning.cli.stops import StoppedExit, end_process, exit_when_stopped
 from safety_lightning.errors import UserError
 from safety_lightning.evaluation.judges import Judge
 from safety_lightning.runs import find_version
@@ -142,9 +142,17 @@ def main(args: Sequence[str] | None = None) -> None:
     """Runs a command.
 
     Args:
-        args: The command and its options; None takes those of the process.
+        args: The command and its options; None takes those of the process, which ends here if a signal stops it.
     """
-    words = list(sys.argv[1:] if args is None else args)
+    try:
+        _run_to_the_end(list(sys.argv[1:] if args is None else args), args)
+    except StoppedExit as stopped:
+        if args is not None:
+            raise
+        end_process(stopped)
+
+
+def _run_to_the_end(words: Sequence[str], args: Sequence[str] | None) -> None:
     with exit_when_stopped(lambda: _advise(words)), quieten_full_disk():
         try:
             check_configs(words)

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 _received = [signal.SIGINT]  # the signal that stops the command, once one came
-
-
-class Stop(KeyboardInterrupt):
-    """What SIGTERM raises.
-
-    A class of its own, because CPython remembers a plain KeyboardInterrupt that passes an ``exec`` of text (so
-    ``dataclass`` and ``namedtuple`` make their methods) and ends the process by SIGINT later, whatever was caught.
-    """
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:
@@ -27,7 +21,7 @@ def interrupt(number: int, frame: FrameType | None) -> None:
     handler = signal.getsignal(signal.SIGINT)
     if callable(handler) and handler not in (interrupt, signal.default_int_handler):
         handler(number, frame)  # an event loop has its own
-    raise Stop
+    raise KeyboardInterrupt
 
 
 def note_stop(number: int) -> None:
@@ -62,6 +56,22 @@ def exit_when_stopped(advise: Callable[[], str]) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def end_process(stopped: StoppedExit) -> NoReturn:
+    """Ends the process of a stopped command, after what was registered with ``atexit``.
+
+    The interpreter is not taken down, because the status might not be the command's: native threads that a signal
+    left in the middle of their work abort it now and then (seen once in some hundred stops), and CPython remembers a
+    KeyboardInterrupt that passed an ``exec`` of text (so ``dataclass`` makes its methods) and ends by SIGINT.
+
+    Args:
+        stopped: The exit of the command, whose status is the process's.
+    """
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(int(str(stopped.code)))
 
 
 def _take_over() -> dict[signal.Signals, Any]:
