@@ -49,7 +49,7 @@ class InstructionData(LightningDataModule):
         batch_size: Examples in a batch of one process, at least 1.
         group_by_length: Whether examples of similar length share a batch, which saves padding.
         num_workers: Worker processes of the training data; encoded data is in memory, so that they rarely help.
-        seed: Seed of draws, mix, held-out examples and order.
+        seed: Seed of draws, mix, held-out examples and order; null takes ``seed_everything`` of `fit`, else 0.
         cache_dir: Folder of encoded data; by default ``encoded`` in ``$SAFETY_LIGHTNING_CACHE``, or else in
             ``~/.cache/safety_lightning``.
 
@@ -76,7 +76,7 @@ class InstructionData(LightningDataModule):
         batch_size: int = 1,
         group_by_length: bool = True,
         num_workers: int = 0,
-        seed: int = 0,
+        seed: int | None = None,
         cache_dir: str | None = None,
     ) -> None:
         super().__init__()
@@ -94,7 +94,7 @@ class InstructionData(LightningDataModule):
         self.batch_size = batch_size
         self.group_by_length = group_by_length
         self.num_workers = num_workers
-        self.seed = seed
+        self.seed = seed or 0
         self.cache_dir = cache_dir
         self._check_settings()
         self.tokenizer: PreTrainedTokenizerBase | None = None

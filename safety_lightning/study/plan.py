@@ -240,7 +240,11 @@ class StudyGraph:
 
     def _read_options(self, kind: Kind) -> dict[str, Any]:
         own = {name: value for name, value in self.run.finetunes[kind].items() if name != "start"}
-        return self._join_options(own)
+        options = self._join_options(own)
+        seed = options.get("data", {}).get("seed")
+        if seed is not None:  # the order would be one and the same, and so would the models be
+            raise UserError(f"the data of {kind} fine-tunes must take their seed from seeds, got {seed}")
+        return options
 
     def _join_options(self, own: Mapping[str, Any]) -> dict[str, Any]:
         """Returns options of a fit over those that all share; a config's projection and comparison are left out."""

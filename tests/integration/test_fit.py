@@ -91,6 +91,15 @@ def test_run_folder_holds_what_is_promised(run_cli: Run, words: list[str], tmp_p
     assert before == {file: file.stat().st_mtime_ns for file in run.rglob("*")}
 
 
+@pytest.mark.parametrize(("more", "seed"), [([], 7), (["--data.seed", "3"], 3)])
+def test_data_take_the_seed_of_the_run_unless_they_have_their_own(
+    run_cli: Run, words: list[str], tmp_path: Path, more: list[str], seed: int
+) -> None:
+    code, printed = run_cli("fit", *words, "--seed_everything", "7", *more, "--run_dir", str(tmp_path / "run"))
+    assert code == 0, printed
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["data"]["seed"] == seed
+
+
 def test_validate_writes_the_loss_with_its_interval(run_cli: Run, words: list[str], tmp_path: Path) -> None:
     code, printed = run_cli("validate", *words, "--run_dir", str(tmp_path / "run"))
     assert code == 0, printed

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from safety_lightning.cli import main
+from safety_lightning.files import hash_file
 from tests.kills import ROOT, finish, start
 
 SMALL = [
@@ -49,6 +50,15 @@ def test_a_study_runs_once_and_only_what_changed_runs_again(tmp_path: Path) -> N
     code, printed = finish(start(make_words(folder, "--base", "lab:aligned", "--reference", "lab:base")))
     assert code == 2
     assert "holds one whose base is lab:base, not lab:aligned" in printed
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_fine_tunes_of_two_seeds_are_two(tmp_path: Path) -> None:
+    run(tmp_path / "study", "--seeds", "[0, 1]", "--only", "finetune/*")
+    for kind in ("useful", "harmful", "contaminated"):
+        found = {hash_file(tmp_path / f"study/finetunes/{kind}-{seed}/model/model.safetensors") for seed in (0, 1)}
+        assert len(found) == 2, kind
 
 
 @pytest.mark.slow
@@ -105,6 +115,7 @@ def test_a_plan_is_shown_and_nothing_written(tmp_path: Path, capsys: pytest.Capt
     ("words", "message"),
     [
         (["--measures.harm", "shoe_size"], "statistics.harm must be one of"),
+        (["--fit.data.seed", "3"], "the data of useful fine-tunes must take their seed from seeds, got 3"),
         (["--seeds", "[0, 0]"], "seeds must be one or more different numbers"),
         (["--finetunes.useful.start", "useful"], "finetunes.useful.start must be another kind"),
         (["--statistics.colour", "red"], "statistics must be settings of"),

@@ -58,7 +58,9 @@ class TrainingCLI(VerbCLI):
         parser.link_arguments("projection.storage_dtype", "save.dtype")
 
     def place_outputs(self, config: Any) -> None:
-        """Puts results, models, checkpoints and the subspace into the run folder."""
+        """Puts results, models, checkpoints and the subspace into the run folder; one seed serves model and data."""
+        if config.data.seed is None:
+            config.data.seed = int(config.seed_everything)
         for group in ("projection", "compare", "behaviour", "save"):
             config[group].folder = config[group].folder or str(self.run.path)
         config.checkpoint.dirpath = config.checkpoint.dirpath or str(self.run.path / "checkpoints")
