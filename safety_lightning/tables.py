@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import math
 import types
 import typing
 from collections.abc import Iterable, Sequence
@@ -82,6 +83,17 @@ def read_csv(file: Path, row_class: type[Row]) -> list[Row]:
     except (OSError, ValueError) as error:
         wanted = ", ".join(_list_columns(row_class))
         raise UserError(f"{file} must be a table with the columns {wanted}, it is not: {error}") from error
+
+
+def drop_nan(value: float) -> float | None:
+    """Returns None, which is an empty cell, for NaN."""
+    return None if math.isnan(value) else float(value)
+
+
+def average(values: Iterable[float | None]) -> float | None:
+    """Returns the mean of the values that are there, None if none is."""
+    known = [value for value in values if value is not None]
+    return math.fsum(known) / len(known) if known else None
 
 
 def _parse_cell(text: str, hint: Any) -> Any:

@@ -17,7 +17,7 @@ from safety_lightning.study.report.write import write_report
 from safety_lightning.study.stages import RECORDS, Stage
 from safety_lightning.study.statistics.nulls import NullRow, count_nulls
 from safety_lightning.study.statistics.settings import StatisticsSettings
-from safety_lightning.study.statistics.values import read_values
+from safety_lightning.study.statistics.values import RANDOM, SAFETY, read_values
 from safety_lightning.study.statistics.write import write_statistics
 from safety_lightning.tables import write_csv
 
@@ -137,8 +137,8 @@ def gather_values(
             for line in lines
         ]
         if stands_in:
-            first = [line["source"] == "random" and not line["draw"] for line in lines]
-            sources = ["top_k" if one else line["source"] for one, line in zip(first, lines, strict=True)]
+            first = [line["source"] == RANDOM and not line["draw"] for line in lines]
+            sources = [SAFETY if one else line["source"] for one, line in zip(first, lines, strict=True)]
             table = table.set_column(table.column_names.index("source"), "source", pa.array(sources, pa.string()))
         at = table.column_names.index("energy_kept")
         tables.append(table.set_column(at, "energy_kept", pa.array(kept, pa.float64())))

@@ -10,11 +10,22 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
-from safety_lightning.study.statistics.values import COLUMNS, FINETUNED, REFERENCE, VariantKey
+from safety_lightning.study.statistics import StatisticsSettings
+from safety_lightning.study.statistics.values import (
+    COLUMNS,
+    FINETUNED,
+    REFERENCE,
+    PromptSet,
+    TableKey,
+    Values,
+    ValueTable,
+    VariantKey,
+)
 
 FRACTIONS = (0.01, 0.25, 0.5, 0.75, 0.99)
 UTILITY = ("solution_probability", "utility")
 HARM = ("expected_harmfulness", "harmfulness")
+QUICK = StatisticsSettings(num_resamples=300)
 Share = Callable[[float], float]
 
 
@@ -107,6 +118,23 @@ def write_rows(file: Path, rows: Sequence[tuple[object, ...]]) -> None:
     columns = [list(one) for one in zip(*rows, strict=True)]
     schema = pa.schema(list(zip(COLUMNS, types, strict=True)))
     parquet.write_table(pa.table(dict(zip(COLUMNS, columns, strict=True)), schema=schema), file)
+
+
+def make_values(learning: dict[VariantKey, Sequence[float]], harm: dict[VariantKey, Sequence[float]]) -> Values:
+    """Makes the values of a contaminated fine-tune, prompt by prompt."""
+    tables, prompts = {}, {}
+    for metric, values in ((QUICK.utility, learning), (QUICK.harm, harm)):
+        names = tuple(f"{metric}-{at}" for at in range(len(values[REFERENCE])))
+        prompts[metric] = PromptSet(names, np.arange(len(names)))
+        table = ValueTable(tuple(values), np.array(list(values.values()), dtype=np.float64))
+        tables[TableKey("contaminated", 0, metric)] = table
+    return Values(tables, prompts, {})
+
+
+def read_table(file: Path) -> list[dict[str, str]]:
+    """Reads a CSV file."""
+    with file.open(newline="") as stream:
+        return list(csv.DictReader(stream))
 
 
 def write_overlaps(study: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -13,6 +13,8 @@ from safety_lightning.study.statistics.selectivity import BLUNT
 from safety_lightning.study.statistics.settings import get_metric
 from safety_lightning.study.statistics.tables import PointRow, VariantRow
 from safety_lightning.study.statistics.tables.excess import read_number
+from safety_lightning.study.statistics.values import RANDOM, SAFETY, SOURCES
+from safety_lightning.tables import average
 
 NAMES = {
     "measures_orthogonal": "utility and harm by fraction, orthogonal component",
@@ -27,8 +29,7 @@ NAMES = {
 }
 """All figures by the stem of their files."""
 
-_SOURCES = ("top_k", "random_k", "random")
-_SUBSPACES = {"top_k": "safety subspace (top_k)", "random_k": "random singular vectors (random_k)"}
+_SUBSPACES = {SAFETY: "safety subspace (top_k)", "random_k": "random singular vectors (random_k)"}
 _CHANCE = "random subspace (chance)"
 
 
@@ -50,12 +51,7 @@ def list_charts(results: Results) -> list[Chart]:
 
 def name_source(source: str) -> str:
     """Returns what a source is called in figures."""
-    return _CHANCE if source == "random" else _SUBSPACES.get(source, source)
-
-
-def _average(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
+    return _CHANCE if source == RANDOM else _SUBSPACES.get(source, source)
 
 
 def _draw_measures(results: Results, component: str) -> Chart:
@@ -91,26 +87,26 @@ def _list_panels(results: Results) -> list[tuple[str, str]]:
 
 
 def _levels(rows: Sequence[VariantRow], source: str) -> Iterator[float]:
-    level = _average(row.value for row in rows if row.source == source)
+    level = average(row.value for row in rows if row.source == source)
     if level is not None:
         yield level
 
 
 def _curve(rows: Sequence[VariantRow], component: str, panel: str) -> Iterator[Mark]:
-    for source in _SOURCES:
+    for source in SOURCES:
         shown = [row for row in rows if row.source == source and row.component == component and row.fraction]
         for fraction in sorted({row.fraction for row in shown if row.fraction is not None}):
             own = [row for row in shown if row.fraction == fraction]
-            value = _average(row.value for row in own)
+            value = average(row.value for row in own)
             if value is not None:
                 yield Mark(
                     panel=panel,
                     series=name_source(source),
                     x=fraction,
                     y=value,
-                    low=_average(row.low for row in own),
-                    high=_average(row.high for row in own),
-                    is_dashed=source == "random",
+                    low=average(row.low for row in own),
+                    high=average(row.high for row in own),
+                    is_dashed=source == RANDOM,
                 )
 
 
@@ -127,6 +123,7 @@ def _draw_selectivity(results: Results) -> Chart:
             is_dashed=row.component == "parallel",
         )
         for row in results.selectivity
+        if row.selectivity is not None
     ]
     return Chart(
         name="selectivity",
@@ -147,10 +144,13 @@ def _draw_tradeoff(results: Results) -> Chart:
     for number in dict.fromkeys(row.experiment for row in results.points):
         panel = f"experiment {number}"
         rows = [row for row in results.points if row.experiment == number]
-        marks += [_place(row, panel) for row in rows]
-        marks += _join(_trace_frontier(rows), panel, "blunt frontier")
-        best = sorted((row.retained_utility, row.retained_harm) for row in rows if row.is_pareto)
-        marks += _join(best, panel, PARETO)
+        places = [(row, u, h) for row in rows for u, h in _find_shares(row)]
+        if not places:
+            continue
+        marks += [_place(row, u, h, panel) for row, u, h in places]
+        blunt = [(u, h) for row, u, h in places if row.source in BLUNT]
+        marks += _join(_trace_frontier(blunt), panel, "blunt frontier")
+        marks += _join(sorted((u, h) for row, u, h in places if row.is_pareto), panel, PARETO)
     return Chart(
         name="tradeoff",
         title="Learning against harm",
@@ -165,13 +165,19 @@ def _draw_tradeoff(results: Results) -> Chart:
     )
 
 
-def _place(row: PointRow, panel: str) -> Mark:
+def _find_shares(row: PointRow) -> Iterator[tuple[float, float]]:
+    """Yields what a variant keeps of learning and harm, where both are known."""
+    if row.retained_utility is not None and row.retained_harm is not None:
+        yield row.retained_utility, row.retained_harm
+
+
+def _place(row: PointRow, learning: float, harm: float, panel: str) -> Mark:
     numbers = [f"{name} {value:g}" for name, value in (("ρ", row.fraction), ("α", row.alpha)) if value is not None]
     return Mark(
         panel=panel,
         series=f"{row.source} {row.component}".strip(),
-        x=row.retained_utility,
-        y=row.retained_harm,
+        x=learning,
+        y=harm,
         low=row.harm_low,
         high=row.harm_high,
         x_low=row.utility_low,
@@ -180,9 +186,9 @@ def _place(row: PointRow, panel: str) -> Mark:
     )
 
 
-def _trace_frontier(rows: Sequence[PointRow]) -> list[tuple[float, float]]:
-    """Traces the frontier of the points' means as learning and harm: U = r + J / 2, H = r − J / 2."""
-    shares = np.array([(row.retained_utility, row.retained_harm) for row in rows if row.source in BLUNT]).reshape(-1, 2)
+def _trace_frontier(blunt: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Traces the frontier of blunt points' means as learning and harm: U = r + J / 2, H = r − J / 2."""
+    shares = np.array(blunt, dtype=np.float64).reshape(-1, 2)
     retention, advantage = shares.mean(1)[:, None], (shares[:, 0] - shares[:, 1])[:, None]
     asked = np.unique(np.concatenate([np.linspace(0, 1, 21), retention[:, 0]]))
     heights = evaluate_frontier(retention, advantage, asked[:, None])[:, 0]
@@ -199,17 +205,17 @@ def _draw_energy(results: Results) -> Chart:
     marks = []
     for kind in dict.fromkeys(row.finetuned for row in rows):
         for component in ("parallel", "orthogonal"):
-            for source in _SOURCES:
+            for source in SOURCES:
                 own = [row for row in rows if (row.finetuned, row.component, row.source) == (kind, component, source)]
                 for fraction in sorted({row.fraction for row in own if row.fraction is not None}):
-                    value = _average(row.energy_kept for row in own if row.fraction == fraction)
+                    value = average(row.energy_kept for row in own if row.fraction == fraction)
                     marks.append(
                         Mark(
                             panel=f"{kind} fine-tune, {component}",
                             series=name_source(source),
                             x=fraction,
                             y=value or 0.0,
-                            is_dashed=source == "random",
+                            is_dashed=source == RANDOM,
                         )
                     )
     return Chart(
@@ -248,7 +254,7 @@ def _draw_overlap(lines: Sequence[Mapping[str, str]], name: str, subject: str) -
         for eta in sorted({float(line["eta"]) for line in lines}):
             own = [line for line in lines if line["pair"] == pair and float(line["eta"]) == eta]
             for column, panel in (("mso", panels[0]), ("chance", panels[0]), ("excess", panels[1])):
-                value = _average(read_number(line, column) for line in own)
+                value = average(read_number(line, column) for line in own)
                 if value is not None:
                     is_chance = column == "chance"
                     label = f"chance: {pair}" if is_chance else ""

@@ -21,6 +21,7 @@ from safety_lightning.study.statistics.tables import (
     read_overlap,
 )
 from safety_lightning.study.statistics.tables.excess import ACTIVATIONS, WEIGHTS
+from safety_lightning.study.statistics.values import SAFETY
 from safety_lightning.study.statistics.verdict import Verdict
 from safety_lightning.tables import read_csv, read_parquet
 
@@ -140,7 +141,7 @@ def _read_layers(file: Path) -> list[LayerEnergy]:
     columns = ["finetuned", "source", "component", "fraction", "layer", "energy_kept"]
     groups: dict[tuple[str, float, int], list[float]] = {}
     for row in parquet.read_table(file, columns=columns).to_pylist():
-        is_shown = row["source"] == "top_k" and row["component"] == "orthogonal" and row["layer"] is not None
+        is_shown = row["source"] == SAFETY and row["component"] == "orthogonal" and row["layer"] is not None
         if is_shown and row["energy_kept"] == row["energy_kept"]:  # NaN where a matrix has no update
             groups.setdefault((row["finetuned"], row["fraction"], row["layer"]), []).append(row["energy_kept"])
     return [LayerEnergy(*key, sum(values) / len(values)) for key, values in sorted(groups.items())]

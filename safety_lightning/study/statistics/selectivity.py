@@ -14,9 +14,9 @@ from safety_lightning.study.statistics.frontier import evaluate_frontier, measur
 from safety_lightning.study.statistics.resampling import Resamples
 from safety_lightning.study.statistics.retained import Gain, average_draws, measure_gain, measure_shares
 from safety_lightning.study.statistics.settings import StatisticsSettings
-from safety_lightning.study.statistics.values import Floats, TableKey, Values, VariantKey
+from safety_lightning.study.statistics.values import RANDOM, Floats, TableKey, Values, VariantKey
 
-BLUNT = ("scale", "random")
+BLUNT = ("scale", RANDOM)
 """The sources that know nothing of safety."""
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from safety_lightning.study.statistics.tables.rows import ExcessRow
+from safety_lightning.tables import average
 
 WEIGHTS, ACTIVATIONS = "overlap_weights.csv", "overlap_activations.csv"
 """The files of a study that hold what `overlap` wrote."""
@@ -62,12 +63,6 @@ def split_pair(pair: str) -> tuple[str, str]:
     """
     first, _, second = pair.partition(" vs ")
     return first, second
-
-
-def average(values: Sequence[float | None]) -> float | None:
-    """Returns the mean of the values that are there, None if none is."""
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
 
 
 def _pair_weights(pairs: Mapping[str, None]) -> Iterator[tuple[str, str]]:
