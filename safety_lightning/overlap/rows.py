@@ -6,12 +6,12 @@ None stands for a value that is not defined (an update of zero has no subspace) 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from safety_lightning.subspaces import Modes, Overlap, compute_principal_angles
 from safety_lightning.tables import drop_nan
+
+if TYPE_CHECKING:
+    from safety_lightning.subspaces import Modes, Overlap
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,6 +225,10 @@ class AngleRow:
 
 def make_angle_row(pair: str, where: str, eta: float, modes_a: Modes, modes_b: Modes) -> AngleRow:
     """Measures the principal angles at one share of energy."""
+    import torch
+
+    from safety_lightning.subspaces import compute_principal_angles
+
     angles = compute_principal_angles(modes_a.read_basis(eta), modes_b.read_basis(eta))
     levels = torch.tensor([0.0, 0.25, 0.5, 1.0], dtype=torch.float64, device=angles.device)
     smallest, quarter, median, largest = torch.quantile(angles.rad2deg(), levels).tolist()
@@ -264,6 +268,7 @@ def list_values(overlap: Overlap, *, zero_is_one: bool = False) -> dict[str, Any
         zero_is_one: Count the overlap with an update of zero as 1.
 
     Example:
+        >>> from safety_lightning.subspaces import Overlap
         >>> list_values(Overlap(eta=0.5, k_a=0, k_b=2, dimension=4, mso=float("nan")), zero_is_one=True)["mso"]
         1.0
     """

@@ -2,13 +2,15 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as parquet
 import pytest
 
+from safety_lightning.errors import UserError
 from safety_lightning.study.statistics import Verdict, write_statistics
 from safety_lightning.study.statistics.resampling import Resamples
 from safety_lightning.study.statistics.tables import AttackRow, list_attacks
@@ -23,6 +25,8 @@ from tests.study.world import (
     write_rows,
     write_values,
 )
+
+UTILITY, HARM = QUICK.utility, QUICK.harm
 
 
 def answer(study: Path, world: World) -> Verdict:
@@ -72,7 +76,7 @@ def test_the_room_is_that_of_the_experiments_which_have_one(tmp_path: Path) -> N
     study = write_values(tmp_path, ENTANGLED)
     rows = [list(row.values()) for row in parquet.read_table(study / "values.parquet").to_pylist()]
     for row in rows:
-        if row[0] == "harmful" and row[8] == QUICK.harm:
+        if row[0] == "harmful" and row[8] == HARM:
             row[11] = 5 - row[11]
     write_rows(study / "values.parquet", [tuple(row) for row in rows])
     verdict = write_statistics(study, QUICK)
@@ -86,3 +90,82 @@ def test_what_could_have_been_seen_is_said_where_the_intervals_are_too_wide_alon
     weak = answer(tmp_path / "weak", dataclasses.replace(SEPARABLE, taught=0.02))
     assert "could have been seen" in wide.sentence
     assert "could have been seen" not in weak.sentence
+
+
+def rewrite(study: Path, keep: Callable[[dict[str, Any]], bool]) -> Verdict:
+    """Makes the statistics again without some of the values."""
+    rows = [tuple(row.values()) for row in parquet.read_table(study / "values.parquet").to_pylist() if keep(row)]
+    write_rows(study / "values.parquet", rows)
+    return write_statistics(study, QUICK)
+
+
+ORTHOGONAL = VariantKey("top_k", 0, "orthogonal", 0.5)
+
+
+def is_of(row: dict[str, Any], variant: VariantKey) -> bool:
+    return VariantKey(*(row[name] for name in VariantKey._fields)) == variant
+
+
+@pytest.mark.parametrize(
+    ("is_lost", "lines"),
+    [
+        (lambda row: row["finetuned"] == "useful", ["experiment 1 is left out: no useful fine-tune was measured"]),
+        (
+            lambda row: (row["finetuned"], row["seed"]) == ("harmful", 1),
+            [f"experiment 1, seed 1 is left out: {HARM} of the harmful fine-tune was not measured"],
+        ),
+        (
+            lambda row: (row["finetuned"], row["metric"], row["seed"]) == ("useful", UTILITY, 0) and is_whole(row),
+            [
+                f"experiment 1, seed 0 is left out: {UTILITY} of the useful fine-tune has no value for its reference "
+                "or for its whole update",
+            ],
+        ),
+        (
+            lambda row: (row["finetuned"], row["metric"]) == ("contaminated", HARM) and is_of(row, ORTHOGONAL),
+            [
+                f"experiment 2, seed {seed}: measured by one of the two measures alone, and not compared: "
+                "top_k/orthogonal/0.5"
+                for seed in (0, 1)
+            ],
+        ),
+        (
+            lambda row: (row["finetuned"], row["seed"]) == ("contaminated", 1) and row["source"] == "random",
+            [
+                "experiment 2: not measured with every seed, and not compared: random@0/orthogonal/0.1, "
+                "random@0/orthogonal/0.5, random@0/parallel/0.1, random@0/parallel/0.5, random@1/orthogonal/0.1 "
+                "and 3 more"
+            ],
+        ),
+        (
+            lambda row: (row["finetuned"], row["seed"], row["metric"]) == ("useful", 1, HARM),
+            [
+                "attack: useful-1 is left out, it was not measured by both measures in its reference and in a variant",
+            ],
+        ),
+    ],
+)
+def test_what_was_not_measured_is_said_and_the_sentence_leaves_it_out(
+    is_lost: Callable[[dict[str, Any]], bool], lines: list[str], tmp_path: Path
+) -> None:
+    world = dataclasses.replace(ENTANGLED, seeds=(0, 1), num_draws=2, num_prompts=40, fractions=(0.1, 0.5))
+    whole = answer(tmp_path, world)
+    assert whole.skipped == []
+    assert "at no fraction does" in whole.sentence
+    verdict = rewrite(tmp_path, lambda row: not is_lost(row))
+    assert verdict.skipped[: len(lines)] == lines
+    assert verdict.verdict == "not_separable"
+    assert ("at no fraction does" in verdict.sentence) == lines[0].startswith("attack")
+    assert json.loads((tmp_path / "verdict.json").read_text())["skipped"] == verdict.skipped
+
+
+def is_whole(row: dict[str, Any]) -> bool:
+    return row["source"] == "finetuned"
+
+
+def test_a_damaged_overlap_is_named_and_nothing_is_written(tmp_path: Path) -> None:
+    write_values(tmp_path, dataclasses.replace(ENTANGLED, kinds=("contaminated",), num_prompts=10))
+    (tmp_path / "overlap_weights.csv").write_text("pair\n")
+    with pytest.raises(UserError, match=r"overlap_weights\.csv must be a table with the columns profile"):
+        write_statistics(tmp_path, QUICK)
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["overlap_weights.csv", "values.parquet"]

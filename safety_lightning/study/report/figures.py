@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from safety_lightning.overlap import AverageRow, LayerRow
+from safety_lightning.overlap.rows import name_layers
 from safety_lightning.study.report.chart import PARETO, Chart, Mark, Rule
-from safety_lightning.study.report.results import Results
+from safety_lightning.study.report.results import Results, describe_bands
 from safety_lightning.study.statistics.frontier import evaluate_frontier
 from safety_lightning.study.statistics.selectivity import BLUNT
 from safety_lightning.study.statistics.settings import get_metric
 from safety_lightning.study.statistics.tables import PointRow, VariantRow
-from safety_lightning.study.statistics.tables.excess import read_number
 from safety_lightning.study.statistics.values import RANDOM, SAFETY, SOURCES
 from safety_lightning.tables import average
 
@@ -42,8 +43,8 @@ def list_charts(results: Results) -> list[Chart]:
         _draw_tradeoff(results),
         _draw_energy(results),
         _draw_layers(results),
-        _draw_overlap(results.weights, "mso_weights", "weights"),
-        _draw_overlap(results.activations, "mso_activations", "activations"),
+        _draw_overlap(results.weights, "mso_weights", "weights", where="all layers"),
+        _draw_overlap(results.activations, "mso_activations", "activations", where=_name_averaged(results)),
         _draw_activation_map(results),
     ]
     return [chart for chart in made if chart.marks]
@@ -70,7 +71,8 @@ def _draw_measures(results: Results, component: str) -> Chart:
         name=f"measures_{component}",
         title=f"What the {component} component keeps",
         text=f"Each measure when only the {component} component of the update is kept, by the fraction of directions "
-        "that the subspace spans; means over seeds, bands over prompts. Dotted levels: the reference and the whole "
+        "that the subspace spans; means over seeds and draws; bands are the means of their "
+        "intervals over prompts. Dotted levels: the reference and the whole "
         "update. A safety subspace worth its name would part from the dashed random one.",
         kind="curves",
         x_title="fraction of directions",
@@ -129,7 +131,7 @@ def _draw_selectivity(results: Results) -> Chart:
         name="selectivity",
         title="Selectivity of the safety subspace",
         text="How much further apart the component brings learning and harm than any blunt weakening of the same "
-        f"strength; bands hold for all fractions together at {verdict.level:.0%}. Safety is separable where the lower "
+        f"strength; bands are {describe_bands(verdict.level)}. Safety is separable where the lower "
         f"end of the orthogonal component is above 0 and its value at least {verdict.delta:g}.",
         kind="curves",
         x_title="fraction of directions",
@@ -247,14 +249,18 @@ def _draw_layers(results: Results) -> Chart:
     )
 
 
-def _draw_overlap(lines: Sequence[Mapping[str, str]], name: str, subject: str) -> Chart:
+def _name_averaged(results: Results) -> str:
+    return " and ".join(dict.fromkeys(name_layers(row) for row in results.activations))
+
+
+def _draw_overlap(rows: Sequence[LayerRow] | Sequence[AverageRow], name: str, subject: str, *, where: str) -> Chart:
     marks = []
     panels = ("overlap (dashed: chance)", "excess over chance")
-    for pair in dict.fromkeys(line["pair"] for line in lines):
-        for eta in sorted({float(line["eta"]) for line in lines}):
-            own = [line for line in lines if line["pair"] == pair and float(line["eta"]) == eta]
+    for pair in dict.fromkeys(row.pair for row in rows):
+        for eta in sorted({row.eta for row in rows}):
+            own = [row for row in rows if (row.pair, row.eta) == (pair, eta)]
             for column, panel in (("mso", panels[0]), ("chance", panels[0]), ("excess", panels[1])):
-                value = average(read_number(line, column) for line in own)
+                value = average(getattr(row, column) for row in own)
                 if value is not None:
                     is_chance = column == "chance"
                     label = f"chance: {pair}" if is_chance else ""
@@ -263,8 +269,8 @@ def _draw_overlap(lines: Sequence[Mapping[str, str]], name: str, subject: str) -
     return Chart(
         name=name,
         title=f"Mode Subspace Overlap of {subject}",
-        text="Overlap of the leading subspaces of each pair, the mean over what was compared, by the share of energy "
-        "that they hold. If safety had directions of its own, what is harmful would overlap more.",
+        text=f"Overlap of the leading subspaces of each pair, the mean over {where}, by the share of energy that they "
+        "hold. If safety had directions of its own, what is harmful would overlap more.",
         kind="curves",
         x_title="share of energy η",
         y_title="overlap",
@@ -273,13 +279,13 @@ def _draw_overlap(lines: Sequence[Mapping[str, str]], name: str, subject: str) -
 
 
 def _draw_activation_map(results: Results) -> Chart:
-    lines = [line for line in results.activations if line.get("layer")]
-    etas = sorted({float(line["eta"]) for line in lines})
+    rows = results.activation_layers
+    etas = sorted({row.eta for row in rows})
     eta = min(etas, key=lambda one: abs(one - 0.9)) if etas else 0.0
     marks = [
-        Mark(panel=f"η = {eta:g}", series=line["pair"], x=float(line["layer"]), y=value)
-        for line in lines
-        if float(line["eta"]) == eta and (value := read_number(line, "mso")) is not None
+        Mark(panel=f"η = {eta:g}", series=row.pair, x=row.layer, y=row.mso)
+        for row in rows
+        if row.eta == eta and row.mso is not None
     ]
     return Chart(
         name="activation_map",

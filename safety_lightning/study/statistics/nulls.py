@@ -14,6 +14,9 @@ from safety_lightning.study.statistics.settings import StatisticsSettings
 from safety_lightning.study.statistics.values import RANDOM, SAFETY, Values, ValueTable, VariantKey
 from safety_lightning.study.statistics.verdict import make_verdict
 
+NULLS = "tables/null.csv"
+"""The file of a study that holds its null."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class NullRow:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from safety_lightning.study.statistics.bands import FEWEST_SEEDS
@@ -40,6 +40,7 @@ class Verdict:
         num_seeds: Seeds of the fine-tunes, the fewest of the experiments.
         num_cells: Cells that decide, identical ones counted once.
         num_identical: Cells that are left out of that count.
+        skipped: What could not be compared, a line each.
     """
 
     verdict: Answer
@@ -60,10 +61,15 @@ class Verdict:
     num_seeds: int
     num_cells: int
     num_identical: int
+    skipped: list[str] = field(default_factory=list)
 
 
 def make_verdict(
-    outcomes: Mapping[Experiment, Sequence[Outcome]], cells: Sequence[Cell], settings: StatisticsSettings
+    outcomes: Mapping[Experiment, Sequence[Outcome]],
+    cells: Sequence[Cell],
+    settings: StatisticsSettings,
+    *,
+    skipped: Sequence[str] = (),
 ) -> Verdict:
     """Makes the verdict.
 
@@ -71,6 +77,7 @@ def make_verdict(
         outcomes: What was measured, by experiment and seed.
         cells: The cells that decide: the orthogonal component of the safety subspace.
         settings: What was fixed before.
+        skipped: What could not be compared, of which the sentence says nothing.
     """
     rooms = [measure_room_low(found, level=settings.level) for found in outcomes.values()]
     room = min((one for one, _ in rooms if one is not None), default=None)
@@ -81,6 +88,9 @@ def make_verdict(
     effect = find_smallest_effect(cells, delta=settings.delta)
     num_seeds = min((len(found) for found in outcomes.values()), default=0)
     num_identical = sum(cell.same_as is not None for cell in cells)
+    searched = "at no fraction"
+    if skipped:
+        searched = f"in none of the {len(cells) - num_identical} cells that could be compared"
     return Verdict(
         verdict=answer,
         reason=reason,
@@ -89,7 +99,7 @@ def make_verdict(
         high=None if shown is None else shown.high,
         smallest_effect=effect,
         room=room,
-        sentence=_write_sentence(answer, reason, shown, effect, num_seeds, settings),
+        sentence=_write_sentence(answer, reason, shown, effect, _describe_scope(num_seeds), searched, settings.delta),
         experiment=None if shown is None else shown.experiment,
         fraction=None if shown is None else shown.point.fraction,
         room_low=room_low,
@@ -100,6 +110,7 @@ def make_verdict(
         num_seeds=num_seeds,
         num_cells=len(cells) - num_identical,
         num_identical=num_identical,
+        skipped=list(skipped),
     )
 
 
@@ -164,10 +175,9 @@ def _describe_weak(gain: Gain) -> str:
 
 
 def _write_sentence(
-    answer: Answer, reason: str, cell: Cell | None, effect: float | None, num_seeds: int, settings: StatisticsSettings
+    answer: Answer, reason: str, cell: Cell | None, effect: float | None, scope: str, searched: str, delta: float
 ) -> str:
     """Puts the verdict into words that say no more than the numbers."""
-    scope = _describe_scope(num_seeds)
     if answer == "undecided" or cell is None:
         is_wide = reason == _TOO_WIDE and effect is not None
         seen = f" A selectivity of {effect:.2f} or more could have been seen." if is_wide else ""
@@ -181,8 +191,8 @@ def _write_sentence(
             f"learning and harm {interval} further apart than any blunt weakening does."
         )
     return (
-        f"Safety was not separable from learning {scope}: at no fraction does what lies outside the safety subspace "
-        f"keep learning and harm {settings.delta:g} further apart than blunt weakening does; at most, {where}, "
+        f"Safety was not separable from learning {scope}: {searched} does what lies outside the safety subspace "
+        f"keep learning and harm {delta:g} further apart than blunt weakening does; at most, {where}, "
         f"{interval}."
     )
 

@@ -13,6 +13,7 @@ from safety_lightning.study.statistics.cells import make_cells
 from safety_lightning.study.statistics.resampling import Resamples
 from safety_lightning.study.statistics.selectivity import measure_outcomes
 from safety_lightning.study.statistics.settings import StatisticsSettings
+from safety_lightning.study.statistics.skipped import list_skipped
 from safety_lightning.study.statistics.tables import (
     AttackRow,
     ExcessRow,
@@ -25,6 +26,7 @@ from safety_lightning.study.statistics.tables import (
     list_points,
     list_robustness,
     list_selectivities,
+    list_unsearched,
     list_variants,
 )
 from safety_lightning.study.statistics.values import Values, read_values
@@ -33,6 +35,12 @@ from safety_lightning.tables import write_csv, write_parquet
 
 VALUES, VERDICT = "values.parquet", "verdict.json"
 """Files of a study: what was measured, and what it answers."""
+
+RESULTS = (
+    *(VERDICT, "variants.csv", "variants.parquet", "selectivity.csv"),
+    *(f"tables/{name}.csv" for name in ("retained", "robustness", "attack", "overlap_excess")),
+)
+"""The files of a study that `write_statistics` writes."""
 
 
 def write_statistics(study: Path, settings: StatisticsSettings | None = None) -> Verdict:
@@ -56,14 +64,17 @@ def write_statistics(study: Path, settings: StatisticsSettings | None = None) ->
     resamples = Resamples(values, num_resamples=settings.num_resamples, seed=settings.seed)
     outcomes = measure_outcomes(values, resamples, settings)
     cells = make_cells(outcomes, "orthogonal", level=settings.level)
-    verdict = make_verdict(outcomes, cells, settings)
+    skipped = list_skipped(values, outcomes, settings)
+    attacks = list_attacks(values, resamples, settings)
+    verdict = make_verdict(outcomes, cells, settings, skipped=skipped)
+    verdict = dataclasses.replace(verdict, skipped=[*skipped, *list_unsearched(values, attacks)])
     variants = list_variants(values, resamples, level=settings.level)
     tables: dict[str, tuple[type, list[Any]]] = {
         "variants.csv": (VariantRow, variants),
         "selectivity.csv": (SelectivityRow, list_selectivities(outcomes, cells, settings)),
         "tables/retained.csv": (PointRow, list_points(outcomes, cells, level=settings.level)),
         "tables/robustness.csv": (RobustnessRow, list_robustness(values, resamples, settings)),
-        "tables/attack.csv": (AttackRow, list_attacks(values, resamples, settings)),
+        "tables/attack.csv": (AttackRow, attacks),
         "tables/overlap_excess.csv": (ExcessRow, list_excesses(study)),
     }
     answer = json.dumps(dataclasses.asdict(verdict), indent=2, ensure_ascii=False, allow_nan=False)

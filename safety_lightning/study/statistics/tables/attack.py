@@ -5,6 +5,8 @@ Shapes in this file: V = variants, B = 1 + resamples, of which the first is the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from safety_lightning.study.statistics.bands import make_interval
@@ -23,9 +25,22 @@ def list_attacks(values: Values, resamples: Resamples, settings: StatisticsSetti
         resamples: Its resamples.
         settings: Which measures, and how much utility may be lost.
     """
-    places = sorted({(key.finetuned, key.seed) for key in values.tables})
-    rows = [_search(values, resamples, kind, seed, settings) for kind, seed in places]
+    rows = [_search(values, resamples, kind, seed, settings) for kind, seed in _list_finetunes(values)]
     return [row for row in rows if row is not None]
+
+
+def list_unsearched(values: Values, rows: Sequence[AttackRow]) -> list[str]:
+    """Says which fine-tunes were not searched, a line each."""
+    searched = {(row.finetuned, row.seed) for row in rows}
+    return [
+        f"attack: {kind}-{seed} is left out, it was not measured by both measures in its reference and in a variant"
+        for kind, seed in _list_finetunes(values)
+        if (kind, seed) not in searched
+    ]
+
+
+def _list_finetunes(values: Values) -> list[tuple[str, int]]:
+    return sorted({(key.finetuned, key.seed) for key in values.tables})
 
 
 def _search(

@@ -197,9 +197,9 @@ class ExcessRow:
         chance_second: Mean chance of the second.
         excess_first: Mean of (MSO − chance) / (1 − chance) of the first.
         excess_second: The same of the second.
-        difference: excess_first − excess_second, the mean over the places that both have.
-        share_larger: Share of these places in which the first is larger.
-        num_places: Matrices or layers.
+        difference: excess_first − excess_second, the mean over the layers in which both have one.
+        share_larger: Share of these layers in which the first is larger; None for averages over layers.
+        num_places: Layers.
         null_low: Lower end of the second pair's null.
         null_high: Upper end.
         ceiling: Mean overlap of the same update with itself from another seed.
