@@ -17,10 +17,10 @@ from dataclasses import dataclass
 import numpy as np
 from jsonargparse import auto_cli
 
-from safety_lightning.study.statistics import StatisticsSettings
 from safety_lightning.study.statistics.cells import make_cells
 from safety_lightning.study.statistics.resampling import Resamples
 from safety_lightning.study.statistics.selectivity import compute_selectivity, measure_outcomes
+from safety_lightning.study.statistics.settings import StatisticsSettings
 from safety_lightning.study.statistics.values import (
     FINETUNED,
     RANDOM,

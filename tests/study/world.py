@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
-from safety_lightning.overlap import ActivationRow, AverageRow, LayerRow
+from safety_lightning.overlap.rows import ActivationRow, AverageRow, LayerRow
 from safety_lightning.study.statistics import StatisticsSettings
 from safety_lightning.study.statistics.values import (
     COLUMNS,

@@ -6,8 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from safety_lightning.overlap import AverageRow, LayerRow
-from safety_lightning.overlap.rows import name_layers
+from safety_lightning.overlap.rows import AverageRow, LayerRow, name_layers
 from safety_lightning.study.report.chart import PARETO, Chart, Mark, Rule
 from safety_lightning.study.report.results import Results, describe_bands
 from safety_lightning.study.statistics.frontier import evaluate_frontier

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from safety_lightning.errors import UserError
-from safety_lightning.overlap import ActivationRow, AverageRow, LayerRow
+from safety_lightning.overlap.rows import ActivationRow, AverageRow, LayerRow
 from safety_lightning.study.statistics.nulls import NULLS, NullRow
 from safety_lightning.study.statistics.tables import (
     AttackRow,

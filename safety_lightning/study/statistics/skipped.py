@@ -41,13 +41,13 @@ def _list_experiment(
         return
     for seed in sorted(set().union(*seeds.values()) - {one.seed for one in found}):
         yield f", seed {seed} is left out: {_explain(values, experiment, seed, settings)}"
-    compared = []
+    compared: list[set[VariantKey]] = []
     for one in found:
         learning, harm = (set(values.tables[gain.key].variants) for gain in one.gains)
         yield from _name(f", seed {one.seed}: measured by one of the two measures alone", learning ^ harm)
         compared.append(learning & harm)
     if compared:
-        yield from _name(": not measured with every seed", set.union(*compared) - set.intersection(*compared))
+        yield from _name(": not measured with every seed", set().union(*compared) - compared[0].intersection(*compared))
 
 
 def _explain(values: Values, experiment: Experiment, seed: int, settings: StatisticsSettings) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from safety_lightning.overlap import ActivationRow, AverageRow, LayerRow
+from safety_lightning.overlap.rows import ActivationRow, AverageRow, LayerRow
 from safety_lightning.study.statistics.tables.rows import ExcessRow
 from safety_lightning.tables import average, read_csv
 
