@@ -13,6 +13,7 @@ import pytest
 from safety_lightning.errors import UserError
 from safety_lightning.study.statistics import Verdict, write_statistics
 from safety_lightning.study.statistics.resampling import Resamples
+from safety_lightning.study.statistics.selectivity import EXPERIMENTS, measure_outcome
 from safety_lightning.study.statistics.tables import AttackRow, list_attacks
 from safety_lightning.study.statistics.values import FINETUNED, REFERENCE, VariantKey
 from tests.study.world import (
@@ -130,11 +131,17 @@ def is_of(row: dict[str, Any], variant: VariantKey) -> bool:
             ],
         ),
         (
+            lambda row: (row["finetuned"], row["metric"], row["seed"]) == ("useful", UTILITY, 1) and row["draw"] == 1,
+            [
+                "experiment 1, seed 1: measured by one of the two measures alone, and not compared: "
+                "random@1/orthogonal/0.1, random@1/orthogonal/0.5, random@1/parallel/0.1, random@1/parallel/0.5",
+            ],
+        ),
+        (
             lambda row: (row["finetuned"], row["seed"]) == ("contaminated", 1) and row["source"] == "random",
             [
-                "experiment 2: not measured with every seed, and not compared: random@0/orthogonal/0.1, "
-                "random@0/orthogonal/0.5, random@0/parallel/0.1, random@0/parallel/0.5, random@1/orthogonal/0.1 "
-                "and 3 more"
+                "experiment 2: not measured with every seed, and not compared: random/orthogonal/0.1, "
+                "random/orthogonal/0.5, random/parallel/0.1, random/parallel/0.5"
             ],
         ),
         (
@@ -157,6 +164,15 @@ def test_what_was_not_measured_is_said_and_the_sentence_leaves_it_out(
     assert verdict.verdict == "not_separable"
     assert ("at no fraction does" in verdict.sentence) == lines[0].startswith("attack")
     assert json.loads((tmp_path / "verdict.json").read_text())["skipped"] == verdict.skipped
+
+
+def test_a_draw_that_one_measure_lacks_has_no_part_in_the_other() -> None:
+    draws = [VariantKey("random", draw, "orthogonal", 0.5) for draw in (0, 1)]
+    lines = {REFERENCE: [0.0], FINETUNED: [1.0], draws[0]: [0.5]}
+    values = make_values(lines, lines | {draws[1]: [0.9]})
+    outcome = measure_outcome(values, Resamples(values, num_resamples=100, seed=0), EXPERIMENTS[1], 0, QUICK)
+    assert outcome is not None
+    assert outcome.harm_KB[outcome.points.index(draws[0]), 0] == 0.5
 
 
 def is_whole(row: dict[str, Any]) -> bool:

@@ -312,4 +312,4 @@ def test_verdict_is_seldom_wrong_about_worlds_that_are_known(tmp_path: Path) -> 
         study = write_values(tmp_path / f"{trial}", dataclasses.replace(at_delta, harm=lambda _: 0.6), seed=trial)
         wrong["separable"] += write_statistics(study, QUICK).verdict == "separable"
     assert wrong["separable"] == 0
-    assert wrong["not_separable"] <= 0.12 * num_trials  # of a true 5 %, 8 or more of 60 come once in 80 times
+    assert wrong["not_separable"] <= 0.12 * num_trials  # of a true 5 %, 8 or more of 60 come once in 102 times

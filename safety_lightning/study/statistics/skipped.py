@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -41,13 +41,13 @@ def _list_experiment(
         return
     for seed in sorted(set().union(*seeds.values()) - {one.seed for one in found}):
         yield f", seed {seed} is left out: {_explain(values, experiment, seed, settings)}"
-    compared: list[set[VariantKey]] = []
     for one in found:
         learning, harm = (set(values.tables[gain.key].variants) for gain in one.gains)
-        yield from _name(f", seed {one.seed}: measured by one of the two measures alone", learning ^ harm)
-        compared.append(learning & harm)
-    if compared:
-        yield from _name(": not measured with every seed", set().union(*compared) - compared[0].intersection(*compared))
+        alone = (variant.name for variant in learning ^ harm)
+        yield from _name(f", seed {one.seed}: measured by one of the two measures alone", alone)
+    points = [set(one.points) for one in found]
+    lost = set[VariantKey]().union(*points) - set.intersection(*points) if points else set()
+    yield from _name(": not measured with every seed", (point.name.replace("@0", "") for point in lost))
 
 
 def _explain(values: Values, experiment: Experiment, seed: int, settings: StatisticsSettings) -> str:
@@ -62,8 +62,8 @@ def _explain(values: Values, experiment: Experiment, seed: int, settings: Statis
     raise AssertionError(f"experiment {experiment.number} has all that it needs with seed {seed}")
 
 
-def _name(what: str, variants: Collection[VariantKey]) -> Iterator[str]:
-    names = sorted(variant.name for variant in variants)
+def _name(what: str, variants: Iterable[str]) -> Iterator[str]:
+    names = sorted(variants)
     if names:
         more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
         yield f"{what}, and not compared: {', '.join(names[:_MOST_NAMED])}{more}"
