@@ -23,6 +23,7 @@ from safety_lightning.study.report.tables import list_gaps, list_sheets
 from safety_lightning.study.report.vega import has_vega, make_spec
 from safety_lightning.study.statistics import StatisticsSettings, write_statistics
 from safety_lightning.study.statistics.nulls import NullRow
+from safety_lightning.study.statistics.tables import SelectivityRow
 from safety_lightning.tables import write_csv
 from tests.study.conftest import PLANTED
 from tests.study.world import write_values
@@ -313,3 +314,16 @@ def test_damaged_results_are_named(planted_study: Path, tmp_path: Path) -> None:
     (study / "verdict.json").write_text("{}")
     with pytest.raises(UserError, match=r"verdict\.json must be a verdict, it is not"):
         read_results(study)
+
+
+def test_a_long_table_is_referred_to_by_a_file_that_is_there(
+    planted_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = copy_study(planted_study, tmp_path)
+    rows = read_results(study).selectivity
+    write_csv(study / "selectivity.csv", SelectivityRow, [*rows] * (60 // len(rows) + 1))
+    monkeypatch.setattr(writing, "list_charts", lambda _: [])
+    write_report(study)
+    pattern = r"^Selectivity of the safety subspace: `(.*)` \(\d+ rows\)\.$"
+    [named] = re.findall(pattern, (study / "report.md").read_text(), re.M)
+    assert (study / named).is_file()
