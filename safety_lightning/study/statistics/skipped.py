@@ -8,7 +8,7 @@ import numpy as np
 
 from safety_lightning.study.statistics.selectivity import EXPERIMENTS, Experiment, Outcome
 from safety_lightning.study.statistics.settings import StatisticsSettings
-from safety_lightning.study.statistics.values import FINETUNED, REFERENCE, TableKey, Values, VariantKey
+from safety_lightning.study.statistics.values import FINETUNED, REFERENCE, TableKey, Values
 
 _MOST_NAMED = 5
 
@@ -45,8 +45,7 @@ def _list_experiment(
         learning, harm = (set(values.tables[gain.key].variants) for gain in one.gains)
         alone = (variant.name for variant in learning ^ harm)
         yield from _name(f", seed {one.seed}: measured by one of the two measures alone", alone)
-    points = [set(one.points) for one in found]
-    lost = set[VariantKey]().union(*points) - set.intersection(*points) if points else set()
+    lost = {point for one in found for point in one.points if not all(point in other.points for other in found)}
     yield from _name(": not measured with every seed", (point.name.replace("@0", "") for point in lost))
 
 
