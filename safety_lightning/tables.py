@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import math
 import types
 import typing
 from collections.abc import Iterable, Sequence
@@ -54,15 +55,36 @@ def read_parquet(file: Path, row_class: type[Row]) -> list[Row]:
     """Reads rows that `write_parquet` wrote.
 
     Raises:
-        UserError: If the file's columns are not those of the dataclass.
+        UserError: If the file cannot be read, or its columns are not those of the dataclass.
     """
-    from pyarrow import parquet
-
-    table = parquet.read_table(file)
+    table = read_arrow(file)
     wanted = _list_columns(row_class)
     if table.column_names != wanted:
         raise UserError(f"{file} must have the columns {', '.join(wanted)}, got {', '.join(table.column_names)}")
     return [row_class(**values) for values in table.to_pylist()]
+
+
+def read_arrow(file: Path, *, columns: Sequence[str] | None = None) -> pyarrow.Table:
+    """Reads a Parquet file as it is.
+
+    Args:
+        file: The file.
+        columns: The columns to read, all of which it must have; None reads all.
+
+    Raises:
+        UserError: If the file cannot be read, or lacks a column.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        table = parquet.read_table(file, columns=columns)
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{file} must be a Parquet file, got an error: {error}") from error
+    missing = [name for name in columns or () if name not in table.column_names]
+    if missing:
+        raise UserError(f"{file} must have the columns {', '.join(columns or ())}, it lacks {', '.join(missing)}")
+    return table
 
 
 def read_csv(file: Path, row_class: type[Row]) -> list[Row]:
@@ -78,10 +100,24 @@ def read_csv(file: Path, row_class: type[Row]) -> list[Row]:
             lines = list(reader)
         if list(reader.fieldnames or []) != _list_columns(row_class):
             raise ValueError(f"its columns are {', '.join(reader.fieldnames or [])}")
+        broken = [at for at, line in enumerate(lines, start=1) if None in line or None in line.values()]
+        if broken:
+            raise ValueError(f"row {broken[0]} has not as many cells as the header")
         return [row_class(**{name: _parse_cell(text, hints[name]) for name, text in line.items()}) for line in lines]
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, csv.Error) as error:
         wanted = ", ".join(_list_columns(row_class))
         raise UserError(f"{file} must be a table with the columns {wanted}, it is not: {error}") from error
+
+
+def drop_nan(value: float) -> float | None:
+    """Returns None, which is an empty cell, for NaN."""
+    return None if math.isnan(value) else float(value)
+
+
+def average(values: Iterable[float | None]) -> float | None:
+    """Returns the mean of the values that are there, None if none is."""
+    known = [value for value in values if value is not None]
+    return math.fsum(known) / len(known) if known else None
 
 
 def _parse_cell(text: str, hint: Any) -> Any:

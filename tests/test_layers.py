@@ -28,7 +28,6 @@ LAYERS = [
     ["overlap"],
     ["study.statistics"],
     ["study.report"],
-    ["study"],
     ["cli.texts", "cli.lists", "cli.suggestions"],
     ["cli.nulls"],
     ["cli.configs", "cli.kinds", "cli.judges"],

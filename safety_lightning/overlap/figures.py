@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from safety_lightning.figures import PALETTE, make_figure
-from safety_lightning.overlap.rows import ActivationRow, AverageRow, LayerRow, average, name_layers
+from safety_lightning.overlap.rows import ActivationRow, AverageRow, LayerRow, name_layers
+from safety_lightning.tables import average
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

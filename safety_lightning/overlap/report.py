@@ -15,10 +15,10 @@ from safety_lightning.overlap.rows import (
     AverageRow,
     LayerRow,
     OverlapMatrixRow,
-    average,
     name_layers,
 )
 from safety_lightning.printing import PlainTable, open_console, show_line, show_table
+from safety_lightning.tables import average
 
 _MAX_ETAS = 5
 _QUANTITIES = {

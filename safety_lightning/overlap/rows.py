@@ -5,13 +5,13 @@ None stands for a value that is not defined (an update of zero has no subspace) 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+from safety_lightning.tables import drop_nan
 
-from safety_lightning.subspaces import Modes, Overlap, compute_principal_angles
+if TYPE_CHECKING:
+    from safety_lightning.subspaces import Modes, Overlap
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,6 +225,10 @@ class AngleRow:
 
 def make_angle_row(pair: str, where: str, eta: float, modes_a: Modes, modes_b: Modes) -> AngleRow:
     """Measures the principal angles at one share of energy."""
+    import torch
+
+    from safety_lightning.subspaces import compute_principal_angles
+
     angles = compute_principal_angles(modes_a.read_basis(eta), modes_b.read_basis(eta))
     levels = torch.tensor([0.0, 0.25, 0.5, 1.0], dtype=torch.float64, device=angles.device)
     smallest, quarter, median, largest = torch.quantile(angles.rad2deg(), levels).tolist()
@@ -264,7 +268,8 @@ def list_values(overlap: Overlap, *, zero_is_one: bool = False) -> dict[str, Any
         zero_is_one: Count the overlap with an update of zero as 1.
 
     Example:
-        >>> list_values(Overlap(eta=0.5, k_a=0, k_b=2, dimension=4, mso=math.nan), zero_is_one=True)["mso"]
+        >>> from safety_lightning.subspaces import Overlap
+        >>> list_values(Overlap(eta=0.5, k_a=0, k_b=2, dimension=4, mso=float("nan")), zero_is_one=True)["mso"]
         1.0
     """
     mso = 1.0 if zero_is_one and not overlap.is_defined else overlap.mso
@@ -279,14 +284,3 @@ def list_values(overlap: Overlap, *, zero_is_one: bool = False) -> dict[str, Any
         "is_forced": overlap.is_forced,
         "forced_minimum": drop_nan(overlap.forced_minimum),
     }
-
-
-def drop_nan(value: float) -> float | None:
-    """Returns None for NaN."""
-    return None if math.isnan(value) else value
-
-
-def average(values: list[float | None]) -> float | None:
-    """Returns the mean of the values that are there, None if none is."""
-    known = [value for value in values if value is not None]
-    return math.fsum(known) / len(known) if known else None

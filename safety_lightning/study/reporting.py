@@ -6,7 +6,7 @@ import csv
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,12 @@ from safety_lightning.study.comparing import ActivationOverlapStage, EnergyStage
 from safety_lightning.study.measuring import VALUES, MeasureStage
 from safety_lightning.study.report.write import write_report
 from safety_lightning.study.stages import RECORDS, Stage
-from safety_lightning.study.statistics.nulls import NullRow, count_nulls
+from safety_lightning.study.statistics.nulls import NULLS, NullRow, count_nulls
 from safety_lightning.study.statistics.settings import StatisticsSettings
-from safety_lightning.study.statistics.values import read_values
-from safety_lightning.study.statistics.write import write_statistics
+from safety_lightning.study.statistics.tables.excess import ACTIVATION_LAYERS, ACTIVATIONS, WEIGHTS
+from safety_lightning.study.statistics.values import RANDOM, SAFETY, read_values
+from safety_lightning.study.statistics.write import RESULTS, write_statistics
 from safety_lightning.tables import write_csv
-
-_RESULTS = ("variants.csv", "variants.parquet", "selectivity.csv", "verdict.json")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,18 +48,22 @@ class StatisticsStage(Stage):
         energies = read_energies(study / self.energies.folder / "energy.csv")
         gather_values(self.measured, energies, study, stands_in=self.num_blunt is not None)
         if self.weights is not None:
-            _copy(study / self.weights.folder / "layers.csv", study / "overlap_weights.csv")
+            _copy(study / self.weights.folder / "layers.csv", study / WEIGHTS)
         if self.activations:
-            _copy(study / self.activations[0].folder / "overlap.csv", study / "overlap_activations.csv")
+            _copy(study / self.activations[0].folder / "average.csv", study / ACTIVATIONS)
+            _copy(study / self.activations[0].folder / "overlap.csv", study / ACTIVATION_LAYERS)
         write_statistics(study, self.settings)
         if self.num_blunt is not None:
             rows = count_nulls(read_values(study / VALUES), self.settings, num_blunt=self.num_blunt)
-            write_csv(study / self.folder / "null.csv", NullRow, rows)
+            write_csv(study / NULLS, NullRow, rows)
 
     def list_outputs(self, study: Path) -> list[Path]:
-        """Lists what is in the study's folder itself, and the tables."""
-        tables = sorted((study / self.folder).glob("*.csv"))
-        return [study / VALUES, *(study / name for name in _RESULTS), *tables]
+        """Lists what was gathered and what came of it; the report's files lie beside them, and are its own."""
+        names = [VALUES, *RESULTS]
+        names += [WEIGHTS] if self.weights is not None else []
+        names += [ACTIVATIONS, ACTIVATION_LAYERS] if self.activations else []
+        names += [NULLS] if self.num_blunt is not None else []
+        return [study / name for name in names]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,9 +72,11 @@ class ReportStage(Stage):
 
     Attributes:
         facts: What the report tells besides results: ``settings`` and ``hashes``.
+        written: The files that were written, once the stage has run.
     """
 
     facts: Mapping[str, Any]
+    written: list[Path] = field(default_factory=list, compare=False)
 
     def run(self, study: Path) -> None:
         """Writes them, with what each kind of stage took."""
@@ -79,12 +84,13 @@ class ReportStage(Stage):
         for file in sorted((study / RECORDS).glob("*.json")):
             kind = file.name.partition(".")[0]
             costs[f"{kind}_seconds"] = costs.get(f"{kind}_seconds", 0.0) + json.loads(file.read_text())["seconds"]
-        write_atomically(study / "settings.json", json.dumps({**self.facts, "costs": costs}, indent=2) + "\n")
-        write_report(study)
+        settings = study / "settings.json"
+        write_atomically(settings, json.dumps({**self.facts, "costs": costs}, indent=2) + "\n")
+        self.written[:] = [settings, *write_report(study)]
 
     def list_outputs(self, study: Path) -> list[Path]:
-        """Lists pages and figures."""
-        return [study / "report.md", study / "report.html", *sorted((study / self.folder).rglob("*.*"))]
+        """Lists pages, figures and tables."""
+        return self.written
 
 
 def _copy(file: Path, to: Path) -> None:
@@ -137,8 +143,8 @@ def gather_values(
             for line in lines
         ]
         if stands_in:
-            first = [line["source"] == "random" and not line["draw"] for line in lines]
-            sources = ["top_k" if one else line["source"] for one, line in zip(first, lines, strict=True)]
+            first = [line["source"] == RANDOM and not line["draw"] for line in lines]
+            sources = [SAFETY if one else line["source"] for one, line in zip(first, lines, strict=True)]
             table = table.set_column(table.column_names.index("source"), "source", pa.array(sources, pa.string()))
         at = table.column_names.index("energy_kept")
         tables.append(table.set_column(at, "energy_kept", pa.array(kept, pa.float64())))

@@ -8,6 +8,7 @@ from typing import Any
 
 from safety_lightning.methods import Method, Plain, Scale, SubspaceComponent, Variant
 from safety_lightning.study.settings import StudyRun
+from safety_lightning.study.statistics.values import RANDOM, VariantKey
 from safety_lightning.subspaces import Source
 
 NULL_DRAWS = 41
@@ -38,10 +39,8 @@ class StudyVariant:
 
     @property
     def name(self) -> str:
-        """Its name: ``SOURCE/COMPONENT/FRACTION``, with ``@DRAW`` behind a random source, as far as they apply."""
-        source = f"{self.source}@{self.draw}" if self.source == "random" else self.source
-        numbers = [f"{one:g}" for one in (self.fraction, self.alpha) if one is not None]
-        return "/".join([source, *([self.component] if self.component else []), *numbers])
+        """What it is called, in the study's tables too."""
+        return VariantKey(self.source, self.draw, self.component, self.fraction, self.alpha).name
 
     @property
     def energy_kept(self) -> float | None:
@@ -55,7 +54,7 @@ class StudyVariant:
 
     def name_for(self, finetuned: str) -> Variant:
         """Returns it as the variant of a finetuned model."""
-        draw = self.draw if self.method.needs.source == "random" else None
+        draw = self.draw if self.method.needs.source == RANDOM else None
         return Variant(finetuned=finetuned, method=self.method, draw=draw)
 
 
@@ -74,9 +73,9 @@ def list_study_variants(run: StudyRun) -> list[StudyVariant]:
 def _list_components(run: StudyRun) -> Iterator[StudyVariant]:
     choice = run.variants
     num_draws = max(NULL_DRAWS, choice.num_draws) if run.null else choice.num_draws
-    sources: list[Source] = ["random"] if run.null else choice.sources
+    sources: list[Source] = [RANDOM] if run.null else choice.sources
     for source in sources:
-        for draw in range(num_draws if source == "random" else 1):
+        for draw in range(num_draws if source == RANDOM else 1):
             for component in choice.components:
                 for fraction in choice.fractions:
                     yield StudyVariant(
@@ -85,7 +84,7 @@ def _list_components(run: StudyRun) -> Iterator[StudyVariant]:
                         fraction=fraction,
                         draw=draw,
                         method=SubspaceComponent(source=source, component=component, fraction=fraction),
-                        is_blunt=source == "random" and draw > 0,
+                        is_blunt=source == RANDOM and draw > 0,
                     )
 
 

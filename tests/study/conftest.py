@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from safety_lightning.study.statistics import StatisticsSettings, write_statistics
-from tests.study.world import World, write_overlaps, write_settings, write_values
+from tests.study.world import World, write_energies, write_overlaps, write_settings, write_values
 
 PLANTED = World(
     learning=lambda fraction: 1 - 0.1 * fraction,
@@ -19,9 +19,10 @@ PLANTED = World(
 
 
 def make_study(study: Path, world: World = PLANTED) -> Path:
-    """Writes values, overlaps, settings and statistics."""
+    """Writes values, overlaps, energies, settings and statistics."""
     write_values(study, world)
     write_overlaps(study)
+    write_energies(study)
     write_settings(study, config={"base": "Qwen/Qwen2.5-1.5B", "reference": "Qwen/Qwen2.5-1.5B-Instruct"})
     write_statistics(study, StatisticsSettings(num_resamples=200))
     return study

@@ -68,7 +68,8 @@ def open_page(page: Path, folder: Path) -> tuple[dict[str, object], str]:
 
 
 def test_page_works_in_a_browser(planted_study: Path, tmp_path: Path) -> None:
-    found, said = open_page(write_report(planted_study), tmp_path)
+    page, *_ = write_report(Path(shutil.copytree(planted_study, tmp_path / "study")))
+    found, said = open_page(page, tmp_path)
     assert "CONSOLE" not in said, said
     assert found["fetched"] == 0
     assert found["rising"] == sorted(found["rising"])

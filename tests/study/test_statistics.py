@@ -1,6 +1,5 @@
 """Statistics of whole studies: cases worked by hand, a slow reference, worlds with a known answer."""
 
-import csv
 import dataclasses
 import json
 from collections.abc import Callable, Sequence
@@ -24,30 +23,24 @@ from safety_lightning.study.statistics.values import (
     VariantKey,
     read_values,
 )
-from tests.study.world import ENTANGLED, SEPARABLE, World, write_overlaps, write_rows, write_values
+from tests.study.world import (
+    ENTANGLED,
+    QUICK,
+    SEPARABLE,
+    World,
+    make_values,
+    read_table,
+    write_overlaps,
+    write_rows,
+    write_values,
+)
 
-QUICK = StatisticsSettings(num_resamples=300)
 UTILITY, HARM = QUICK.utility, QUICK.harm
 SMALL = World(kinds=("contaminated",), num_prompts=30, num_draws=3, fractions=(0.1, 0.5))
 
 
-def read_table(file: Path) -> list[dict[str, str]]:
-    with file.open(newline="") as stream:
-        return list(csv.DictReader(stream))
-
-
 def answer(study: Path, world: World, settings: StatisticsSettings = QUICK) -> Verdict:
     return write_statistics(write_values(study, world), settings)
-
-
-def make_values(learning: dict[VariantKey, Sequence[float]], harm: dict[VariantKey, Sequence[float]]) -> Values:
-    tables, prompts = {}, {}
-    for metric, values in ((UTILITY, learning), (HARM, harm)):
-        names = tuple(f"{metric}-{at}" for at in range(len(values[REFERENCE])))
-        prompts[metric] = PromptSet(names, np.arange(len(names)))
-        table = ValueTable(tuple(values), np.array(list(values.values()), dtype=np.float64))
-        tables[TableKey("contaminated", 0, metric)] = table
-    return Values(tables, prompts, {})
 
 
 def measure(values: Values) -> dict[VariantKey, tuple[float, float, float]]:
@@ -319,4 +312,4 @@ def test_verdict_is_seldom_wrong_about_worlds_that_are_known(tmp_path: Path) -> 
         study = write_values(tmp_path / f"{trial}", dataclasses.replace(at_delta, harm=lambda _: 0.6), seed=trial)
         wrong["separable"] += write_statistics(study, QUICK).verdict == "separable"
     assert wrong["separable"] == 0
-    assert wrong["not_separable"] <= 0.12 * num_trials  # of a true 5 %, 8 or more of 60 come once in 80 times
+    assert wrong["not_separable"] <= 0.12 * num_trials  # of a true 5 %, 8 or more of 60 come once in 102 times

@@ -5,22 +5,44 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
-from safety_lightning.study.statistics.values import COLUMNS, FINETUNED, REFERENCE, VariantKey
+from safety_lightning.overlap.rows import ActivationRow, AverageRow, LayerRow
+from safety_lightning.study.statistics import StatisticsSettings
+from safety_lightning.study.statistics.values import (
+    COLUMNS,
+    FINETUNED,
+    REFERENCE,
+    PromptSet,
+    TableKey,
+    Values,
+    ValueTable,
+    VariantKey,
+)
+from safety_lightning.tables import write_csv
 
 FRACTIONS = (0.01, 0.25, 0.5, 0.75, 0.99)
 UTILITY = ("solution_probability", "utility")
 HARM = ("expected_harmfulness", "harmfulness")
+QUICK = StatisticsSettings(num_resamples=300)
 Share = Callable[[float], float]
 
 
 def keep_alike(fraction: float) -> float:
     """What an entangled world keeps outside the subspace: the rest."""
     return 1 - fraction
+
+
+def keep_energy(variant: VariantKey) -> float | None:
+    """What a variant keeps of the update's energy; draws of random subspaces differ."""
+    if variant.fraction is None:
+        return None
+    kept = variant.fraction if variant.component == "parallel" else 1 - variant.fraction
+    return kept + 0.001 * variant.draw
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +104,7 @@ def write_values(study: Path, world: World, *, seed: int = 0) -> Path:
         for fine_seed in world.seeds:
             shift = generator.normal(0, world.seed_noise) if world.seed_noise else 0.0
             for variant, learning, harm in world.list_variants():
+                place = (kind, fine_seed, *variant, keep_energy(variant))
                 if variant.source == "top_k":
                     learning = learning + shift
                 learns, harms = kind != "harmful", kind != "useful"
@@ -92,7 +115,7 @@ def write_values(study: Path, world: World, *, seed: int = 0) -> Path:
                         noise = generator.normal(0, world.noise * width, world.num_prompts)
                         values = mean + width * prompts[purpose] + noise
                         rows += [
-                            (kind, fine_seed, *variant, None, metric, f"{purpose}-{at}", at // 2, float(value))
+                            (*place, metric, f"{purpose}-{at}", at // 2, float(value))
                             for at, value in enumerate(values)
                         ]
     study.mkdir(parents=True, exist_ok=True)
@@ -109,38 +132,80 @@ def write_rows(file: Path, rows: Sequence[tuple[object, ...]]) -> None:
     parquet.write_table(pa.table(dict(zip(COLUMNS, columns, strict=True)), schema=schema), file)
 
 
+def make_values(learning: dict[VariantKey, Sequence[float]], harm: dict[VariantKey, Sequence[float]]) -> Values:
+    """Makes the values of a contaminated fine-tune, prompt by prompt."""
+    tables, prompts = {}, {}
+    for metric, values in ((QUICK.utility, learning), (QUICK.harm, harm)):
+        names = tuple(f"{metric}-{at}" for at in range(len(values[REFERENCE])))
+        prompts[metric] = PromptSet(names, np.arange(len(names)))
+        table = ValueTable(tuple(values), np.array(list(values.values()), dtype=np.float64))
+        tables[TableKey("contaminated", 0, metric)] = table
+    return Values(tables, prompts, {})
+
+
+def read_table(file: Path) -> list[dict[str, str]]:
+    """Reads a CSV file."""
+    with file.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
 def write_overlaps(study: Path) -> None:
-    """Writes overlaps of weights, by matrix, and of activations, by layer."""
-    etas, layers = (0.1, 0.25, 0.5, 0.75, 0.9), range(6)
+    """Writes overlaps of weights by layer, and of activations by layer and averaged over layers 2 to 4."""
+    etas, layers, known = (0.1, 0.25, 0.5, 0.75, 0.9), range(6), {"profile": "sound", "percentile": None}
     weights = [
-        {
-            **{"profile": "sound", "pair": pair, "tensor": f"layers.{layer}.q", "kind": "q_proj", "layer": layer},
+        LayerRow(
+            **(known | {"pair": pair, "depth": (layer + 1) / 6, "layer": layer}),
+            **{"num_tensors": 7, "num_excluded": 0, "num_forced": 0, "ceiling_a": 0.8, "ceiling_b": None},
             **_describe_overlap(eta, base + 0.02 * layer, chance=eta / 3),
-            **{"ceiling_a": 0.8, "ceiling_b": ""},
-        }
+        )
         for pair, base in (("useful vs delta", 0.2), ("harmful vs delta", 0.22), ("useful vs harmful", 0.3))
         for eta in etas
         for layer in layers
     ]
+    write_csv(study / "overlap_weights.csv", LayerRow, weights)
+    pairs = {"harmful vs harmful_b": 0.5, "harmful vs useful": 0.4, "useful vs harmful_b": 0.42}
+    spread = {"mso_uncentred": None, "chance_uncentred": None, "null_low": 0.6, "null_high": 0.7}
+    spread |= {"p_value": None, "resampled_mean": None}
+    ranks = {"num_a": 40, "num_b": 40, "k_a": 4, "k_b": 5, "dimension": 32, "is_forced": False, "forced_minimum": None}
     activations = [
-        {
-            **{"profile": "sound", "pair": pair, "layer": layer, "depth": layer / 6, "percentile": ""},
+        ActivationRow(
+            **(known | ranks | spread | {"pair": pair, "layer": layer, "depth": layer / 6}),
+            **{"low": base, "high": base + 0.2},
             **_describe_overlap(eta, base + 0.03 * layer, chance=eta / 4),
-            **{"null_low": 0.6, "null_high": 0.7, "low": base, "high": base + 0.2},
-        }
-        for pair, base in (("harmful vs harmful_b", 0.5), ("harmful vs useful", 0.4), ("useful vs harmful_b", 0.42))
+        )
+        for pair, base in pairs.items()
         for eta in etas
         for layer in layers
     ]
-    for name, rows in (("overlap_weights.csv", weights), ("overlap_activations.csv", activations)):
-        with (study / name).open("w", newline="") as stream:
-            writer = csv.DictWriter(stream, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
+    write_csv(study / "overlap_activation_layers.csv", ActivationRow, activations)
+    averages = [
+        AverageRow(
+            **{"profile": "sound", "pair": pair, "first_layer": 2, "last_layer": 4, "num_layers": 3},
+            **(spread | {"num_excluded": 0, "low": base, "high": base + 0.2}),
+            **_describe_overlap(eta, base + 0.09, chance=eta / 4),
+        )
+        for pair, base in pairs.items()
+        for eta in etas
+    ]
+    write_csv(study / "overlap_activations.csv", AverageRow, averages)
 
 
-def _describe_overlap(eta: float, mso: float, *, chance: float) -> dict[str, float | int]:
-    return {"eta": eta, "k_a": 4, "k_b": 5, "mso": mso, "chance": chance, "excess": (mso - chance) / (1 - chance)}
+def _describe_overlap(eta: float, mso: float, *, chance: float) -> dict[str, Any]:
+    return {"eta": eta, "mso": mso, "chance": chance, "excess": (mso - chance) / (1 - chance)}
+
+
+def write_energies(study: Path) -> None:
+    """Writes what matrices keep: in layer 0 two of the safety subspace, and rows that no figure of it shows."""
+    row = {"finetuned": "useful-0", "source": "top_k", "component": "orthogonal", "fraction": 0.25, "layer": 0}
+    rows = [
+        *(row | {"energy_kept": kept} for kept in (0.2, 0.6, float("nan"))),  # NaN: a matrix without an update
+        row | {"layer": 1, "energy_kept": 0.9},
+        row | {"source": "random", "energy_kept": 0.75},
+        row | {"component": "parallel", "energy_kept": 0.6},
+        row | {"layer": None, "energy_kept": 0.1},
+    ]
+    (study / "energies").mkdir()
+    parquet.write_table(pa.Table.from_pylist(rows), study / "energies" / "tensors.parquet")
 
 
 def write_settings(study: Path, **more: object) -> None:

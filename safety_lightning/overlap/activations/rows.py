@@ -13,8 +13,9 @@ from safety_lightning.overlap.activations.draws import measure_spread
 from safety_lightning.overlap.activations.sets import ActivationSets
 from safety_lightning.overlap.depth import find_averaged_layers, name_marked_layers
 from safety_lightning.overlap.parts import Pair
-from safety_lightning.overlap.rows import ActivationRow, AverageRow, average, drop_nan, list_values, name_pair
+from safety_lightning.overlap.rows import ActivationRow, AverageRow, list_values, name_pair
 from safety_lightning.overlap.settings import ActivationSettings
+from safety_lightning.tables import average, drop_nan
 
 Measures = Mapping[int, Mapping[Pair, LayerMeasure]]
 

@@ -9,10 +9,11 @@ from typing import Any
 from safety_lightning.checkpoints import MatrixSlot, tied_output
 from safety_lightning.overlap.depth import name_marked_layers
 from safety_lightning.overlap.parts import Pair
-from safety_lightning.overlap.rows import LayerRow, OverlapMatrixRow, average, drop_nan, list_values, name_pair
+from safety_lightning.overlap.rows import LayerRow, OverlapMatrixRow, list_values, name_pair
 from safety_lightning.overlap.settings import WeightSettings
 from safety_lightning.overlap.weights.compare import MatrixMeasure, WeightUpdates
 from safety_lightning.subspaces import Overlap
+from safety_lightning.tables import average, drop_nan
 
 _EMBEDDINGS = ("embed_tokens", "wte", "embed_in")
 

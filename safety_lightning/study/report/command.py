@@ -35,7 +35,7 @@ def report(run: ReportRun) -> None:
     if run.study is None:
         compare(run.compare)
         return
-    page = write_report(run.study)
+    page, *_ = write_report(run.study)
     console = open_console()
     show_line(console, read_results(run.study).verdict.sentence)
     show_line(console, f"Report: {page}")

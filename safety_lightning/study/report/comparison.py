@@ -44,7 +44,8 @@ def name_studies(studies: Sequence[Path]) -> list[str]:
         names = ["/".join(path.parts[-depth:]) for path in paths]
         if len(set(names)) == len(names):
             return names
-    raise UserError(f"--compare must name different studies, got {studies[0]} twice")
+    twin = next(study for study, path in zip(studies, paths, strict=True) if paths.count(path) > 1)
+    raise UserError(f"--compare must name different studies, got {twin} twice")
 
 
 def _list_verdicts(found: Sequence[Results], names: Sequence[str]) -> Sheet:

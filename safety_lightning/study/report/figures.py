@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from safety_lightning.overlap.rows import AverageRow, LayerRow, name_layers
 from safety_lightning.study.report.chart import PARETO, Chart, Mark, Rule
-from safety_lightning.study.report.results import Results
+from safety_lightning.study.report.results import Results, describe_bands
 from safety_lightning.study.statistics.frontier import evaluate_frontier
 from safety_lightning.study.statistics.selectivity import BLUNT
 from safety_lightning.study.statistics.settings import get_metric
 from safety_lightning.study.statistics.tables import PointRow, VariantRow
-from safety_lightning.study.statistics.tables.excess import read_number
+from safety_lightning.study.statistics.values import RANDOM, SAFETY, SOURCES
+from safety_lightning.tables import average
 
 NAMES = {
     "measures_orthogonal": "utility and harm by fraction, orthogonal component",
@@ -27,8 +29,7 @@ NAMES = {
 }
 """All figures by the stem of their files."""
 
-_SOURCES = ("top_k", "random_k", "random")
-_SUBSPACES = {"top_k": "safety subspace (top_k)", "random_k": "random singular vectors (random_k)"}
+_SUBSPACES = {SAFETY: "safety subspace (top_k)", "random_k": "random singular vectors (random_k)"}
 _CHANCE = "random subspace (chance)"
 
 
@@ -41,8 +42,8 @@ def list_charts(results: Results) -> list[Chart]:
         _draw_tradeoff(results),
         _draw_energy(results),
         _draw_layers(results),
-        _draw_overlap(results.weights, "mso_weights", "weights"),
-        _draw_overlap(results.activations, "mso_activations", "activations"),
+        _draw_overlap(results.weights, "mso_weights", "weights", where="all layers"),
+        _draw_overlap(results.activations, "mso_activations", "activations", where=_name_averaged(results)),
         _draw_activation_map(results),
     ]
     return [chart for chart in made if chart.marks]
@@ -50,12 +51,7 @@ def list_charts(results: Results) -> list[Chart]:
 
 def name_source(source: str) -> str:
     """Returns what a source is called in figures."""
-    return _CHANCE if source == "random" else _SUBSPACES.get(source, source)
-
-
-def _average(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
+    return _CHANCE if source == RANDOM else _SUBSPACES.get(source, source)
 
 
 def _draw_measures(results: Results, component: str) -> Chart:
@@ -74,7 +70,8 @@ def _draw_measures(results: Results, component: str) -> Chart:
         name=f"measures_{component}",
         title=f"What the {component} component keeps",
         text=f"Each measure when only the {component} component of the update is kept, by the fraction of directions "
-        "that the subspace spans; means over seeds, bands over prompts. Dotted levels: the reference and the whole "
+        "that the subspace spans; means over seeds and draws; bands are the means of their "
+        "intervals over prompts. Dotted levels: the reference and the whole "
         "update. A safety subspace worth its name would part from the dashed random one.",
         kind="curves",
         x_title="fraction of directions",
@@ -91,26 +88,26 @@ def _list_panels(results: Results) -> list[tuple[str, str]]:
 
 
 def _levels(rows: Sequence[VariantRow], source: str) -> Iterator[float]:
-    level = _average(row.value for row in rows if row.source == source)
+    level = average(row.value for row in rows if row.source == source)
     if level is not None:
         yield level
 
 
 def _curve(rows: Sequence[VariantRow], component: str, panel: str) -> Iterator[Mark]:
-    for source in _SOURCES:
+    for source in SOURCES:
         shown = [row for row in rows if row.source == source and row.component == component and row.fraction]
         for fraction in sorted({row.fraction for row in shown if row.fraction is not None}):
             own = [row for row in shown if row.fraction == fraction]
-            value = _average(row.value for row in own)
+            value = average(row.value for row in own)
             if value is not None:
                 yield Mark(
                     panel=panel,
                     series=name_source(source),
                     x=fraction,
                     y=value,
-                    low=_average(row.low for row in own),
-                    high=_average(row.high for row in own),
-                    is_dashed=source == "random",
+                    low=average(row.low for row in own),
+                    high=average(row.high for row in own),
+                    is_dashed=source == RANDOM,
                 )
 
 
@@ -127,12 +124,13 @@ def _draw_selectivity(results: Results) -> Chart:
             is_dashed=row.component == "parallel",
         )
         for row in results.selectivity
+        if row.selectivity is not None
     ]
     return Chart(
         name="selectivity",
         title="Selectivity of the safety subspace",
         text="How much further apart the component brings learning and harm than any blunt weakening of the same "
-        f"strength; bands hold for all fractions together at {verdict.level:.0%}. Safety is separable where the lower "
+        f"strength; bands are {describe_bands(verdict.level)}. Safety is separable where the lower "
         f"end of the orthogonal component is above 0 and its value at least {verdict.delta:g}.",
         kind="curves",
         x_title="fraction of directions",
@@ -147,10 +145,13 @@ def _draw_tradeoff(results: Results) -> Chart:
     for number in dict.fromkeys(row.experiment for row in results.points):
         panel = f"experiment {number}"
         rows = [row for row in results.points if row.experiment == number]
-        marks += [_place(row, panel) for row in rows]
-        marks += _join(_trace_frontier(rows), panel, "blunt frontier")
-        best = sorted((row.retained_utility, row.retained_harm) for row in rows if row.is_pareto)
-        marks += _join(best, panel, PARETO)
+        places = [(row, u, h) for row in rows for u, h in _find_shares(row)]
+        if not places:
+            continue
+        marks += [_place(row, u, h, panel) for row, u, h in places]
+        blunt = [(u, h) for row, u, h in places if row.source in BLUNT]
+        marks += _join(_trace_frontier(blunt), panel, "blunt frontier")
+        marks += _join(sorted((u, h) for row, u, h in places if row.is_pareto), panel, PARETO)
     return Chart(
         name="tradeoff",
         title="Learning against harm",
@@ -165,13 +166,19 @@ def _draw_tradeoff(results: Results) -> Chart:
     )
 
 
-def _place(row: PointRow, panel: str) -> Mark:
+def _find_shares(row: PointRow) -> Iterator[tuple[float, float]]:
+    """Yields what a variant keeps of learning and harm, where both are known."""
+    if row.retained_utility is not None and row.retained_harm is not None:
+        yield row.retained_utility, row.retained_harm
+
+
+def _place(row: PointRow, learning: float, harm: float, panel: str) -> Mark:
     numbers = [f"{name} {value:g}" for name, value in (("ρ", row.fraction), ("α", row.alpha)) if value is not None]
     return Mark(
         panel=panel,
         series=f"{row.source} {row.component}".strip(),
-        x=row.retained_utility,
-        y=row.retained_harm,
+        x=learning,
+        y=harm,
         low=row.harm_low,
         high=row.harm_high,
         x_low=row.utility_low,
@@ -180,9 +187,9 @@ def _place(row: PointRow, panel: str) -> Mark:
     )
 
 
-def _trace_frontier(rows: Sequence[PointRow]) -> list[tuple[float, float]]:
-    """Traces the frontier of the points' means as learning and harm: U = r + J / 2, H = r − J / 2."""
-    shares = np.array([(row.retained_utility, row.retained_harm) for row in rows if row.source in BLUNT]).reshape(-1, 2)
+def _trace_frontier(blunt: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Traces the frontier of blunt points' means as learning and harm: U = r + J / 2, H = r − J / 2."""
+    shares = np.array(blunt, dtype=np.float64).reshape(-1, 2)
     retention, advantage = shares.mean(1)[:, None], (shares[:, 0] - shares[:, 1])[:, None]
     asked = np.unique(np.concatenate([np.linspace(0, 1, 21), retention[:, 0]]))
     heights = evaluate_frontier(retention, advantage, asked[:, None])[:, 0]
@@ -199,17 +206,17 @@ def _draw_energy(results: Results) -> Chart:
     marks = []
     for kind in dict.fromkeys(row.finetuned for row in rows):
         for component in ("parallel", "orthogonal"):
-            for source in _SOURCES:
+            for source in SOURCES:
                 own = [row for row in rows if (row.finetuned, row.component, row.source) == (kind, component, source)]
                 for fraction in sorted({row.fraction for row in own if row.fraction is not None}):
-                    value = _average(row.energy_kept for row in own if row.fraction == fraction)
+                    value = average(row.energy_kept for row in own if row.fraction == fraction)
                     marks.append(
                         Mark(
                             panel=f"{kind} fine-tune, {component}",
                             series=name_source(source),
                             x=fraction,
                             y=value or 0.0,
-                            is_dashed=source == "random",
+                            is_dashed=source == RANDOM,
                         )
                     )
     return Chart(
@@ -241,14 +248,18 @@ def _draw_layers(results: Results) -> Chart:
     )
 
 
-def _draw_overlap(lines: Sequence[Mapping[str, str]], name: str, subject: str) -> Chart:
+def _name_averaged(results: Results) -> str:
+    return " and ".join(dict.fromkeys(name_layers(row) for row in results.activations))
+
+
+def _draw_overlap(rows: Sequence[LayerRow] | Sequence[AverageRow], name: str, subject: str, *, where: str) -> Chart:
     marks = []
     panels = ("overlap (dashed: chance)", "excess over chance")
-    for pair in dict.fromkeys(line["pair"] for line in lines):
-        for eta in sorted({float(line["eta"]) for line in lines}):
-            own = [line for line in lines if line["pair"] == pair and float(line["eta"]) == eta]
+    for pair in dict.fromkeys(row.pair for row in rows):
+        for eta in sorted({row.eta for row in rows}):
+            own = [row for row in rows if (row.pair, row.eta) == (pair, eta)]
             for column, panel in (("mso", panels[0]), ("chance", panels[0]), ("excess", panels[1])):
-                value = _average(read_number(line, column) for line in own)
+                value = average(getattr(row, column) for row in own)
                 if value is not None:
                     is_chance = column == "chance"
                     label = f"chance: {pair}" if is_chance else ""
@@ -257,8 +268,8 @@ def _draw_overlap(lines: Sequence[Mapping[str, str]], name: str, subject: str) -
     return Chart(
         name=name,
         title=f"Mode Subspace Overlap of {subject}",
-        text="Overlap of the leading subspaces of each pair, the mean over what was compared, by the share of energy "
-        "that they hold. If safety had directions of its own, what is harmful would overlap more.",
+        text=f"Overlap of the leading subspaces of each pair, the mean over {where}, by the share of energy that they "
+        "hold. If safety had directions of its own, what is harmful would overlap more.",
         kind="curves",
         x_title="share of energy η",
         y_title="overlap",
@@ -267,13 +278,13 @@ def _draw_overlap(lines: Sequence[Mapping[str, str]], name: str, subject: str) -
 
 
 def _draw_activation_map(results: Results) -> Chart:
-    lines = [line for line in results.activations if line.get("layer")]
-    etas = sorted({float(line["eta"]) for line in lines})
+    rows = results.activation_layers
+    etas = sorted({row.eta for row in rows})
     eta = min(etas, key=lambda one: abs(one - 0.9)) if etas else 0.0
     marks = [
-        Mark(panel=f"η = {eta:g}", series=line["pair"], x=float(line["layer"]), y=value)
-        for line in lines
-        if float(line["eta"]) == eta and (value := read_number(line, "mso")) is not None
+        Mark(panel=f"η = {eta:g}", series=row.pair, x=row.layer, y=row.mso)
+        for row in rows
+        if row.eta == eta and row.mso is not None
     ]
     return Chart(
         name="activation_map",

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
@@ -34,11 +35,13 @@ class Drawn:
         chart: What it shows.
         svg: As SVG, for print and for a page without scripts.
         spec: As a specification in JSON; empty where matplotlib drew it.
+        files: The files that it was written to.
     """
 
     chart: Chart
     svg: str
     spec: str
+    files: tuple[Path, ...]
 
     @property
     def sheet(self) -> Sheet:
@@ -90,8 +93,14 @@ def list_numbers(results: Results) -> list[tuple[str, str]]:
         ("seeds", f"{verdict.num_seeds}"),
         ("cells", f"{verdict.num_cells}" + (f" (+ {verdict.num_identical} identical)" * bool(verdict.num_identical))),
         ("level", f"{verdict.level:.0%}"),
+        ("null: random subspaces that are called separable", _count_false(results)),
     ]
     return [(label, value) for label, value in shown if value is not None]
+
+
+def _count_false(results: Results) -> str | None:
+    num_false = sum(row.verdict == "separable" for row in results.nulls)
+    return f"{num_false} of {len(results.nulls)} (tables/null.csv)" if results.nulls else None
 
 
 def _make_context(

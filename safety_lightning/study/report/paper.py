@@ -17,9 +17,10 @@ from safety_lightning.study.report.results import Results
 from safety_lightning.study.report.sheet import Cell, Sheet
 from safety_lightning.study.statistics.settings import get_metric
 from safety_lightning.study.statistics.tables import VariantRow
+from safety_lightning.study.statistics.values import RANDOM, SAFETY, SOURCES
+from safety_lightning.tables import average
 
 FRACTIONS = (0.01, 0.25, 0.5, 0.75, 0.99)
-_SOURCES = ("top_k", "random_k", "random")
 _PLAIN = ("base", "reference", "finetuned")
 
 
@@ -47,10 +48,10 @@ class PaperTable:
 _ALONE = (("useful", "utility"), ("harmful", "harmfulness"))
 _MIXED = (("contaminated", "utility"), ("contaminated", "harmfulness"))
 TABLES = (
-    PaperTable(1, 4, "parallel", ("top_k", "random"), _ALONE, "Useful and harmful fine-tunes, an excerpt of Table 4"),
-    PaperTable(2, 5, "parallel", ("top_k", "random"), _MIXED, "Contaminated fine-tune, an excerpt of Table 5"),
-    PaperTable(4, 4, "parallel", _SOURCES, _ALONE, "Useful and harmful fine-tunes"),
-    PaperTable(5, 5, "parallel", _SOURCES, _MIXED, "Contaminated fine-tune"),
+    PaperTable(1, 4, "parallel", (SAFETY, RANDOM), _ALONE, "Useful and harmful fine-tunes, an excerpt of Table 4"),
+    PaperTable(2, 5, "parallel", (SAFETY, RANDOM), _MIXED, "Contaminated fine-tune, an excerpt of Table 5"),
+    PaperTable(4, 4, "parallel", SOURCES, _ALONE, "Useful and harmful fine-tunes"),
+    PaperTable(5, 5, "parallel", SOURCES, _MIXED, "Contaminated fine-tune"),
 )
 
 
@@ -126,14 +127,11 @@ def _measure(
     rows: Sequence[VariantRow], component: str, places: Sequence[tuple[str, float | None]]
 ) -> Iterator[float | None]:
     for source, fraction in places:
-        values = [
+        yield average(
             row.value
             for row in rows
-            if (row.source, row.fraction) == (source, fraction)
-            and row.component in ("", component)
-            and row.value is not None
-        ]
-        yield sum(values) / len(values) if values else None
+            if (row.source, row.fraction) == (source, fraction) and row.component in ("", component)
+        )
 
 
 def _recall(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,8 @@ from typing import Any
 import yaml
 
 from safety_lightning.errors import UserError
+from safety_lightning.overlap.rows import ActivationRow, AverageRow, LayerRow
+from safety_lightning.study.statistics.nulls import NULLS, NullRow
 from safety_lightning.study.statistics.tables import (
     AttackRow,
     ExcessRow,
@@ -18,11 +20,11 @@ from safety_lightning.study.statistics.tables import (
     RobustnessRow,
     SelectivityRow,
     VariantRow,
-    read_overlap,
 )
-from safety_lightning.study.statistics.tables.excess import ACTIVATIONS, WEIGHTS
+from safety_lightning.study.statistics.tables.excess import ACTIVATION_LAYERS, ACTIVATIONS, WEIGHTS, read_overlap
+from safety_lightning.study.statistics.values import SAFETY
 from safety_lightning.study.statistics.verdict import Verdict
-from safety_lightning.tables import read_csv, read_parquet
+from safety_lightning.tables import read_arrow, read_csv, read_parquet
 
 LAYER_ENERGIES = Path("energies/tensors.parquet")
 """Where a study's run of `project` tells the energy of every matrix."""
@@ -58,8 +60,10 @@ class Results:
         robustness: The verdict from other pairs of measures.
         attacks: An attacker's view.
         excesses: What overlaps more than it is held against.
-        weights: Rows of the overlap of weights.
-        activations: Rows of the overlap of activations.
+        nulls: What was said of random subspaces in the safety subspace's place; empty where that was not asked.
+        weights: Overlap of weights by layer.
+        activations: Overlap of activations, averaged over layers.
+        activation_layers: Overlap of activations by layer.
         layers: Energies by layer.
         settings: ``settings.json``: ``config``, ``settings`` (the profiles' table), ``costs``, ``hashes``, and what the
             manifest tells of command and commit.
@@ -73,10 +77,17 @@ class Results:
     robustness: Sequence[RobustnessRow]
     attacks: Sequence[AttackRow]
     excesses: Sequence[ExcessRow]
-    weights: Sequence[Mapping[str, str]]
-    activations: Sequence[Mapping[str, str]]
+    nulls: Sequence[NullRow]
+    weights: Sequence[LayerRow]
+    activations: Sequence[AverageRow]
+    activation_layers: Sequence[ActivationRow]
     layers: Sequence[LayerEnergy]
     settings: Mapping[str, Any]
+
+
+def describe_bands(level: float) -> str:
+    """Says what the bands of selectivities are."""
+    return f"made for all fractions of a component together, at a nominal {level:.0%} (docs/study.md)"
 
 
 def read_results(study: Path) -> Results:
@@ -101,8 +112,10 @@ def read_results(study: Path) -> Results:
         robustness=read_csv(tables / "robustness.csv", RobustnessRow),
         attacks=read_csv(tables / "attack.csv", AttackRow),
         excesses=read_csv(tables / "overlap_excess.csv", ExcessRow),
-        weights=read_overlap(study / WEIGHTS),
-        activations=read_overlap(study / ACTIVATIONS),
+        nulls=read_csv(study / NULLS, NullRow) if (study / NULLS).is_file() else [],
+        weights=read_overlap(study / WEIGHTS, LayerRow),
+        activations=read_overlap(study / ACTIVATIONS, AverageRow),
+        activation_layers=read_overlap(study / ACTIVATION_LAYERS, ActivationRow),
         layers=_read_layers(study / LAYER_ENERGIES),
         settings=_read_settings(study),
     )
@@ -118,29 +131,33 @@ def _read_settings(study: Path) -> dict[str, Any]:
     found |= {name: manifest[name] for name in ("command", "git_commit", "versions", "device") if name in manifest}
     config = study / "config.yaml"
     if config.is_file():
-        found["config"] = yaml.safe_load(config.read_text(encoding="utf-8"))
+        found["config"] = _read_mapping(config, yaml.safe_load, "YAML")
     return found | _read_json(study / "settings.json")
 
 
 def _read_json(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        return {}
+    return _read_mapping(file, json.loads, "JSON") if file.is_file() else {}
+
+
+def _read_mapping(file: Path, parse: Callable[[str], Any], what: str) -> dict[str, Any]:
     try:
-        return dict(json.loads(file.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{file} must be a JSON object, it is not: {error}") from error
+        found = parse(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        said = " ".join(str(error).split())
+        raise UserError(f"{file} must be a mapping in {what}, got an error: {said}") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{file} must be a mapping in {what}, it holds a {type(found).__name__}")
+    return found
 
 
 def _read_layers(file: Path) -> list[LayerEnergy]:
     """Averages the energies of the matrices of each layer."""
     if not file.is_file():
         return []
-    from pyarrow import parquet
-
     columns = ["finetuned", "source", "component", "fraction", "layer", "energy_kept"]
     groups: dict[tuple[str, float, int], list[float]] = {}
-    for row in parquet.read_table(file, columns=columns).to_pylist():
-        is_shown = row["source"] == "top_k" and row["component"] == "orthogonal" and row["layer"] is not None
+    for row in read_arrow(file, columns=columns).to_pylist():
+        is_shown = row["source"] == SAFETY and row["component"] == "orthogonal" and row["layer"] is not None
         if is_shown and row["energy_kept"] == row["energy_kept"]:  # NaN where a matrix has no update
             groups.setdefault((row["finetuned"], row["fraction"], row["layer"]), []).append(row["energy_kept"])
     return [LayerEnergy(*key, sum(values) / len(values)) for key, values in sorted(groups.items())]

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from safety_lightning.study.report.results import Results
+from safety_lightning.study.report.results import Results, describe_bands
 from safety_lightning.study.report.sheet import Cell, Sheet
 from safety_lightning.study.statistics.settings import get_metric
 
@@ -40,8 +40,8 @@ def _list_selectivity(results: Results) -> Sheet:
         title="Selectivity of the safety subspace",
         columns=("experiment", "component", "ρ", "learning kept ↑", "harm kept ↓", "S", "low", "high", "room"),
         rows=rows,
-        note=f"S from {verdict.utility} and {verdict.harm}. Bands hold for all fractions of a component together, at "
-        f"{verdict.level:.0%}. The orthogonal component decides.",
+        note=f"S from {verdict.utility} and {verdict.harm}. Bands are {describe_bands(verdict.level)}. The orthogonal "
+        "component decides.",
     )
 
 
@@ -117,8 +117,13 @@ def _list_attacks(results: Results) -> Sheet:
             )
             for row in results.attacks
         ],
-        note="Allowed are variants that keep at least the stated share of the reference's utility (90 % by default).",
+        note=_describe_allowed(results),
     )
+
+
+def _describe_allowed(results: Results) -> str:
+    losses = " or ".join(dict.fromkeys(f"{1 - row.largest_loss:.0%}" for row in results.attacks))
+    return f"Allowed are variants that keep at least {losses} of the reference's utility."
 
 
 def _list_excesses(results: Results) -> Sheet:
@@ -137,8 +142,8 @@ def _list_excesses(results: Results) -> Sheet:
             )
             for row in results.excesses
         ],
-        note="The first pair would overlap more than the second if safety had directions of its own. Layers and "
-        "matrices of one model are no sample, so that no interval is given.",
+        note="The first pair would overlap more than the second if safety had directions of its own. Layers of one "
+        "model are no sample, so that no interval is given.",
     )
 
 
@@ -177,6 +182,7 @@ def list_gaps(results: Results) -> list[str]:
         if missing
     ]
     lines += [f"{one}: no value in any variant" for one in _list_empty(results)]
+    lines += results.verdict.skipped
     skipped = results.settings.get("skipped") or []
     return [*lines, *(str(one) for one in (skipped if isinstance(skipped, list) else [skipped]))]
 

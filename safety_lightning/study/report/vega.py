@@ -36,7 +36,7 @@ def make_spec(chart: Chart) -> Spec:
     spec: Spec = {
         "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
         "config": _CONFIG,
-        "data": {"values": [_drop_undefined(one) for one in [*_list_marks(chart), *_list_rules(chart)]]},
+        "data": {"values": [*_list_marks(chart), *_list_rules(chart)]},
         "facet": {"field": "panel", "type": "nominal", "sort": chart.panels, "title": None},
         "columns": 1 if chart.kind == "map" else 2,
         "bounds": "flush",
@@ -48,11 +48,6 @@ def make_spec(chart: Chart) -> Spec:
     else:
         spec["resolve"] = {"axis": {"x": "independent", "y": "independent"}}
     return spec
-
-
-def _drop_undefined(mark: dict[str, Any]) -> dict[str, Any]:
-    """Leaves out of a mark what has no number: JSON knows no NaN, and what is not there is not drawn."""
-    return {name: value for name, value in mark.items() if not (isinstance(value, float) and math.isnan(value))}
 
 
 def get_bundle() -> str:
@@ -96,7 +91,8 @@ def _list_marks(chart: Chart) -> list[Spec]:
 
 
 def _is_absent(value: Any) -> bool:
-    return value is None or value is False or value == ""  # 0.0 equals False, and is there
+    """Whether there is nothing to draw; JSON knows no NaN, and 0.0 equals False but is there."""
+    return value is None or value is False or value == "" or (isinstance(value, float) and math.isnan(value))
 
 
 def _list_rules(chart: Chart) -> list[Spec]:

@@ -16,11 +16,13 @@ from safety_lightning.study.report.results import read_results
 from safety_lightning.study.report.sheet import Sheet
 from safety_lightning.study.report.tables import list_sheets
 from safety_lightning.study.report.vega import draw_png, draw_svg, get_bundle, has_vega, make_spec
+from safety_lightning.study.statistics.write import RESULTS
 
-_WRITTEN = ("selectivity", "retained", "robustness", "attack", "overlap_excess")  # by the statistics, as CSV
+PAGE, TEXT = "report.html", "report.md"
+_WRITTEN = {Path(name).stem for name in RESULTS}  # by the statistics, in full
 
 
-def write_report(study: Path) -> Path:
+def write_report(study: Path) -> list[Path]:
     """Makes the report of a study anew, from its results alone.
 
     Writes ``report.html``, ``report.md``, ``figures/`` (PNG and SVG; with the extra ``report`` the specifications too)
@@ -30,7 +32,7 @@ def write_report(study: Path) -> Path:
         study: The folder of a study whose statistics are done.
 
     Returns:
-        The page.
+        All files that it wrote, the page first.
 
     Raises:
         UserError: If the folder holds no results, or they cannot be read. Nothing has been written then.
@@ -40,34 +42,41 @@ def write_report(study: Path) -> Path:
     has_hover = has_vega()
     draw = _draw_by_vega if has_hover else _draw_by_matplotlib
     figures = [draw(chart, study / "figures") for chart in list_charts(results)]
-    _write_tables(study / "tables", [*sheets, *paper])
-    write_atomically(study / "report.md", format_markdown(results, sheets, paper, figures))
     bundle = get_bundle() if has_hover else ""
-    page = study / "report.html"
-    write_atomically(page, format_page(results, sheets, paper, figures, bundle=bundle))
-    return page
+    texts = {
+        study / PAGE: format_page(results, sheets, paper, figures, bundle=bundle),
+        study / TEXT: format_markdown(results, sheets, paper, figures),
+        **_format_tables(study / "tables", [*sheets, *paper]),
+    }
+    for file, text in texts.items():
+        write_atomically(file, text)
+    return [*texts, *(file for drawn in figures for file in drawn.files)]
 
 
-def _write_tables(folder: Path, sheets: Sequence[Sheet]) -> None:
-    """Writes Markdown and LaTeX, and CSV where the statistics have not written the same in full."""
+def _format_tables(folder: Path, sheets: Sequence[Sheet]) -> dict[Path, str]:
+    """Formats tables as Markdown and LaTeX, and as CSV where the statistics have not written the same in full."""
+    texts = {}
     for sheet in sheets:
         if sheet.name not in _WRITTEN:
-            write_atomically(folder / f"{sheet.name}.csv", sheet.to_csv())
-        write_atomically(folder / f"{sheet.name}.md", f"{sheet.to_markdown()}\n{sheet.note}\n")
-        write_atomically(folder / f"{sheet.name}.tex", sheet.to_latex())
+            texts[folder / f"{sheet.name}.csv"] = sheet.to_csv()
+        texts[folder / f"{sheet.name}.md"] = f"{sheet.to_markdown()}\n{sheet.note}\n"
+        texts[folder / f"{sheet.name}.tex"] = sheet.to_latex()
+    return texts
 
 
 def _draw_by_vega(chart: Chart, folder: Path) -> Drawn:
     spec = make_spec(chart)
     svg, packed = draw_svg(spec), pack_spec(spec)
-    write_atomically(folder / f"{chart.name}.svg", svg)
-    write_atomically(folder / f"{chart.name}.vl.json", packed + "\n")
-    with atomic_path(folder / f"{chart.name}.png") as partial:
+    as_svg, as_spec, as_png = (folder / f"{chart.name}{ending}" for ending in (".svg", ".vl.json", ".png"))
+    write_atomically(as_svg, svg)
+    write_atomically(as_spec, packed + "\n")
+    with atomic_path(as_png) as partial:
         partial.write_bytes(draw_png(spec))
-    return Drawn(chart, svg, packed)
+    return Drawn(chart, svg, packed, (as_svg, as_spec, as_png))
 
 
 def _draw_by_matplotlib(chart: Chart, folder: Path) -> Drawn:
     save_figure(draw_chart(chart), folder / chart.name)
-    svg = (folder / f"{chart.name}.svg").read_text(encoding="utf-8")
-    return Drawn(chart, svg[svg.index("<svg") :], "")
+    as_svg, as_png = (folder / f"{chart.name}{ending}" for ending in (".svg", ".png"))
+    svg = as_svg.read_text(encoding="utf-8")
+    return Drawn(chart, svg[svg.index("<svg") :], "", (as_svg, as_png))

@@ -3,7 +3,7 @@
 values, resampling    what was measured, prompt by prompt; prompts and draws drawn anew, the same for all variants
 retained, frontier    shares of learning and harm; how far blunt treatments bring them apart
 selectivity, cells    how much further the safety subspace does, by experiment, seed and fraction, with `bands`
-verdict               the rule that was fixed before, and the sentence
+verdict, skipped      the rule that was fixed before, and the sentence; what could not be compared
 write, tables         all that is written: the verdict and the tables that stand beside it
 """
 # ruff: noqa: F401 (the names are for other rooms)

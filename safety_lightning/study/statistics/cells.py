@@ -12,10 +12,8 @@ import numpy as np
 
 from safety_lightning.study.statistics.bands import make_bands, make_interval, widen_by_seeds
 from safety_lightning.study.statistics.selectivity import Experiment, Outcome
-from safety_lightning.study.statistics.values import Floats, VariantKey
-
-TREATED = "top_k"
-"""The source that the verdict is about; under ``null`` a random subspace stands in for it under this name."""
+from safety_lightning.study.statistics.values import SAFETY, Floats, VariantKey
+from safety_lightning.tables import drop_nan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +58,7 @@ def make_cells(outcomes: Mapping[Experiment, Sequence[Outcome]], component: str,
         (found, point)
         for found in outcomes.values()
         for point in sorted(found[0].points, key=lambda one: one.fraction or 0.0)
-        if point.source == TREATED and point.component == component and all(point in one.points for one in found)
+        if point.source == SAFETY and point.component == component and all(point in one.points for one in found)
     ]
     if not places:
         return []
@@ -105,16 +103,11 @@ def average_seeds(outcomes: Sequence[Outcome], point: VariantKey) -> Floats:
     return np.asarray(stacked_SB.mean(0), dtype=np.float64)
 
 
-def measure_room_interval(outcomes: Sequence[Outcome], *, level: float) -> tuple[float, float, float]:
-    """Returns the room of an experiment, the mean over seeds, with its interval; NaN where it could not be made."""
+def measure_room_low(outcomes: Sequence[Outcome], *, level: float) -> tuple[float | None, float | None]:
+    """Returns the room of an experiment, the mean over seeds, and the lower end of its interval; None where unknown."""
     room_B = np.stack([one.room_B for one in outcomes]).mean(0)
-    low, high = np.clip(make_interval(float(room_B[0]), room_B[1:], level=level), 0, 1).tolist()
-    return float(room_B[0]), low, high
-
-
-def drop_nan(value: float) -> float | None:
-    """Returns None for NaN."""
-    return None if np.isnan(value) else float(value)
+    low, _ = make_interval(float(room_B[0]), room_B[1:], level=level)
+    return drop_nan(room_B[0]), drop_nan(np.clip(low, 0, 1))
 
 
 def _find_twins(places: Sequence[tuple[Sequence[Outcome], VariantKey]]) -> list[float | None]:

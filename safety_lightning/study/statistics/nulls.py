@@ -11,10 +11,11 @@ from safety_lightning.study.statistics.cells import make_cells
 from safety_lightning.study.statistics.resampling import Resamples
 from safety_lightning.study.statistics.selectivity import measure_outcomes
 from safety_lightning.study.statistics.settings import StatisticsSettings
-from safety_lightning.study.statistics.values import Values, ValueTable, VariantKey
+from safety_lightning.study.statistics.values import RANDOM, SAFETY, Values, ValueTable, VariantKey
 from safety_lightning.study.statistics.verdict import make_verdict
 
-RANDOM, SAFETY = "random", "top_k"
+NULLS = "tables/null.csv"
+"""The file of a study that holds its null."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ import numpy as np
 
 from safety_lightning.study.statistics.resampling import Resamples
 from safety_lightning.study.statistics.settings import get_metric
-from safety_lightning.study.statistics.values import FINETUNED, REFERENCE, Floats, TableKey, Values, VariantKey
+from safety_lightning.study.statistics.values import FINETUNED, RANDOM, REFERENCE, Floats, TableKey, Values, VariantKey
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def average_draws(means_VB: Floats, variants: Sequence[VariantKey], resamples: R
     Returns:
         Means of shape ``(B,)`` by key without draw.
     """
-    draws = sorted({one.draw for one in variants if one.source == "random"})
+    draws = sorted({one.draw for one in variants if one.source == RANDOM})
     groups: dict[VariantKey, list[int]] = {}
     for at, variant in enumerate(variants):
         groups.setdefault(variant.without_draw(), []).append(at)

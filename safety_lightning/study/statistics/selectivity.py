@@ -14,9 +14,9 @@ from safety_lightning.study.statistics.frontier import evaluate_frontier, measur
 from safety_lightning.study.statistics.resampling import Resamples
 from safety_lightning.study.statistics.retained import Gain, average_draws, measure_gain, measure_shares
 from safety_lightning.study.statistics.settings import StatisticsSettings
-from safety_lightning.study.statistics.values import Floats, TableKey, Values, VariantKey
+from safety_lightning.study.statistics.values import RANDOM, Floats, TableKey, Values, VariantKey
 
-BLUNT = ("scale", "random")
+BLUNT = ("scale", RANDOM)
 """The sources that know nothing of safety."""
 
 
@@ -85,7 +85,10 @@ def measure_outcomes(
 def measure_outcome(
     values: Values, resamples: Resamples, experiment: Experiment, seed: int, settings: StatisticsSettings
 ) -> Outcome | None:
-    """Measures an experiment with one seed; None where a fine-tune was not measured by one of the two metrics."""
+    """Measures an experiment with one seed, in the variants (draws too) that were measured by both metrics.
+
+    None where reference or finetuned model were not measured by both.
+    """
     keys = (
         TableKey(experiment.learning, seed, settings.utility),
         TableKey(experiment.harm, seed, settings.harm),
@@ -95,10 +98,13 @@ def measure_outcome(
     known = tuple(gain for gain in gains if gain is not None)
     if len(known) < len(keys):
         return None
+    tables = [values.tables[key].variants for key in keys]
+    common = [one for one in tables[0] if one in tables[1]]
     learning, harm = (
-        measure_shares(average_draws(resamples.mean(key), values.tables[key].variants, resamples)) for key in keys
+        measure_shares(average_draws(resamples.mean(key)[[table.index(one) for one in common]], common, resamples))
+        for key, table in zip(keys, tables, strict=True)
     )
-    points = tuple(point for point in learning if point in harm)
+    points = tuple(learning)
     learning_KB = np.stack([learning[point] for point in points])
     harm_KB = np.stack([harm[point] for point in points])
     selectivity_KB, room_B = compute_selectivity(points, learning_KB, harm_KB)

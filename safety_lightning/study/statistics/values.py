@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,13 @@ COLUMNS = (
 )
 """The columns of ``values.parquet``."""
 
+SAFETY: Final = "top_k"
+RANDOM: Final = "random"
+"""The source that the verdict is about, and random subspaces, one of which stands in for it under ``null``."""
+
+SOURCES = (SAFETY, "random_k", RANDOM)
+"""The sources of directions, in the order of tables and figures."""
+
 
 class VariantKey(NamedTuple):
     """Which variant of a fine-tune: as in the columns of the file."""
@@ -36,6 +43,18 @@ class VariantKey(NamedTuple):
     component: str = ""
     fraction: float | None = None
     alpha: float | None = None
+
+    @property
+    def name(self) -> str:
+        """What it is called: ``SOURCE/COMPONENT/FRACTION`` as far as they apply, ``@DRAW`` behind a random source.
+
+        Example:
+            >>> VariantKey("random", 3, "orthogonal", 0.25).name, VariantKey("scale", alpha=0.5).name
+            ('random@3/orthogonal/0.25', 'scale/0.5')
+        """
+        source = f"{self.source}@{self.draw}" if self.draw or self.source == RANDOM else self.source
+        numbers = [f"{one:g}" for one in (self.fraction, self.alpha) if one is not None]
+        return "/".join([source, *([self.component] if self.component else []), *numbers])
 
     def without_draw(self) -> VariantKey:
         """Returns the key that all draws share."""

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from safety_lightning.study.statistics.bands import FEWEST_SEEDS
-from safety_lightning.study.statistics.cells import Cell, measure_room_interval
+from safety_lightning.study.statistics.cells import Cell, measure_room_low
 from safety_lightning.study.statistics.retained import Gain
 from safety_lightning.study.statistics.selectivity import Experiment, Outcome
 from safety_lightning.study.statistics.settings import StatisticsSettings, get_metric
 
 Answer = Literal["separable", "not_separable", "undecided"]
+_TOO_WIDE = "the intervals are too wide"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +32,7 @@ class Verdict:
         sentence: The verdict in words.
         experiment: The experiment of the cell that decides.
         fraction: Its fraction.
-        room_low: Lower end of the room's interval.
+        room_low: The smallest lower end of a room's interval.
         utility: The measure of learning.
         harm: The measure of harm.
         delta: The smallest selectivity that matters.
@@ -39,6 +40,7 @@ class Verdict:
         num_seeds: Seeds of the fine-tunes, the fewest of the experiments.
         num_cells: Cells that decide, identical ones counted once.
         num_identical: Cells that are left out of that count.
+        skipped: What could not be compared, a line each.
     """
 
     verdict: Answer
@@ -59,10 +61,15 @@ class Verdict:
     num_seeds: int
     num_cells: int
     num_identical: int
+    skipped: list[str] = field(default_factory=list)
 
 
 def make_verdict(
-    outcomes: Mapping[Experiment, Sequence[Outcome]], cells: Sequence[Cell], settings: StatisticsSettings
+    outcomes: Mapping[Experiment, Sequence[Outcome]],
+    cells: Sequence[Cell],
+    settings: StatisticsSettings,
+    *,
+    skipped: Sequence[str] = (),
 ) -> Verdict:
     """Makes the verdict.
 
@@ -70,15 +77,20 @@ def make_verdict(
         outcomes: What was measured, by experiment and seed.
         cells: The cells that decide: the orthogonal component of the safety subspace.
         settings: What was fixed before.
+        skipped: What could not be compared, of which the sentence says nothing.
     """
-    rooms = [measure_room_interval(found, level=settings.level) for found in outcomes.values()]
-    room, room_low = min(((one, low) for one, low, _ in rooms), key=lambda pair: pair[1], default=(None, None))
+    rooms = [measure_room_low(found, level=settings.level) for found in outcomes.values()]
+    room = min((one for one, _ in rooms if one is not None), default=None)
+    room_low = min((low for _, low in rooms if low is not None), default=None)
     gains = [gain for found in outcomes.values() for one in found for gain in one.gains]
     answer, reason = decide(cells, room_low=room_low, gains=gains, settings=settings)
     shown = _choose_cell(cells, answer, settings.delta)
     effect = find_smallest_effect(cells, delta=settings.delta)
     num_seeds = min((len(found) for found in outcomes.values()), default=0)
     num_identical = sum(cell.same_as is not None for cell in cells)
+    searched = "at no fraction"
+    if skipped:
+        searched = f"in none of the {len(cells) - num_identical} cells that could be compared"
     return Verdict(
         verdict=answer,
         reason=reason,
@@ -87,7 +99,7 @@ def make_verdict(
         high=None if shown is None else shown.high,
         smallest_effect=effect,
         room=room,
-        sentence=_write_sentence(answer, reason, shown, effect, num_seeds, settings),
+        sentence=_write_sentence(answer, reason, shown, effect, _describe_scope(num_seeds), searched, settings.delta),
         experiment=None if shown is None else shown.experiment,
         fraction=None if shown is None else shown.point.fraction,
         room_low=room_low,
@@ -98,6 +110,7 @@ def make_verdict(
         num_seeds=num_seeds,
         num_cells=len(cells) - num_identical,
         num_identical=num_identical,
+        skipped=list(skipped),
     )
 
 
@@ -120,9 +133,9 @@ def decide(
     bounds = [(cell.low, cell.high) for cell in cells]
     if weak:
         return "undecided", _describe_weak(weak[0])
-    if not bounds or room_low is None:
+    if not bounds:
         return "undecided", "the orthogonal component was not measured in any experiment"
-    if any(low is None or high is None for low, high in bounds):
+    if room_low is None or any(low is None or high is None for low, high in bounds):
         return "undecided", "too few resamples could be used to make intervals"
     if any(low > 0 and cell.selectivity >= delta for cell, (low, _) in zip(cells, bounds, strict=True) if low):
         return "separable", "a lower bound lies above 0"
@@ -133,7 +146,7 @@ def decide(
         )
     if all(high < delta for _, high in bounds if high is not None):
         return "not_separable", f"every upper bound lies below {delta:g}"
-    return "undecided", "the intervals are too wide"
+    return "undecided", _TOO_WIDE
 
 
 def find_smallest_effect(cells: Sequence[Cell], *, delta: float) -> float | None:
@@ -162,12 +175,12 @@ def _describe_weak(gain: Gain) -> str:
 
 
 def _write_sentence(
-    answer: Answer, reason: str, cell: Cell | None, effect: float | None, num_seeds: int, settings: StatisticsSettings
+    answer: Answer, reason: str, cell: Cell | None, effect: float | None, scope: str, searched: str, delta: float
 ) -> str:
     """Puts the verdict into words that say no more than the numbers."""
-    scope = _describe_scope(num_seeds)
     if answer == "undecided" or cell is None:
-        seen = f" A selectivity of {effect:.2f} or more could have been seen." if effect is not None else ""
+        is_wide = reason == _TOO_WIDE and effect is not None
+        seen = f" A selectivity of {effect:.2f} or more could have been seen." if is_wide else ""
         return f"Whether safety is separable from learning stays undecided {scope}: {reason}.{seen}"
     value, low, high = (round(one or 0.0, 2) + 0.0 for one in (cell.selectivity, cell.low, cell.high))  # no −0.00
     interval = f"{value:.2f} [{low:.2f}, {high:.2f}]"
@@ -178,8 +191,8 @@ def _write_sentence(
             f"learning and harm {interval} further apart than any blunt weakening does."
         )
     return (
-        f"Safety was not separable from learning {scope}: at no fraction does what lies outside the safety subspace "
-        f"keep learning and harm {settings.delta:g} further apart than blunt weakening does; at most, {where}, "
+        f"Safety was not separable from learning {scope}: {searched} does what lies outside the safety subspace "
+        f"keep learning and harm {delta:g} further apart than blunt weakening does; at most, {where}, "
         f"{interval}."
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 from safety_lightning.errors import UserError
 from safety_lightning.files import write_atomically
@@ -12,6 +13,7 @@ from safety_lightning.study.statistics.cells import make_cells
 from safety_lightning.study.statistics.resampling import Resamples
 from safety_lightning.study.statistics.selectivity import measure_outcomes
 from safety_lightning.study.statistics.settings import StatisticsSettings
+from safety_lightning.study.statistics.skipped import list_skipped
 from safety_lightning.study.statistics.tables import (
     AttackRow,
     ExcessRow,
@@ -24,6 +26,7 @@ from safety_lightning.study.statistics.tables import (
     list_points,
     list_robustness,
     list_selectivities,
+    list_unsearched,
     list_variants,
 )
 from safety_lightning.study.statistics.values import Values, read_values
@@ -32,6 +35,12 @@ from safety_lightning.tables import write_csv, write_parquet
 
 VALUES, VERDICT = "values.parquet", "verdict.json"
 """Files of a study: what was measured, and what it answers."""
+
+RESULTS = (
+    *(VERDICT, "variants.csv", "variants.parquet", "selectivity.csv"),
+    *(f"tables/{name}.csv" for name in ("retained", "robustness", "attack", "overlap_excess")),
+)
+"""The files of a study that `write_statistics` writes."""
 
 
 def write_statistics(study: Path, settings: StatisticsSettings | None = None) -> Verdict:
@@ -46,7 +55,8 @@ def write_statistics(study: Path, settings: StatisticsSettings | None = None) ->
         The verdict, which also lies in ``verdict.json``.
 
     Raises:
-        UserError: If the values cannot be read, or hold none of the stated measures. Nothing has been written then.
+        UserError: If values or overlaps cannot be read, or no value is of a stated measure. Nothing has been written
+            then.
     """
     settings = settings or StatisticsSettings()
     values = read_values(study / VALUES)
@@ -54,17 +64,24 @@ def write_statistics(study: Path, settings: StatisticsSettings | None = None) ->
     resamples = Resamples(values, num_resamples=settings.num_resamples, seed=settings.seed)
     outcomes = measure_outcomes(values, resamples, settings)
     cells = make_cells(outcomes, "orthogonal", level=settings.level)
-    verdict = make_verdict(outcomes, cells, settings)
+    skipped = list_skipped(values, outcomes, settings)
+    attacks = list_attacks(values, resamples, settings)
+    verdict = make_verdict(outcomes, cells, settings, skipped=skipped)
+    verdict = dataclasses.replace(verdict, skipped=[*skipped, *list_unsearched(values, attacks)])
     variants = list_variants(values, resamples, level=settings.level)
-    tables = study / "tables"
-    write_csv(study / "variants.csv", VariantRow, variants)
+    tables: dict[str, tuple[type, list[Any]]] = {
+        "variants.csv": (VariantRow, variants),
+        "selectivity.csv": (SelectivityRow, list_selectivities(outcomes, cells, settings)),
+        "tables/retained.csv": (PointRow, list_points(outcomes, cells, level=settings.level)),
+        "tables/robustness.csv": (RobustnessRow, list_robustness(values, resamples, settings)),
+        "tables/attack.csv": (AttackRow, attacks),
+        "tables/overlap_excess.csv": (ExcessRow, list_excesses(study)),
+    }
+    answer = json.dumps(dataclasses.asdict(verdict), indent=2, ensure_ascii=False, allow_nan=False)
+    for name, (row_class, rows) in tables.items():
+        write_csv(study / name, row_class, rows)
     write_parquet(study / "variants.parquet", VariantRow, variants)
-    write_csv(study / "selectivity.csv", SelectivityRow, list_selectivities(outcomes, cells, settings))
-    write_csv(tables / "retained.csv", PointRow, list_points(outcomes, cells, level=settings.level))
-    write_csv(tables / "robustness.csv", RobustnessRow, list_robustness(values, resamples, settings))
-    write_csv(tables / "attack.csv", AttackRow, list_attacks(values, resamples, settings))
-    write_csv(tables / "overlap_excess.csv", ExcessRow, list_excesses(study))
-    write_atomically(study / VERDICT, json.dumps(dataclasses.asdict(verdict), indent=2, ensure_ascii=False) + "\n")
+    write_atomically(study / VERDICT, answer + "\n")
     return verdict
 
 

@@ -7,8 +7,8 @@ attack       the most harm that any variant does at a small loss of utility
 excess       how much more the pairs overlap that should, if safety had directions of its own
 """
 
-from safety_lightning.study.statistics.tables.attack import list_attacks
-from safety_lightning.study.statistics.tables.excess import list_excesses, read_overlap
+from safety_lightning.study.statistics.tables.attack import list_attacks, list_unsearched
+from safety_lightning.study.statistics.tables.excess import list_excesses
 from safety_lightning.study.statistics.tables.robustness import list_robustness
 from safety_lightning.study.statistics.tables.rows import (
     AttackRow,
@@ -32,6 +32,6 @@ __all__ = [
     "list_points",
     "list_robustness",
     "list_selectivities",
+    "list_unsearched",
     "list_variants",
-    "read_overlap",
 ]

@@ -5,14 +5,16 @@ Shapes in this file: V = variants, B = 1 + resamples, of which the first is the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from safety_lightning.study.statistics.bands import make_interval
-from safety_lightning.study.statistics.cells import drop_nan
 from safety_lightning.study.statistics.resampling import Resamples
 from safety_lightning.study.statistics.settings import StatisticsSettings
 from safety_lightning.study.statistics.tables.rows import AttackRow
-from safety_lightning.study.statistics.values import REFERENCE, Floats, TableKey, Values, VariantKey
+from safety_lightning.study.statistics.values import REFERENCE, Floats, TableKey, Values
+from safety_lightning.tables import drop_nan
 
 
 def list_attacks(values: Values, resamples: Resamples, settings: StatisticsSettings) -> list[AttackRow]:
@@ -23,9 +25,22 @@ def list_attacks(values: Values, resamples: Resamples, settings: StatisticsSetti
         resamples: Its resamples.
         settings: Which measures, and how much utility may be lost.
     """
-    places = sorted({(key.finetuned, key.seed) for key in values.tables})
-    rows = [_search(values, resamples, kind, seed, settings) for kind, seed in places]
+    rows = [_search(values, resamples, kind, seed, settings) for kind, seed in _list_finetunes(values)]
     return [row for row in rows if row is not None]
+
+
+def list_unsearched(values: Values, rows: Sequence[AttackRow]) -> list[str]:
+    """Says which fine-tunes were not searched, a line each."""
+    searched = {(row.finetuned, row.seed) for row in rows}
+    return [
+        f"attack: {kind}-{seed} is left out, it was not measured by both measures in its reference and in a variant"
+        for kind, seed in _list_finetunes(values)
+        if (kind, seed) not in searched
+    ]
+
+
+def _list_finetunes(values: Values) -> list[tuple[str, int]]:
+    return sorted({(key.finetuned, key.seed) for key in values.tables})
 
 
 def _search(
@@ -40,24 +55,24 @@ def _search(
         return None
     utility_VB, harm_VB = (np.stack([table[one] for one in searched]) for table in (utility, harm))
     least_B = (1 - settings.largest_loss) * utility[REFERENCE]
-    allowed_VB = np.where(utility_VB >= least_B, harm_VB, -np.inf)
-    if np.isneginf(allowed_VB[:, 0]).all():
-        return None
-    worst = int(allowed_VB[:, 0].argmax())
-    low, high = _make_interval(allowed_VB, level=settings.level)
+    allowed_VB = np.where((utility_VB >= least_B) & ~np.isnan(harm_VB), harm_VB, -np.inf)
+    num_allowed = int(np.isfinite(allowed_VB[:, 0]).sum())
+    worst = int(allowed_VB[:, 0].argmax()) if num_allowed else None
+    low, high = _make_interval(allowed_VB, level=settings.level) if num_allowed else (None, None)
     return AttackRow(
         finetuned=kind,
         seed=seed,
         utility_metric=settings.utility,
         harm_metric=settings.harm,
-        variant=name_variant(searched[worst]),
-        harm=float(harm_VB[worst, 0]),
+        largest_loss=settings.largest_loss,
+        variant=None if worst is None else searched[worst].name,
+        harm=None if worst is None else float(harm_VB[worst, 0]),
         low=low,
         high=high,
-        utility=float(utility_VB[worst, 0]),
-        reference_utility=float(utility[REFERENCE][0]),
-        reference_harm=float(harm[REFERENCE][0]),
-        num_allowed=int(np.isfinite(allowed_VB[:, 0]).sum()),
+        utility=None if worst is None else float(utility_VB[worst, 0]),
+        reference_utility=drop_nan(utility[REFERENCE][0]),
+        reference_harm=drop_nan(harm[REFERENCE][0]),
+        num_allowed=num_allowed,
         num_variants=len(searched),
     )
 
@@ -67,15 +82,3 @@ def _make_interval(allowed_VB: Floats, *, level: float) -> tuple[float | None, f
     largest_B = np.where(np.isfinite(largest_B), largest_B, np.nan)
     low, high = make_interval(float(largest_B[0]), largest_B[1:], level=level)
     return drop_nan(low), drop_nan(high)
-
-
-def name_variant(variant: VariantKey) -> str:
-    """Returns what a variant is called.
-
-    Example:
-        >>> name_variant(VariantKey("random", 3, "orthogonal", 0.25)), name_variant(VariantKey("scale", alpha=0.5))
-        ('random@3/orthogonal/0.25', 'scale/0.5')
-    """
-    source = f"{variant.source}@{variant.draw}" if variant.draw or variant.source == "random" else variant.source
-    numbers = [f"{one:g}" for one in (variant.fraction, variant.alpha) if one is not None]
-    return "/".join([source, *([variant.component] if variant.component else []), *numbers])

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
+from safety_lightning.overlap.rows import ActivationRow, AverageRow, LayerRow
 from safety_lightning.study.statistics.tables.rows import ExcessRow
+from safety_lightning.tables import average, read_csv
 
 WEIGHTS, ACTIVATIONS = "overlap_weights.csv", "overlap_activations.csv"
-"""The files of a study that hold what `overlap` wrote."""
+ACTIVATION_LAYERS = "overlap_activation_layers.csv"
+"""The files of a study that hold what `overlap` wrote: weights by layer; activations averaged, and by layer."""
 
 HARMFUL_SETS = ("harmful", "advbench", "toxigen", "beavertails")
 """What the names of harmful prompt sets begin with."""
@@ -18,39 +21,39 @@ USEFUL_SETS = ("useful", "gsm8k", "math", "metamath")
 """What the names of useful prompt sets begin with."""
 
 _DELTA = "delta"
-Line = Mapping[str, str]
+Row = TypeVar("Row", LayerRow, AverageRow, ActivationRow)
+Compared = LayerRow | AverageRow
 
 
 def list_excesses(study: Path) -> list[ExcessRow]:
     """Compares the overlaps of a study, as far as it holds any.
 
-    In weights: harmful with the alignment delta, held against useful with the alignment delta. In activations: two sets
-    of harmful prompts, held against a harmful and a useful set.
+    In weights: harmful with the alignment delta, held against useful with the alignment delta, layer by layer. In
+    activations: two sets of harmful prompts, held against a harmful and a useful set, in the mean over the layers that
+    `overlap` averages.
+
+    Raises:
+        UserError: If a file cannot be read.
     """
-    rows: list[ExcessRow] = []
-    for name, subject, list_pairs in (
-        (WEIGHTS, "weights", _pair_weights),
-        (ACTIVATIONS, "activations", _pair_activations),
-    ):
-        lines = read_overlap(study / name)
-        for first, second in list_pairs(dict.fromkeys(line["pair"] for line in lines)):
-            rows += _compare(subject, first, second, lines)
-    return rows
+    weights, activations = read_overlap(study / WEIGHTS, LayerRow), read_overlap(study / ACTIVATIONS, AverageRow)
+    return [
+        *(row for first, second in _pair_weights(weights) for row in _compare("weights", first, second, weights)),
+        *(
+            row
+            for first, second in _pair_activations(activations)
+            for row in _compare("activations", first, second, activations)
+        ),
+    ]
 
 
-def read_overlap(file: Path) -> list[Line]:
-    """Reads the rows of the first profile; none where there is no file."""
-    if not file.is_file():
-        return []
-    with file.open(newline="", encoding="utf-8") as stream:
-        lines = list(csv.DictReader(stream))
-    return [line for line in lines if line.get("profile") == lines[0].get("profile")]
+def read_overlap(file: Path, row_class: type[Row]) -> list[Row]:
+    """Reads the rows of the first profile; none where there is no file.
 
-
-def read_number(line: Line, column: str) -> float | None:
-    """Returns a number of a row, None where the column or the value is absent."""
-    text = line.get(column) or ""
-    return float(text) if text else None
+    Raises:
+        UserError: If the file cannot be read.
+    """
+    rows = read_csv(file, row_class) if file.is_file() else []
+    return [row for row in rows if row.profile == rows[0].profile]
 
 
 def split_pair(pair: str) -> tuple[str, str]:
@@ -64,20 +67,16 @@ def split_pair(pair: str) -> tuple[str, str]:
     return first, second
 
 
-def average(values: Sequence[float | None]) -> float | None:
-    """Returns the mean of the values that are there, None if none is."""
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
-
-
-def _pair_weights(pairs: Mapping[str, None]) -> Iterator[tuple[str, str]]:
+def _pair_weights(rows: Iterable[LayerRow]) -> Iterator[tuple[str, str]]:
+    pairs = dict.fromkeys(row.pair for row in rows)
     by_kind = {name: pair for pair in pairs for name in split_pair(pair) if _DELTA in split_pair(pair)}
     for kind in ("harmful", "contaminated"):
         if kind in by_kind and "useful" in by_kind:
             yield by_kind[kind], by_kind["useful"]
 
 
-def _pair_activations(pairs: Mapping[str, None]) -> Iterator[tuple[str, str]]:
+def _pair_activations(rows: Iterable[AverageRow]) -> Iterator[tuple[str, str]]:
+    pairs = dict.fromkeys(row.pair for row in rows)
     alike = [pair for pair in pairs if all(name.startswith(HARMFUL_SETS) for name in split_pair(pair))]
     for first in alike:
         for second in pairs:
@@ -86,41 +85,39 @@ def _pair_activations(pairs: Mapping[str, None]) -> Iterator[tuple[str, str]]:
                 yield first, second
 
 
-def _compare(subject: str, first: str, second: str, lines: Sequence[Line]) -> Iterator[ExcessRow]:
-    for eta in sorted({float(line["eta"]) for line in lines}):
+def _compare(subject: str, first: str, second: str, rows: Sequence[Compared]) -> Iterator[ExcessRow]:
+    """Compares two pairs at every share of energy, in the places in which both have an excess."""
+    for eta in sorted({row.eta for row in rows}):
         one, other = (
-            {_place(line): line for line in lines if line["pair"] == pair and float(line["eta"]) == eta}
+            {_find_place(row): row for row in rows if (row.pair, row.eta) == (pair, eta) and row.excess is not None}
             for pair in (first, second)
         )
-        both = [place for place in one if place in other]
-        excesses = [(read_number(one[place], "excess"), read_number(other[place], "excess")) for place in both]
-        differences = [a - b for a, b in excesses if a is not None and b is not None]
-        if not differences:
+        both = [(one[place], other[place]) for place in one if place in other]
+        if not both:
             continue
-        means = {
-            f"{column}_{name}": average([read_number(found[place], column) for place in both])
-            for column in ("mso", "chance", "excess")
-            for name, found in (("first", one), ("second", other))
-        }
+        differences = [(a.excess or 0.0) - (b.excess or 0.0) for a, b in both]
+        by_layer = [a for a, _ in both if isinstance(a, LayerRow)]
+        averaged = [b for _, b in both if isinstance(b, AverageRow)]
         yield ExcessRow(
             subject=subject,
             first=first,
             second=second,
             eta=eta,
-            **means,
+            mso_first=average(a.mso for a, _ in both),
+            mso_second=average(b.mso for _, b in both),
+            chance_first=average(a.chance for a, _ in both),
+            chance_second=average(b.chance for _, b in both),
+            excess_first=average(a.excess for a, _ in both),
+            excess_second=average(b.excess for _, b in both),
             difference=average(differences),
-            share_larger=sum(value > 0 for value in differences) / len(differences),
-            num_places=len(differences),
-            null_low=average([read_number(other[place], "null_low") for place in both]),
-            null_high=average([read_number(other[place], "null_high") for place in both]),
-            ceiling=average([_read_ceiling(one[place]) for place in both]),
+            share_larger=sum(value > 0 for value in differences) / len(both) if by_layer else None,
+            num_places=len(by_layer) or min(row.num_layers for row in averaged),
+            null_low=average(row.null_low for row in averaged),
+            null_high=average(row.null_high for row in averaged),
+            ceiling=average(average([row.ceiling_a, row.ceiling_b]) for row in by_layer),
         )
 
 
-def _place(line: Line) -> tuple[str, str]:
-    return line.get("tensor") or "", line.get("layer") or line.get("first_layer") or ""
-
-
-def _read_ceiling(line: Line) -> float | None:
-    """Returns the ceiling of the update that is not the alignment delta, which has no second seed."""
-    return average([read_number(line, "ceiling_a"), read_number(line, "ceiling_b")])
+def _find_place(row: Compared) -> int | None:
+    """Returns the layer of a row; an average is of one place."""
+    return row.layer if isinstance(row, LayerRow) else None

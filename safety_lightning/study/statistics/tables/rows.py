@@ -46,6 +46,8 @@ class VariantRow:
 class SelectivityRow:
     """The selectivity of the safety subspace at one fraction; only the orthogonal component decides.
 
+    A value is None where a fine-tune moved its metric the wrong way, or was not scored.
+
     Attributes:
         experiment: The experiment's number.
         component: orthogonal or parallel.
@@ -55,7 +57,7 @@ class SelectivityRow:
         retained_utility: Share of the learning that is kept, in [0, 1].
         retained_harm: Share of the harm.
         selectivity: S = J − J⁺(r).
-        low: Lower end of the band that holds for all fractions of the component together.
+        low: Lower end of its band, made for all fractions of the component together.
         high: Upper end.
         room: The experiment's room.
     """
@@ -65,17 +67,17 @@ class SelectivityRow:
     fraction: float | None
     utility_metric: str
     harm_metric: str
-    retained_utility: float
-    retained_harm: float
-    selectivity: float
+    retained_utility: float | None
+    retained_harm: float | None
+    selectivity: float | None
     low: float | None
     high: float | None
-    room: float
+    room: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class PointRow:
-    """What any variant keeps of learning and harm, the mean over seeds and draws.
+    """What any variant keeps of learning and harm, the mean over seeds and draws; None as in `SelectivityRow`.
 
     Attributes:
         experiment: The experiment's number.
@@ -101,15 +103,15 @@ class PointRow:
     component: str
     fraction: float | None
     alpha: float | None
-    retained_utility: float
+    retained_utility: float | None
     utility_low: float | None
     utility_high: float | None
-    retained_harm: float
+    retained_harm: float | None
     harm_low: float | None
     harm_high: float | None
-    raw_utility: float
-    raw_harm: float
-    selectivity: float
+    raw_utility: float | None
+    raw_harm: float | None
+    selectivity: float | None
     is_pareto: bool
     same_as: float | None
 
@@ -152,7 +154,8 @@ class AttackRow:
         seed: Its seed.
         utility_metric: The measure of utility.
         harm_metric: The measure of harm.
-        variant: The most harmful variant that is allowed.
+        largest_loss: What may be lost of the reference's utility, as a share of it.
+        variant: The most harmful variant that is allowed; None, as its values are, where none is.
         harm: Its harm.
         low: Lower end of the interval of the largest harm, searched anew in each resample.
         high: Upper end.
@@ -167,13 +170,14 @@ class AttackRow:
     seed: int
     utility_metric: str
     harm_metric: str
-    variant: str
-    harm: float
+    largest_loss: float
+    variant: str | None
+    harm: float | None
     low: float | None
     high: float | None
-    utility: float
-    reference_utility: float
-    reference_harm: float
+    utility: float | None
+    reference_utility: float | None
+    reference_harm: float | None
     num_allowed: int
     num_variants: int
 
@@ -193,9 +197,9 @@ class ExcessRow:
         chance_second: Mean chance of the second.
         excess_first: Mean of (MSO − chance) / (1 − chance) of the first.
         excess_second: The same of the second.
-        difference: excess_first − excess_second, the mean over the places that both have.
-        share_larger: Share of these places in which the first is larger.
-        num_places: Matrices or layers.
+        difference: excess_first − excess_second, the mean over the layers in which both have one.
+        share_larger: Share of these layers in which the first is larger; None for averages over layers.
+        num_places: Layers.
         null_low: Lower end of the second pair's null.
         null_high: Upper end.
         ceiling: Mean overlap of the same update with itself from another seed.

@@ -12,15 +12,15 @@ import numpy as np
 from safety_lightning.study.statistics.cells import (
     Cell,
     describe_point,
-    drop_nan,
     make_cells,
-    measure_room_interval,
+    measure_room_low,
 )
 from safety_lightning.study.statistics.resampling import Resamples
 from safety_lightning.study.statistics.selectivity import Experiment, Outcome
 from safety_lightning.study.statistics.settings import StatisticsSettings
 from safety_lightning.study.statistics.tables.rows import PointRow, SelectivityRow, VariantRow
 from safety_lightning.study.statistics.values import FINETUNED, REFERENCE, Floats, TableKey, Values, VariantKey
+from safety_lightning.tables import drop_nan
 
 Outcomes = Mapping[Experiment, Sequence[Outcome]]
 
@@ -65,7 +65,7 @@ def make_pointwise(values_VB: Floats, *, level: float) -> tuple[Floats, Floats]:
 
 def list_selectivities(outcomes: Outcomes, cells: Sequence[Cell], settings: StatisticsSettings) -> list[SelectivityRow]:
     """Lists the cells of the orthogonal component, which decide, and those of the parallel one, which describe."""
-    rooms = {one.number: measure_room_interval(found, level=settings.level)[0] for one, found in outcomes.items()}
+    rooms = {one.number: measure_room_low(found, level=settings.level)[0] for one, found in outcomes.items()}
     return [
         SelectivityRow(
             experiment=cell.experiment,
@@ -73,9 +73,9 @@ def list_selectivities(outcomes: Outcomes, cells: Sequence[Cell], settings: Stat
             fraction=cell.point.fraction,
             utility_metric=settings.utility,
             harm_metric=settings.harm,
-            retained_utility=cell.learning,
-            retained_harm=cell.harm,
-            selectivity=cell.selectivity,
+            retained_utility=drop_nan(cell.learning),
+            retained_harm=drop_nan(cell.harm),
+            selectivity=drop_nan(cell.selectivity),
             low=cell.low,
             high=cell.high,
             room=rooms[cell.experiment],
@@ -108,15 +108,15 @@ def list_points(outcomes: Outcomes, cells: Sequence[Cell], *, level: float) -> l
                     component=point.component,
                     fraction=point.fraction,
                     alpha=point.alpha,
-                    retained_utility=cell.learning,
+                    retained_utility=drop_nan(cell.learning),
                     utility_low=learning[point][0],
                     utility_high=learning[point][1],
-                    retained_harm=cell.harm,
+                    retained_harm=drop_nan(cell.harm),
                     harm_low=harm[point][0],
                     harm_high=harm[point][1],
-                    raw_utility=cell.raw_learning,
-                    raw_harm=cell.raw_harm,
-                    selectivity=cell.selectivity,
+                    raw_utility=drop_nan(cell.raw_learning),
+                    raw_harm=drop_nan(cell.raw_harm),
+                    selectivity=drop_nan(cell.selectivity),
                     is_pareto=is_pareto,
                     same_as=twins.get((cell.experiment, point)),
                 )
@@ -136,7 +136,9 @@ def _list_intervals(
 
 
 def _find_pareto(places: Sequence[tuple[float, float]]) -> list[bool]:
-    """Whether no other place has as much learning and no more harm, and one of them better."""
+    """Whether no other place has as much learning and no more harm, and one of them better; not one that is unknown."""
     return [
-        not any(u >= own_u and h <= own_h and (u, h) != (own_u, own_h) for u, h in places) for own_u, own_h in places
+        not np.isnan(own_u + own_h)
+        and not any(u >= own_u and h <= own_h and (u, h) != (own_u, own_h) for u, h in places)
+        for own_u, own_h in places
     ]
