@@ -12,12 +12,13 @@ from transformers import PreTrainedTokenizerBase
 from safety_lightning.data.chat import check_template, encode_prompt
 from safety_lightning.errors import UserError
 from safety_lightning.evaluation.engines import Continuation, PackedRow, pack_row
+from safety_lightning.evaluation.judges.rubric import hash_text
 from safety_lightning.evaluation.likelihoods import Likelihood, encode_continuations
 from safety_lightning.evaluation.statistics import cluster_prompts
 from safety_lightning.evaluation.tasks import Clusters, Prompt, PromptFormat, Task
 
 _BYTES_A_TOKEN = 5
-_BYTES_A_ROW = 1000  # of names and hashes, in the files of answers and of scores
+_BYTES_A_ROW = 2000  # of names and hashes, in the files of answers and of scores
 _FIRST_SHARE = 8  # the first batch is as much smaller than the others
 
 
@@ -47,10 +48,20 @@ class Case:
 
     @property
     def asked_hash(self) -> str:
-        """Hash of what is asked and how, whatever the model: text with examples, solution, target, format, limits."""
-        asked = [self.prompt.text, self.prompt.solution, self.task.prompt_format, repr(self.task.limits)]
-        asked += [self.prompt.target] if self.prompt.target else []
-        return hashlib.sha256(repr(tuple(asked)).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+        """Hash of what is asked and how, whatever the model: text with examples, solution, format, limits."""
+        return hash_text(
+            repr((self.prompt.text, self.prompt.solution, self.task.prompt_format, repr(self.task.limits)))
+        )
+
+    def hash_likelihood(self, likelihood: Likelihood, *, reference_hash: str | None) -> str:
+        """Returns a hash of what a number is read from: the texts behind the prompt, and the reference model.
+
+        Args:
+            likelihood: How it is read.
+            reference_hash: Hash of the reference model; see `Reference`.
+        """
+        measured_from = reference_hash if likelihood.needs_reference else None
+        return hash_text(repr((sorted(likelihood.list_texts(self.prompt)), measured_from)))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -13,15 +14,16 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import nn
 from transformers import PreTrainedModel
 
-from safety_lightning.checkpoints import CheckpointReader, load_model
+from safety_lightning.checkpoints import CheckpointReader, check_model, load_model
 from safety_lightning.errors import UserError
 from safety_lightning.evaluation.callbacks.progress import AnswerProgressBar
-from safety_lightning.evaluation.cases import Case, needs_answers
+from safety_lightning.evaluation.cases import Case, CasePlan, needs_answers
 from safety_lightning.evaluation.datamodule import EvaluationData
 from safety_lightning.evaluation.engines import ContinuousEngine, Engine, TransformersEngine, VLLMEngine, check_vllm
 from safety_lightning.evaluation.grading import answer_cases, grade_cases, list_metrics
 from safety_lightning.evaluation.judges import open_cache
 from safety_lightning.evaluation.judges.local import ModelJudge, make_room
+from safety_lightning.evaluation.judges.rubric import hash_text
 from safety_lightning.evaluation.likelihoods.probing import Reference, check_reference, read_reference
 from safety_lightning.evaluation.measurement import Evaluation, MetricSpec
 from safety_lightning.evaluation.prompt_outcomes import PromptOutcomes
@@ -136,7 +138,21 @@ class EvaluationModule(L.LightningModule):
     def check_baseline(self, data: EvaluationData) -> None:
         """Checks that the baseline, where there is one, can be compared with; raises UserError."""
         if self.baseline is not None:
-            self.baseline.check(data.plan, engine=self.engine_name, dtype=self.weights_dtype)
+            self.baseline.check(
+                data.plan,
+                engine=self.engine_name,
+                dtype=self.weights_dtype,
+                reference_hash=self.hash_reference(data.plan),
+            )
+
+    @cached_property
+    def reference_hashes(self) -> dict[str, str]:
+        """The SHA-256 of every weight file of the reference, by file name; they are read once."""
+        return {} if self.reference_name is None else check_model(self.reference_name).hash_files()
+
+    def hash_reference(self, plan: CasePlan) -> str | None:
+        """Returns one hash of the reference's weights; None where nothing is measured from them."""
+        return hash_text(repr(sorted(self.reference_hashes.items()))) if plan.needs_reference else None
 
     def check_trainer(self, trainer: L.Trainer) -> None:
         """Checks that all batches are run, in processes that each hold the whole model; raises UserError."""
@@ -161,7 +177,7 @@ class EvaluationModule(L.LightningModule):
         )
         if self.trainer.is_global_zero:
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._log.recover(self._engine)
+            self._log.recover(self._engine, reference_hash=self.hash_reference(self._plan))
         self.trainer.strategy.barrier()
         self._generations = self._log.read()
         self._unfinished = self._log.read_unfinished() if self._engine.dtype == "float32" else {}
@@ -249,7 +265,7 @@ class EvaluationModule(L.LightningModule):
         model = load_model(self.reference_name, dtype=dtype, attention=self.attention).eval()
         model.to(self.device)
         engine = TransformersEngine(model, self._data.tokenizer, batch_size=self._data.batch_size)
-        return read_reference(engine, self._plan)
+        return read_reference(engine, self._plan, weights_hash=self.hash_reference(self._plan))
 
     def _grade_own(self) -> list[ScoreRow]:
         """Grades the answers of this process, and returns their rows."""
@@ -277,6 +293,7 @@ class EvaluationModule(L.LightningModule):
                         spec,
                         outcome,
                         cluster=self._plan.cases[index].cluster,
+                        likelihood_hash=self._generations[index].likelihood_hashes.get(spec.name),
                     )
                     for index, outcome in zip(places.values(), outcomes, strict=True)
                 ]

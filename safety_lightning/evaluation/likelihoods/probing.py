@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from math import isfinite
 
 import torch
@@ -14,20 +15,31 @@ from safety_lightning.evaluation.engines import Engine, RowScores
 from safety_lightning.evaluation.likelihoods.reading import Reading
 from safety_lightning.evaluation.tasks import Task
 
-#: Logits of the answer's first token of a reference model, float32, ``(V,)``, by the prompt's name.
-Reference = Mapping[str, Tensor]
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """What a drift is measured from.
+
+    Attributes:
+        logits: Logits of the answer's first token of the reference model, float32, ``(V,)``, by the prompt's name.
+        hash: Hash of the model's weights; None for a model in memory, whose numbers no run folder holds.
+    """
+
+    logits: Mapping[str, Tensor]
+    hash: str | None = None
 
 
-def read_reference(engine: Engine, plan: CasePlan) -> dict[str, Tensor]:
+def read_reference(engine: Engine, plan: CasePlan, *, weights_hash: str | None = None) -> Reference:
     """Reads what the drift is measured from, of the reference model's engine: one forward pass a prompt."""
     cases = [case for task in plan.tasks if _needs(task, "needs_reference") for case in plan.cases if case.task is task]
     cases.sort(key=lambda case: -len(case.token_ids))
     scores = engine.score_rows([case.row for case in cases if case.row is not None], keeps_first=True)
-    return {
+    logits = {
         case.prompt.id: one.first_logits
         for case, one in zip(cases, scores, strict=True)
         if one.first_logits is not None
     }
+    return Reference(logits=logits, hash=weights_hash)
 
 
 def check_reference(plan: CasePlan, *, has_reference: bool) -> None:
@@ -43,7 +55,7 @@ def read_probabilities(engine: Engine, cases: Sequence[Case], *, reference: Refe
     if not rows or not engine.gives_likelihoods:
         return None
     scores = engine.score_rows(rows, keeps_first=_needs(task, "needs_first"))
-    return [_make_reading(case, one, reference or {}) for case, one in zip(cases, scores, strict=True)]
+    return [_make_reading(case, one, reference) for case, one in zip(cases, scores, strict=True)]
 
 
 def read_numbers(task: Task, reading: Reading) -> dict[str, float | None]:
@@ -56,14 +68,14 @@ def _needs(task: Task, what: str) -> bool:
     return any(getattr(one, what) for one in find_likelihoods(task).values())
 
 
-def _make_reading(case: Case, scores: RowScores, reference: Reference) -> Reading:
+def _make_reading(case: Case, scores: RowScores, reference: Reference | None) -> Reading:
     assert case.row is not None
     return Reading(
         prompt=case.prompt,
         log_probs=dict(zip(case.texts, scores.log_probs, strict=True)),
         first_ids={text: ids[0] for text, ids in zip(case.texts, case.row.targets, strict=True)},
         first_log_probs=_normalise(scores.first_logits),
-        reference_log_probs=_normalise(reference.get(case.prompt.id)),
+        reference_log_probs=_normalise(None if reference is None else reference.logits.get(case.prompt.id)),
     )
 
 

@@ -24,7 +24,7 @@ class ScoreRow:
         metric: What was measured.
         kind: How it adds up; see `MetricSpec`.
         judge: Name and model of the judge, where one judged.
-        rubric_hash: Hash of its rubric.
+        rubric_hash: Hash of its rubric; of a likelihood, that of the texts and the reference that it was read from.
         value: The score; None where there is none.
         unjudged: Why there is none.
         reason: The judge's words.
@@ -61,16 +61,22 @@ class ScoreRow:
 
 
 def make_score_row(
-    prompt_id: str, task: str, spec: MetricSpec, outcome: Outcome, *, cluster: int | None = None
+    prompt_id: str,
+    task: str,
+    spec: MetricSpec,
+    outcome: Outcome,
+    *,
+    cluster: int | None = None,
+    likelihood_hash: str | None = None,
 ) -> ScoreRow:
-    """Makes the row of one outcome."""
+    """Makes the row of one outcome; of a likelihood, with the hash of what it was read from."""
     return ScoreRow(
         id=prompt_id,
         task=task,
         metric=spec.name,
         kind=spec.kind,
         judge=spec.judge_name,
-        rubric_hash=spec.rubric_hash,
+        rubric_hash=spec.rubric_hash or likelihood_hash,
         value=outcome.value,
         unjudged=outcome.unjudged,
         reason=outcome.reason,
