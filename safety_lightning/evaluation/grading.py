@@ -14,6 +14,7 @@ from safety_lightning.evaluation.likelihoods import Reading
 from safety_lightning.evaluation.likelihoods.probing import (
     Reference,
     check_reference,
+    keep_finite,
     read_numbers,
     read_probabilities,
 )
@@ -191,7 +192,7 @@ def _make_generation(
         batch_size=1 if answer is None else answer.batch_size,
         prompt_hash=case.prompt_hash,
         asked_hash=case.asked_hash,
-        reference_log_likelihood=None if solution is None else float(solution.sum()),
+        reference_log_likelihood=None if solution is None else keep_finite(float(solution.sum())),
         num_reference_tokens=None if solution is None else len(solution),
         likelihoods={} if reading is None else read_numbers(case.task, reading),
         likelihood_hashes={
@@ -234,7 +235,7 @@ def grade_cases(
     answers = [generations[index] for index in indices]
     if spec.kind == "log_likelihood":
         return [
-            Outcome(value=one.reference_log_likelihood, weight=float(one.num_reference_tokens or 0)) for one in answers
+            _grade_number(one.reference_log_likelihood, weight=float(one.num_reference_tokens or 0)) for one in answers
         ]
     if spec.kind == "mean":
         return [_grade_number(one.likelihoods.get(spec.name)) for one in answers]
@@ -252,7 +253,7 @@ def grade_cases(
     return [spec.grade(plan.cases[index].prompt, one.answer) for index, one in zip(indices, answers, strict=True)]
 
 
-def _grade_number(number: float | None) -> Outcome:
+def _grade_number(number: float | None, *, weight: float = 1.0) -> Outcome:
     if number is None:
         return Outcome(value=None, unjudged="failed", reason="no number: the model's probabilities are none")
-    return Outcome(value=number)
+    return Outcome(value=number, weight=weight)

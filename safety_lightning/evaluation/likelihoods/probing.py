@@ -60,8 +60,12 @@ def read_probabilities(engine: Engine, cases: Sequence[Case], *, reference: Refe
 
 def read_numbers(task: Task, reading: Reading) -> dict[str, float | None]:
     """Reads the numbers of a task at a prompt; None for one that a diverged model makes no number."""
-    found = {name: one.read(reading) for name, one in find_likelihoods(task).items()}
-    return {name: number if isfinite(number) else None for name, number in found.items()}
+    return {name: keep_finite(one.read(reading)) for name, one in find_likelihoods(task).items()}
+
+
+def keep_finite(number: float) -> float | None:
+    """Returns a number, and None for one that a diverged model makes none."""
+    return number if isfinite(number) else None
 
 
 def _needs(task: Task, what: str) -> bool:

@@ -33,7 +33,7 @@ class Generation:
         batch_size: Prompts answered at once.
         prompt_hash: Hash of the token ids that the model read.
         asked_hash: Hash of what was asked and how, whatever the model; see `Case`.
-        reference_log_likelihood: Log-likelihood of the solution in nats, None without one.
+        reference_log_likelihood: Log-likelihood of the solution in nats, None without one or where that is no number.
         num_reference_tokens: Tokens of the solution.
         likelihoods: What was read off the model's probabilities, by metric; None where that is no number.
         likelihood_hashes: Of what each of them was read: texts behind the prompt, and the reference model.
@@ -193,7 +193,7 @@ def check_measured(
     if not engine.gives_likelihoods:
         return
     wants_solution = any(spec.kind == "log_likelihood" for spec in case.task.metrics)
-    if wants_solution and generation.reference_log_likelihood is None:
+    if wants_solution and generation.num_reference_tokens is None:
         raise _blame(generation, file, "the log-likelihood of its solution", "none")
     for name, likelihood in find_likelihoods(case.task).items():
         if name not in generation.likelihoods:
