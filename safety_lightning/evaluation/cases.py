@@ -13,7 +13,7 @@ from safety_lightning.data.chat import check_template, encode_prompt
 from safety_lightning.errors import UserError
 from safety_lightning.evaluation.engines import Continuation, PackedRow, pack_row
 from safety_lightning.evaluation.judges.rubric import hash_text
-from safety_lightning.evaluation.likelihoods import Likelihood, encode_continuations
+from safety_lightning.evaluation.likelihoods import Likelihood, encode_continuations, encode_openings
 from safety_lightning.evaluation.statistics import cluster_prompts
 from safety_lightning.evaluation.tasks import Clusters, Prompt, PromptFormat, Task
 
@@ -30,6 +30,8 @@ class Case:
         prompt: The prompt.
         task: Its task.
         token_ids: What the model reads.
+        opened_ids: The same with what the chat template writes before every answer; texts and choices are scored, and
+            first tokens read, behind it.
         prompt_hash: Hash of `token_ids`.
         choices_ids: The answers that there are to choose from behind it, empty where it is answered freely.
         texts: What may stand behind it, of which the likelihood is asked for.
@@ -40,6 +42,7 @@ class Case:
     prompt: Prompt
     task: Task
     token_ids: list[int]
+    opened_ids: list[int]
     prompt_hash: str
     choices_ids: tuple[tuple[int, ...], ...] = ()
     texts: tuple[str, ...] = ()
@@ -163,20 +166,26 @@ def _encode_task(
 ) -> list[Case]:
     prompts = task.read_prompts()[:num_prompts]
     found_ids = [encode_text(tokenizer, prompt.text, prompt_format=task.prompt_format) for prompt in prompts]
-    rows = _pack_rows(task, tokenizer, prompts, found_ids)
+    opened_ids = encode_openings(
+        tokenizer, [prompt.text for prompt in prompts], found_ids, prompt_format=task.prompt_format
+    )
+    rows = _pack_rows(task, tokenizer, prompts, opened_ids)
     numbers = _find_clusters(task, prompts, clusters)
     return [
         Case(
             prompt=prompt,
             task=task,
             token_ids=token_ids,
+            opened_ids=opened,
             prompt_hash=hash_ids(token_ids),
             choices_ids=_encode_choices(task, prompt, tokenizer, token_ids),
             texts=texts,
             row=row,
             cluster=number,
         )
-        for prompt, token_ids, (texts, row), number in zip(prompts, found_ids, rows, numbers, strict=True)
+        for prompt, token_ids, opened, (texts, row), number in zip(
+            prompts, found_ids, opened_ids, rows, numbers, strict=True
+        )
     ]
 
 
@@ -254,7 +263,7 @@ def check_context(cases: Sequence[Case], max_context_tokens: int | None) -> None
     for case in cases:
         num_answer = case.task.limits.max_new_tokens if needs_answers(case.task) else 0
         behind = [*case.choices_ids, *(case.row.targets if case.row else [])]
-        num_texts = max((len(ids) for ids in behind), default=0)
+        num_texts = max((len(ids) for ids in behind), default=0) + len(case.opened_ids) - len(case.token_ids)
         if len(case.token_ids) + max(num_answer, num_texts) > max_context_tokens:
             raise UserError(
                 f"prompt and answer must fit the model's context of {max_context_tokens} tokens, prompt "

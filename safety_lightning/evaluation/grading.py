@@ -127,7 +127,8 @@ def choose_answers(engine: Engine, cases: Sequence[Case]) -> list[Answer]:
     if not engine.gives_likelihoods:
         raise UserError(f"choices must be answered by an engine that gives log-likelihoods, got {engine.name}")
     rows = [
-        pack_row(case.token_ids, [Continuation(ids, len(case.token_ids)) for ids in case.choices_ids]) for case in cases
+        pack_row(case.opened_ids, [Continuation(ids, len(case.opened_ids)) for ids in case.choices_ids])
+        for case in cases
     ]
     scores = engine.score_rows(rows)
     answers = []

@@ -68,14 +68,9 @@ def print_results(run_folder: Path, *, console: Console) -> None:
     shown = [row for row in rows if not _is_listed(row)]
     for table in [make_metric_table(shown)] if is_evaluation else make_tables(shown, width=console.width):
         show_table(console, table)
-    for line in [
-        *list_answers(rows),
-        *list_clusters(rows),
-        *list_unjudged(rows),
-        *list_unscored(rows),
-        *list_judges(rows),
-    ]:
-        show_line(console, line)
+    for list_lines in (list_answers, list_clusters, list_unjudged, list_unscored, list_judges):
+        for line in list_lines(rows):
+            show_line(console, line)
 
 
 def make_tables(rows: Sequence[ResultRow], *, width: int) -> list[PlainTable]:
@@ -165,8 +160,8 @@ def list_unscored(rows: Sequence[ResultRow]) -> list[str]:
             key = (_name_model(row), row.task, row.num_total - row.num_scored, row.num_total)
             found.setdefault(key, []).append(row.metric.replace("_", "-"))
     return [
-        f"Unscored     {number} of {num_total} prompts: {task.replace('_', '-')} {', '.join(metrics)} of {model}, whose "
-        "probabilities are no numbers there; the value is of the others"
+        f"Unscored     {number} of {num_total} prompts: {task.replace('_', '-')} {', '.join(metrics)} of {model} are no "
+        "numbers there, and values are of the others"
         for (model, task, number, num_total), metrics in found.items()
     ]
 
