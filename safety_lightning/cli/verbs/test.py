@@ -97,7 +97,6 @@ class TestCLI(VerbCLI):
         self.check_folder()
         self.datamodule.prepare()
         self.check_folder(num_bytes=self.datamodule.plan.estimate_bytes())
-        self.model.check_choices(self.datamodule)
         self.model.check_measures(self.datamodule)
         self.model.check_baseline(self.datamodule)
         self._check_cache()

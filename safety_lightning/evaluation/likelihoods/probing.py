@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from safety_lightning.errors import UserError
-from safety_lightning.evaluation.cases import Case, CasePlan, find_likelihoods
+from safety_lightning.evaluation.cases import Case, CasePlan, find_likelihoods, needs_answers
 from safety_lightning.evaluation.engines import Engine, RowScores
 from safety_lightning.evaluation.likelihoods.reading import Reading
 from safety_lightning.evaluation.tasks import Task
@@ -46,6 +46,38 @@ def check_reference(plan: CasePlan, *, has_reference: bool) -> None:
     """Raises UserError if a drift is to be measured and there is no reference model."""
     if plan.needs_reference and not has_reference:
         raise UserError("measure drift must have a reference model to be measured from, got none: give model.reference")
+
+
+def check_without_likelihoods(plan: CasePlan, *, engine: str) -> None:
+    """Raises UserError if an engine without likelihoods is to choose answers by them, or to take measures named.
+
+    Args:
+        plan: What is asked and measured.
+        engine: The engine's name.
+    """
+    for task in plan.tasks:
+        wanted = f"engine must be transformers or continuous for the likelihoods of {task.name}"
+        if any(case.choices_ids for case in plan.cases if case.task is task):
+            raise UserError(f"{wanted}, by which its answers are chosen, got {engine}")
+        found = _list_likelihoods(task)
+        if found and (getattr(task, "names_measures", False) or not needs_answers(task)):
+            raise UserError(f"{wanted}, {', '.join(found)}, got {engine}")
+
+
+def list_left_out(plan: CasePlan, engine: Engine) -> list[str]:
+    """Lists what is not measured, as the engine gives no likelihoods, in a line for each task."""
+    if engine.gives_likelihoods:
+        return []
+    found = {task.name: _list_likelihoods(task) for task in plan.tasks}
+    return [
+        f"engine {engine.name} gives no likelihoods: {', '.join(left_out)} of {name} are not measured"
+        for name, left_out in found.items()
+        if left_out
+    ]
+
+
+def _list_likelihoods(task: Task) -> list[str]:
+    return [spec.name for spec in task.metrics if not spec.needs_answers]
 
 
 def read_probabilities(engine: Engine, cases: Sequence[Case], *, reference: Reference | None) -> list[Reading] | None:

@@ -58,6 +58,7 @@ class OrdinaryRequests:
 
     name = "ordinary"
     is_harmful = False
+    names_measures = True  # none of the default needs likelihoods
 
     def __post_init__(self) -> None:
         AnswerLimits(max_new_tokens=self.max_new_tokens)
