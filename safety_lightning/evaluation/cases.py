@@ -14,8 +14,8 @@ from safety_lightning.errors import UserError
 from safety_lightning.evaluation.engines import Continuation, PackedRow, pack_row
 from safety_lightning.evaluation.judges.rubric import hash_text
 from safety_lightning.evaluation.likelihoods import Likelihood, encode_continuations, encode_openings
-from safety_lightning.evaluation.statistics import cluster_prompts
-from safety_lightning.evaluation.tasks import Clusters, Prompt, PromptFormat, Task
+from safety_lightning.evaluation.statistics import Clusters, find_clusters
+from safety_lightning.evaluation.tasks import Prompt, PromptFormat, Task
 
 _BYTES_A_TOKEN = 5
 _BYTES_A_ROW = 2000  # of names and hashes, in the files of answers and of scores
@@ -243,17 +243,9 @@ def _check_refusals(
 
 
 def _find_clusters(task: Task, prompts: Sequence[Prompt], clusters: Clusters | None) -> list[int] | list[None]:
-    if clusters == "none" or not task.is_harmful:
+    if not task.is_harmful:
         return [None] * len(prompts)
-    found = cluster_prompts([prompt.request for prompt in prompts])
-    if len(set(found)) < 2 and clusters is None:
-        return [None] * len(prompts)
-    if len(set(found)) < 2:
-        raise UserError(
-            f"clusters must be none where there are not two of them, the {len(prompts)} prompts of {task.name} make "
-            f"{len(set(found))}"
-        )
-    return found
+    return find_clusters([prompt.request for prompt in prompts], clusters, task=task.name) or [None] * len(prompts)
 
 
 def check_context(cases: Sequence[Case], max_context_tokens: int | None) -> None:

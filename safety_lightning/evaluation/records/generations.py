@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,7 @@ from safety_lightning.evaluation.cases import Case, CasePlan, find_likelihoods, 
 from safety_lightning.evaluation.engines import Engine, Finish
 from safety_lightning.evaluation.measurement import AnswerKind
 from safety_lightning.evaluation.tasks.answer_kinds import classify_for
-from safety_lightning.files import format_rows, read_rows, write_atomically
+from safety_lightning.files import append_rows, format_rows, read_rows, write_atomically
 
 FILE_NAME = "generations.jsonl"
 
@@ -149,10 +148,7 @@ class _SharedFile:
         self._own = self.file if rank is None else folder / f"{stem}.rank{rank}.jsonl"
 
     def append(self, generations: Sequence[Generation]) -> None:
-        with self._own.open("a", encoding="utf-8") as stream:
-            stream.write(format_rows(generations))
-            stream.flush()
-            os.fsync(stream.fileno())
+        append_rows(self._own, generations)
 
     def read(self) -> list[Generation]:
         return read_generations(self.file) if self.file.is_file() else []

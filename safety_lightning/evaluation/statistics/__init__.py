@@ -1,7 +1,13 @@
 """How sure a number is: intervals (of shares, means and ratios; over clusters), comparison of models, agreement."""
 
 from safety_lightning.evaluation.statistics.agreement import Agreement, bootstrap_agreement, measure_agreement
-from safety_lightning.evaluation.statistics.clusters import cluster_interval, cluster_prompts, cluster_share_interval
+from safety_lightning.evaluation.statistics.clusters import (
+    Clusters,
+    cluster_interval,
+    cluster_prompts,
+    cluster_share_interval,
+    find_clusters,
+)
 from safety_lightning.evaluation.statistics.comparison import (
     AccuracyComparison,
     PairedDifference,
@@ -14,6 +20,7 @@ from safety_lightning.evaluation.statistics.sample import Sample
 __all__ = [
     "AccuracyComparison",
     "Agreement",
+    "Clusters",
     "PairedDifference",
     "Sample",
     "average",
@@ -24,6 +31,7 @@ __all__ = [
     "cluster_share_interval",
     "compare_accuracies",
     "compare_paired",
+    "find_clusters",
     "measure_agreement",
     "wilson_interval",
 ]

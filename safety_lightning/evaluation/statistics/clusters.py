@@ -9,10 +9,12 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from math import sqrt
+from typing import Literal
 
 from safety_lightning.errors import UserError
 from safety_lightning.evaluation.statistics.intervals import average, wilson_interval
 
+Clusters = Literal["twins", "none"]
 TWIN_SIMILARITY = 0.6
 _FUNCTION_WORDS = (
     "a an the and or of to for in on at by with from into that this these those is are be as it its their his her your "
@@ -87,6 +89,33 @@ def cluster_prompts(texts: Sequence[str], *, similarity: float = TWIN_SIMILARITY
     labels = connected_components(twins_PP, directed=False)[1].tolist()
     numbers: dict[int, int] = {}
     return [numbers.setdefault(label, len(numbers)) for label in labels]
+
+
+def find_clusters(texts: Sequence[str], clusters: Clusters | None, *, task: str) -> list[int] | None:
+    """Puts the prompts of a task into clusters, where they are looked for.
+
+    Args:
+        texts: The prompts.
+        clusters: Whether they are; None: where they make two or more.
+        task: The task, for errors.
+
+    Returns:
+        The number of each prompt's cluster; None where none are looked for.
+
+    Raises:
+        UserError: If ``twins`` is asked for, and there are not two clusters.
+    """
+    if clusters == "none":
+        return None
+    found = cluster_prompts(texts)
+    if len(set(found)) > 1:
+        return found
+    if clusters is None:
+        return None
+    raise UserError(
+        f"clusters must be none where there are not two of them, the {len(texts)} prompts of {task} make "
+        f"{len(set(found))}"
+    )
 
 
 def cluster_interval(
