@@ -101,8 +101,8 @@ def list_score_rows(evaluation: Evaluation, *, model: str, step: int | None) -> 
 def add_scores(folder: Path, rows: Sequence[ScoreRow]) -> None:
     """Adds the rows of a model to ``scores.jsonl``, in the place of those of an earlier time.
 
-    They are appended, and on disk when it returns; the file is written anew only where there is none, it has rows of the
-    same model and step, or a kill has torn a line.
+    They are appended, and on disk when it returns. The file is written anew only where there is none, it has rows of
+    the same model and step, or a kill has torn a line.
     """
     file = folder / FILE_NAME
     new = {(row.model, row.step) for row in rows}

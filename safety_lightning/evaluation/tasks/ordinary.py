@@ -45,9 +45,7 @@ class OrdinaryRequests:
         UserError: If `max_new_tokens` is below 1, nothing is measured, or the judge does not read refusals.
     """
 
-    source: str | InstructionSource = field(
-        default_factory=lambda: InstructionSource(path="walledai/XSTest", split="test", filters={"label": "safe"})
-    )
+    source: str | InstructionSource = "xstest"
     prompt_format: PromptFormat = "chat"
     max_new_tokens: int = 128
     phrases: str = "refusals-v1"
