@@ -208,6 +208,14 @@ def write_rows(file: Path, rows: Iterable[Any], *, to_json: Callable[[Any], dict
     write_atomically(file, format_rows(rows, to_json=to_json))
 
 
+def append_rows(file: Path, rows: Iterable[Any]) -> None:
+    """Appends rows of a dataclass as JSON lines; they are on disk when it returns. A kill may tear the last line."""
+    with file.open("a", encoding="utf-8") as stream:
+        stream.write(format_rows(rows))
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
 def read_rows(file: Path, make_row: Callable[..., Row], *, what: str, is_torn_allowed: bool = False) -> list[Row]:
     """Reads rows that `write_rows` wrote.
 

@@ -188,7 +188,7 @@ def _read_texts(
     for column in columns:
         check_column(table, column)
     found = []
-    blank = [f"{table.name}, line {number}, is blank" for number in table.blank_lines]
+    blank = table.list_blank()
     for index in indices:
         texts = tuple(_read_text(table, index, column) for column in columns)
         empty = [column for column, text in zip(columns, texts, strict=True) if not text.strip()]

@@ -49,6 +49,10 @@ class Table:
     version: str
     blank_lines: Sequence[int] = ()
 
+    def list_blank(self) -> list[str]:
+        """Says where each line is that holds nothing."""
+        return [f"{self.name}, line {number}, is blank" for number in self.blank_lines]
+
     def locate(self, index: int) -> str:
         """Says in words where a row is."""
         return f"{self.name}, {self.unit} {self.numbers[index]}"

@@ -12,12 +12,13 @@ from transformers import PreTrainedTokenizerBase
 from safety_lightning.data.chat import check_template, encode_prompt
 from safety_lightning.errors import UserError
 from safety_lightning.evaluation.engines import Continuation, PackedRow, pack_row
-from safety_lightning.evaluation.likelihoods import Likelihood, encode_continuations
-from safety_lightning.evaluation.statistics import cluster_prompts
-from safety_lightning.evaluation.tasks import Clusters, Prompt, PromptFormat, Task
+from safety_lightning.evaluation.judges.rubric import hash_text
+from safety_lightning.evaluation.likelihoods import Likelihood, encode_continuations, encode_openings
+from safety_lightning.evaluation.statistics import Clusters, find_clusters
+from safety_lightning.evaluation.tasks import Prompt, PromptFormat, Task
 
 _BYTES_A_TOKEN = 5
-_BYTES_A_ROW = 1000  # of names and hashes, in the files of answers and of scores
+_BYTES_A_ROW = 2000  # of names and hashes, in the files of answers and of scores
 _FIRST_SHARE = 8  # the first batch is as much smaller than the others
 
 
@@ -29,6 +30,8 @@ class Case:
         prompt: The prompt.
         task: Its task.
         token_ids: What the model reads.
+        opened_ids: The same with what the chat template writes before every answer; texts and choices are scored, and
+            first tokens read, behind it.
         prompt_hash: Hash of `token_ids`.
         choices_ids: The answers that there are to choose from behind it, empty where it is answered freely.
         texts: What may stand behind it, of which the likelihood is asked for.
@@ -39,6 +42,7 @@ class Case:
     prompt: Prompt
     task: Task
     token_ids: list[int]
+    opened_ids: list[int]
     prompt_hash: str
     choices_ids: tuple[tuple[int, ...], ...] = ()
     texts: tuple[str, ...] = ()
@@ -47,10 +51,20 @@ class Case:
 
     @property
     def asked_hash(self) -> str:
-        """Hash of what is asked and how, whatever the model: text with examples, solution, target, format, limits."""
-        asked = [self.prompt.text, self.prompt.solution, self.task.prompt_format, repr(self.task.limits)]
-        asked += [self.prompt.target] if self.prompt.target else []
-        return hashlib.sha256(repr(tuple(asked)).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+        """Hash of what is asked and how, whatever the model: text with examples, solution, format, limits."""
+        return hash_text(
+            repr((self.prompt.text, self.prompt.solution, self.task.prompt_format, repr(self.task.limits)))
+        )
+
+    def hash_likelihood(self, likelihood: Likelihood, *, reference_hash: str | None) -> str:
+        """Returns a hash of what a number is read from: the texts behind the prompt, and the reference model.
+
+        Args:
+            likelihood: How it is read.
+            reference_hash: Hash of the reference model; see `Reference`.
+        """
+        measured_from = reference_hash if likelihood.needs_reference else None
+        return hash_text(repr((sorted(likelihood.list_texts(self.prompt)), measured_from)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,20 +166,26 @@ def _encode_task(
 ) -> list[Case]:
     prompts = task.read_prompts()[:num_prompts]
     found_ids = [encode_text(tokenizer, prompt.text, prompt_format=task.prompt_format) for prompt in prompts]
-    rows = _pack_rows(task, tokenizer, prompts, found_ids)
+    opened_ids = encode_openings(
+        tokenizer, [prompt.text for prompt in prompts], found_ids, prompt_format=task.prompt_format
+    )
+    rows = _pack_rows(task, tokenizer, prompts, opened_ids)
     numbers = _find_clusters(task, prompts, clusters)
     return [
         Case(
             prompt=prompt,
             task=task,
             token_ids=token_ids,
+            opened_ids=opened,
             prompt_hash=hash_ids(token_ids),
             choices_ids=_encode_choices(task, prompt, tokenizer, token_ids),
             texts=texts,
             row=row,
             cluster=number,
         )
-        for prompt, token_ids, (texts, row), number in zip(prompts, found_ids, rows, numbers, strict=True)
+        for prompt, token_ids, opened, (texts, row), number in zip(
+            prompts, found_ids, opened_ids, rows, numbers, strict=True
+        )
     ]
 
 
@@ -223,17 +243,9 @@ def _check_refusals(
 
 
 def _find_clusters(task: Task, prompts: Sequence[Prompt], clusters: Clusters | None) -> list[int] | list[None]:
-    if clusters == "none" or not task.is_harmful:
+    if not task.is_harmful:
         return [None] * len(prompts)
-    found = cluster_prompts([prompt.request for prompt in prompts])
-    if len(set(found)) < 2 and clusters is None:
-        return [None] * len(prompts)
-    if len(set(found)) < 2:
-        raise UserError(
-            f"clusters must be none where there are not two of them, the {len(prompts)} prompts of {task.name} make "
-            f"{len(set(found))}"
-        )
-    return found
+    return find_clusters([prompt.request for prompt in prompts], clusters, task=task.name) or [None] * len(prompts)
 
 
 def check_context(cases: Sequence[Case], max_context_tokens: int | None) -> None:
@@ -243,7 +255,7 @@ def check_context(cases: Sequence[Case], max_context_tokens: int | None) -> None
     for case in cases:
         num_answer = case.task.limits.max_new_tokens if needs_answers(case.task) else 0
         behind = [*case.choices_ids, *(case.row.targets if case.row else [])]
-        num_texts = max((len(ids) for ids in behind), default=0)
+        num_texts = max((len(ids) for ids in behind), default=0) + len(case.opened_ids) - len(case.token_ids)
         if len(case.token_ids) + max(num_answer, num_texts) > max_context_tokens:
             raise UserError(
                 f"prompt and answer must fit the model's context of {max_context_tokens} tokens, prompt "

@@ -14,11 +14,11 @@ from safety_lightning.errors import UserError
 from safety_lightning.evaluation.cases import CasePlan, make_plan
 from safety_lightning.evaluation.judges import Judge
 from safety_lightning.evaluation.measurement import MAX_UNJUDGED_SHARE, check_unjudged_share
+from safety_lightning.evaluation.statistics import Clusters
 from safety_lightning.evaluation.tasks import (
     GSM8K,
     MATH500,
     MMLU,
-    Clusters,
     HarmfulRequests,
     Lab,
     OrdinaryRequests,

@@ -7,20 +7,20 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from safety_lightning.errors import UserError
-from safety_lightning.evaluation.cases import Case, CasePlan, needs_answers
+from safety_lightning.evaluation.cases import Case, CasePlan, find_likelihoods, needs_answers
 from safety_lightning.evaluation.engines import Answer, Continuation, Engine, pack_row
 from safety_lightning.evaluation.judges import JudgementCache, JudgeRequest, LabJudge, judge_answers
 from safety_lightning.evaluation.likelihoods import Reading
 from safety_lightning.evaluation.likelihoods.probing import (
     Reference,
     check_reference,
+    keep_finite,
     read_numbers,
     read_probabilities,
 )
 from safety_lightning.evaluation.measurement import (
     ANSWER_KINDS,
     MAX_UNJUDGED_SHARE,
-    AnswerKind,
     Evaluation,
     MetricSpec,
     Outcome,
@@ -28,7 +28,7 @@ from safety_lightning.evaluation.measurement import (
 from safety_lightning.evaluation.records import Generation
 from safety_lightning.evaluation.summary import summarise_plan
 from safety_lightning.evaluation.tasks import Task
-from safety_lightning.evaluation.tasks.answer_kinds import classify_answer
+from safety_lightning.evaluation.tasks.answer_kinds import classify_for
 
 
 def measure_plan(
@@ -85,7 +85,7 @@ def answer_cases(
     answers = _answer(engine, cases, known or {}, progress) if needs_answers(cases[0].task) else {}
     readings = read_probabilities(engine, cases, reference=reference)
     return [
-        _make_generation(engine, case, answers.get(at), readings[at] if readings else None)
+        _make_generation(engine, case, answers.get(at), readings[at] if readings else None, reference)
         for at, case in enumerate(cases)
     ]
 
@@ -127,7 +127,8 @@ def choose_answers(engine: Engine, cases: Sequence[Case]) -> list[Answer]:
     if not engine.gives_likelihoods:
         raise UserError(f"choices must be answered by an engine that gives log-likelihoods, got {engine.name}")
     rows = [
-        pack_row(case.token_ids, [Continuation(ids, len(case.token_ids)) for ids in case.choices_ids]) for case in cases
+        pack_row(case.opened_ids, [Continuation(ids, len(case.opened_ids)) for ids in case.choices_ids])
+        for case in cases
     ]
     scores = engine.score_rows(rows)
     answers = []
@@ -171,10 +172,14 @@ class _Watch:
 
     def on_answer(self, index: int, answer: Answer) -> None:
         place = self.places[index]
-        self.progress.on_generation(place, _make_generation(self.engine, self.cases[place], answer, None))
+        self.progress.on_generation(place, _make_generation(self.engine, self.cases[place], answer, None, None))
 
 
-def _make_generation(engine: Engine, case: Case, answer: Answer | None, reading: Reading | None) -> Generation:
+def _make_generation(
+    engine: Engine, case: Case, answer: Answer | None, reading: Reading | None, reference: Reference | None
+) -> Generation:
+    likelihoods = {} if reading is None else find_likelihoods(case.task)
+    reference_hash = None if reference is None else reference.hash
     solution = None if reading is None else reading.log_probs.get(case.prompt.solution)
     return Generation(
         id=case.prompt.id,
@@ -188,18 +193,14 @@ def _make_generation(engine: Engine, case: Case, answer: Answer | None, reading:
         batch_size=1 if answer is None else answer.batch_size,
         prompt_hash=case.prompt_hash,
         asked_hash=case.asked_hash,
-        reference_log_likelihood=None if solution is None else float(solution.sum()),
+        reference_log_likelihood=None if solution is None else keep_finite(float(solution.sum())),
         num_reference_tokens=None if solution is None else len(solution),
         likelihoods={} if reading is None else read_numbers(case.task, reading),
-        kind=None if answer is None else _classify(case.task, answer),
+        likelihood_hashes={
+            name: case.hash_likelihood(one, reference_hash=reference_hash) for name, one in likelihoods.items()
+        },
+        kind=None if answer is None else classify_for(case.task, answer.text, answer.finish_reason),
     )
-
-
-def _classify(task: Task, answer: Answer) -> AnswerKind | None:
-    spec = next((spec for spec in task.metrics if spec.declines is not None), None)
-    if spec is None or spec.declines is None:
-        return None
-    return classify_answer(answer.text, answer.finish_reason, declines=spec.declines)
 
 
 def list_metrics(tasks: Iterable[Task], engine: Engine) -> Iterator[tuple[Task, MetricSpec]]:
@@ -235,12 +236,13 @@ def grade_cases(
     answers = [generations[index] for index in indices]
     if spec.kind == "log_likelihood":
         return [
-            Outcome(value=one.reference_log_likelihood, weight=float(one.num_reference_tokens or 0)) for one in answers
+            _grade_number(one.reference_log_likelihood, weight=float(one.num_reference_tokens or 0)) for one in answers
         ]
     if spec.kind == "mean":
         return [_grade_number(one.likelihoods.get(spec.name)) for one in answers]
     if spec.kind == "answer_kinds":
-        kinds = [one.kind or "answered" for one in answers]
+        kinds = [one.kind for one in answers if one.kind is not None]
+        assert len(kinds) == len(answers), "what is kept or generated for this measure has a kind"
         return [Outcome(value=float(ANSWER_KINDS.index(kind)), reason=kind) for kind in kinds]
     if spec.kind == "judged":
         assert spec.judge is not None
@@ -252,7 +254,7 @@ def grade_cases(
     return [spec.grade(plan.cases[index].prompt, one.answer) for index, one in zip(indices, answers, strict=True)]
 
 
-def _grade_number(number: float | None) -> Outcome:
+def _grade_number(number: float | None, *, weight: float = 1.0) -> Outcome:
     if number is None:
         return Outcome(value=None, unjudged="failed", reason="no number: the model's probabilities are none")
-    return Outcome(value=number)
+    return Outcome(value=number, weight=weight)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from safety_lightning.errors import UserError
@@ -13,7 +12,7 @@ from safety_lightning.evaluation.datamodule import find_context
 from safety_lightning.evaluation.engines import TransformersEngine
 from safety_lightning.evaluation.grading import measure_plan
 from safety_lightning.evaluation.judges import open_cache
-from safety_lightning.evaluation.likelihoods.probing import read_reference
+from safety_lightning.evaluation.likelihoods.probing import Reference, read_reference
 from safety_lightning.evaluation.measurement import MAX_UNJUDGED_SHARE, Evaluation
 from safety_lightning.evaluation.tasks import TaskSuite
 
@@ -75,7 +74,7 @@ class LiveEvaluation:
             num_prompts=num_prompts,
             clusters=suite.clusters,
         )
-        self._reference: dict[str, Tensor] | None = None
+        self._reference: Reference | None = None
         self._is_context_known = max_context_tokens is not None
 
     def check(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -10,24 +11,31 @@ import lightning as L
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 from transformers import PreTrainedModel
 
-from safety_lightning.checkpoints import CheckpointReader, load_model
+from safety_lightning.checkpoints import CheckpointReader, check_model, load_model
 from safety_lightning.errors import UserError
-from safety_lightning.evaluation.callbacks.progress import AnswerProgressBar
-from safety_lightning.evaluation.cases import Case, needs_answers
+from safety_lightning.evaluation.callbacks.progress import AnswerProgressBar, BatchProgress
+from safety_lightning.evaluation.cases import CasePlan
 from safety_lightning.evaluation.datamodule import EvaluationData
 from safety_lightning.evaluation.engines import ContinuousEngine, Engine, TransformersEngine, VLLMEngine, check_vllm
 from safety_lightning.evaluation.grading import answer_cases, grade_cases, list_metrics
 from safety_lightning.evaluation.judges import open_cache
 from safety_lightning.evaluation.judges.local import ModelJudge, make_room
-from safety_lightning.evaluation.likelihoods.probing import Reference, check_reference, read_reference
+from safety_lightning.evaluation.judges.rubric import hash_text
+from safety_lightning.evaluation.likelihoods.probing import (
+    Reference,
+    check_reference,
+    check_without_likelihoods,
+    list_left_out,
+    read_reference,
+)
 from safety_lightning.evaluation.measurement import Evaluation, MetricSpec
 from safety_lightning.evaluation.prompt_outcomes import PromptOutcomes
 from safety_lightning.evaluation.records import (
     Baseline,
-    Generation,
     GenerationLog,
     ResultFile,
     ScoreRow,
@@ -53,7 +61,7 @@ class EvaluationModule(L.LightningModule):
     Args:
         model: The model: a folder, a hub name (``org/name@rev``) or ``lab:NAME``.
         engine: ``transformers``; ``continuous``, its continuous batching, for GPUs; ``vllm`` where it is installed;
-            ``auto`` for ``continuous`` on a GPU, else ``transformers``.
+            ``auto`` is ``transformers``.
         dtype: What the weights are computed in. Answers in two dtypes are never compared.
         attention: Attention implementation of transformers.
         reference: The model that a drift is measured from: a folder, a hub name or ``lab:NAME``.
@@ -85,7 +93,7 @@ class EvaluationModule(L.LightningModule):
         super().__init__()
         self.model_name = model
         self.checkpoint: CheckpointReader | None = None  # what is loaded, where a command has hashed it
-        self.engine_name: EngineName = engine
+        self.engine_name: EngineName = "transformers" if engine == "auto" else engine
         self.weights_dtype: str = dtype
         self.attention = attention
         self.reference_name = reference
@@ -104,39 +112,41 @@ class EvaluationModule(L.LightningModule):
 
     def configure_model(self) -> None:
         """Loads the model, once, unless it is in memory already or another engine loads it."""
-        self.choose_engine(self.trainer)
         if "model" in self._modules or self.engine_name == "vllm":
             return
         self.model = load_model(
             self.checkpoint or self.model_name, dtype=getattr(torch, self.weights_dtype), attention=self.attention
         ).eval()
 
-    def choose_engine(self, trainer: L.Trainer) -> None:
-        """Puts an engine in the place of ``auto``, once it is known where the model will be."""
-        if self.engine_name == "auto":
-            self.engine_name = "continuous" if trainer.strategy.root_device.type == "cuda" else "transformers"
-
     def check_engine(self) -> None:
         """Checks that the engine is installed; raises UserError."""
         if self.engine_name == "vllm":
             check_vllm()
 
-    def check_choices(self, data: EvaluationData) -> None:
-        """Checks that the engine gives log-likelihoods where answers are chosen by them; raises UserError."""
-        if self.engine_name != "transformers" and any(case.choices_ids for case in data.plan.cases):
-            raise UserError(f"mmlu must be answered with --model.engine transformers, got {self.engine_name}")
-
     def check_measures(self, data: EvaluationData) -> None:
         """Checks that the engine and the reference serve for what is measured; raises UserError."""
         check_reference(data.plan, has_reference=self.reference_name is not None)
-        for task in data.plan.tasks if self.engine_name == "vllm" else ():
-            if not needs_answers(task):
-                raise UserError(f"engine must be transformers for the likelihoods of {task.name}, got vllm")
+        if self.engine_name == "vllm":
+            check_without_likelihoods(data.plan, engine=self.engine_name)
 
     def check_baseline(self, data: EvaluationData) -> None:
         """Checks that the baseline, where there is one, can be compared with; raises UserError."""
         if self.baseline is not None:
-            self.baseline.check(data.plan, engine=self.engine_name, dtype=self.weights_dtype)
+            self.baseline.check(
+                data.plan,
+                engine=self.engine_name,
+                dtype=self.weights_dtype,
+                reference_hash=self.hash_reference(data.plan),
+            )
+
+    @cached_property
+    def reference_hashes(self) -> dict[str, str]:
+        """The SHA-256 of every weight file of the reference, by file name; they are read once."""
+        return {} if self.reference_name is None else check_model(self.reference_name).hash_files()
+
+    def hash_reference(self, plan: CasePlan) -> str | None:
+        """Returns one hash of the reference's weights; None where nothing is measured from them."""
+        return hash_text(repr(sorted(self.reference_hashes.items()))) if plan.needs_reference else None
 
     def check_trainer(self, trainer: L.Trainer) -> None:
         """Checks that all batches are run, in processes that each hold the whole model; raises UserError."""
@@ -145,7 +155,6 @@ class EvaluationModule(L.LightningModule):
             raise UserError(f"limit_test_batches must be 1.0 (the size of a source makes a subset), got {limit}")
         if not isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy)):
             raise UserError(f"strategy must be auto or ddp, got {type(trainer.strategy).__name__}")
-        self.choose_engine(trainer)
 
     def on_test_start(self) -> None:
         """Makes the engine, and reads what an earlier run of the folder has answered."""
@@ -154,6 +163,8 @@ class EvaluationModule(L.LightningModule):
         self._engine = self._make_engine()
         self.check_baseline(self._data)
         self.check_measures(self._data)
+        for line in list_left_out(self._plan, self._engine):
+            rank_zero_warn(line)
         self._reference = self._read_reference()
         self._folder = Path(self.folder or self.trainer.default_root_dir)
         self._log = GenerationLog(
@@ -161,7 +172,7 @@ class EvaluationModule(L.LightningModule):
         )
         if self.trainer.is_global_zero:
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._log.recover(self._engine)
+            self._log.recover(self._engine, reference_hash=self.hash_reference(self._plan))
         self.trainer.strategy.barrier()
         self._generations = self._log.read()
         self._unfinished = self._log.read_unfinished() if self._engine.dtype == "float32" else {}
@@ -179,7 +190,7 @@ class EvaluationModule(L.LightningModule):
             return
         cases = [self._plan.cases[index] for index in batch]
         known = {at: self._unfinished[index] for at, index in enumerate(batch) if index in self._unfinished}
-        progress = _BatchProgress(self._log, self._bar, cases)
+        progress = BatchProgress(self._log, self._bar, cases)
         generations = answer_cases(self._engine, cases, known=known, progress=progress, reference=self._reference)
         self._log.append(generations)
         self._generations |= dict(zip(batch, generations, strict=True))
@@ -249,7 +260,7 @@ class EvaluationModule(L.LightningModule):
         model = load_model(self.reference_name, dtype=dtype, attention=self.attention).eval()
         model.to(self.device)
         engine = TransformersEngine(model, self._data.tokenizer, batch_size=self._data.batch_size)
-        return read_reference(engine, self._plan)
+        return read_reference(engine, self._plan, weights_hash=self.hash_reference(self._plan))
 
     def _grade_own(self) -> list[ScoreRow]:
         """Grades the answers of this process, and returns their rows."""
@@ -277,6 +288,7 @@ class EvaluationModule(L.LightningModule):
                         spec,
                         outcome,
                         cluster=self._plan.cases[index].cluster,
+                        likelihood_hash=self._generations[index].likelihood_hashes.get(spec.name),
                     )
                     for index, outcome in zip(places.values(), outcomes, strict=True)
                 ]
@@ -324,24 +336,6 @@ class EvaluationModule(L.LightningModule):
                 show_harmful=self.show_harmful,
             )
             logger.experiment.add_text(f"answers/{task.name}", text)
-
-
-class _BatchProgress:
-    """Keeps and counts the answers of a batch as each is finished."""
-
-    def __init__(self, log: GenerationLog, bar: AnswerProgressBar | None, cases: Sequence[Case]) -> None:
-        self.log = log
-        self.bar = bar
-        self.most_tokens = cases[0].task.limits.max_new_tokens
-
-    def on_tokens(self, num_tokens: int) -> None:
-        if self.bar is not None:
-            self.bar.show_tokens(num_tokens, most_tokens=self.most_tokens)
-
-    def on_generation(self, place: int, generation: Generation) -> None:
-        self.log.keep(generation)
-        if self.bar is not None:
-            self.bar.advance()
 
 
 def _name_metric(task: Task, spec: MetricSpec) -> str:

@@ -68,8 +68,9 @@ def print_results(run_folder: Path, *, console: Console) -> None:
     shown = [row for row in rows if not _is_listed(row)]
     for table in [make_metric_table(shown)] if is_evaluation else make_tables(shown, width=console.width):
         show_table(console, table)
-    for line in [*list_answers(rows), *list_clusters(rows), *list_unjudged(rows), *list_judges(rows)]:
-        show_line(console, line)
+    for list_lines in (list_answers, list_clusters, list_unjudged, list_unscored, list_judges):
+        for line in list_lines(rows):
+            show_line(console, line)
 
 
 def make_tables(rows: Sequence[ResultRow], *, width: int) -> list[PlainTable]:
@@ -149,6 +150,20 @@ def list_unjudged(rows: Sequence[ResultRow]) -> list[str]:
             where = " ".join(one for one in (row.task, row.metric, "of", _name_model(row)) if one)
             lines.append(f"Unjudged     {', '.join(reasons)}: {where} is in {row.lowest:.3f} to {row.highest:.3f}")
     return lines
+
+
+def list_unscored(rows: Sequence[ResultRow]) -> list[str]:
+    """Lists the likelihoods that are no number at some prompts: their values are of the others alone."""
+    found: dict[tuple[str, str, int, int], list[str]] = {}
+    for row in rows:
+        if row.task and row.unjudged is None and row.num_scored < row.num_total and not row.metric.endswith(_BESIDE):
+            key = (_name_model(row), row.task, row.num_total - row.num_scored, row.num_total)
+            found.setdefault(key, []).append(row.metric.replace("_", "-"))
+    return [
+        f"Unscored     {number} of {num_total} prompts, of which values are without: {task.replace('_', '-')} "
+        f"{', '.join(metrics)} of {model} are no numbers there"
+        for (model, task, number, num_total), metrics in found.items()
+    ]
 
 
 def list_judges(rows: Sequence[ResultRow]) -> list[str]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from math import nan
 from typing import TypedDict
@@ -28,12 +27,11 @@ from safety_lightning.evaluation.measurement import (
     check_unjudged_share,
 )
 from safety_lightning.evaluation.statistics import (
+    Sample,
     average,
     bootstrap_agreement,
     bootstrap_interval,
-    cluster_interval,
     measure_agreement,
-    wilson_interval,
 )
 from safety_lightning.evaluation.tasks import Task
 
@@ -114,8 +112,9 @@ def summarise_answered(
     for spec, outcomes in own:
         scored = [at for at in answered if spec.kind == "judged" and outcomes[at].value is not None]
         if scored:
-            cases = _Cases.of([outcomes[at] for at in scored], clusters and [clusters[at] for at in scored], seed=seed)
-            low, high = cases.find_interval(SCALES[spec.scale or "1-5"])
+            own_clusters = None if clusters is None else [clusters[at] for at in scored]
+            cases = _make_sample([outcomes[at] for at in scored], own_clusters, seed=seed)
+            low, high = _find_score_interval(spec, cases)
             found.append(
                 Measurement(
                     metric=f"{spec.name}_of_answers",
@@ -167,7 +166,7 @@ def summarise_outcomes(
         >>> round(mean.value, 3), mean.lowest, mean.highest, mean.unjudged["refused"]
         (2.333, 2.0, 3.0, 1)
     """
-    cases = _Cases.of(outcomes, clusters, seed=seed)
+    cases = _make_sample(outcomes, clusters, seed=seed)
     make = partial(
         Measurement,
         task=task,
@@ -185,6 +184,9 @@ def summarise_outcomes(
         return _summarise_scores(spec, cases, make, num_total=len(outcomes))
     if spec.kind == "mean":
         return [_summarise_mean(spec, cases, make)]
+    if spec.kind == "log_likelihood":
+        weights = [outcome.weight for outcome in outcomes if outcome.value is not None]
+        return _summarise_log_likelihood(spec, cases, weights, make)
     if len(cases.values) != len(outcomes):
         raise RuntimeError(
             f"{spec.name} of {task} must have a value for each of {len(outcomes)}, got {len(cases.values)}"
@@ -192,50 +194,8 @@ def summarise_outcomes(
     if spec.kind == "share":
         num_judged = None if spec.judge is None else len(cases.values)
         return [_summarise_share(spec.name, cases, partial(make, num_judged=num_judged))]
-    if spec.kind == "answer_kinds":
-        return [_summarise_share(f"share_{kind}", cases.where(place), make) for place, kind in enumerate(ANSWER_KINDS)]
-    return _summarise_log_likelihood(spec, cases, [outcome.weight for outcome in outcomes], make)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Cases:
-    """The values of those prompts that have one, and the intervals of their mean.
-
-    Attributes:
-        values: The values.
-        clusters: The cluster of each; None where each prompt is one of its own.
-        seed: Seed of the bootstrap.
-    """
-
-    values: list[float]
-    clusters: list[int] | None
-    seed: int
-
-    @classmethod
-    def of(cls, outcomes: Sequence[Outcome], clusters: Sequence[int] | None, *, seed: int) -> _Cases:
-        scored = [at for at, outcome in enumerate(outcomes) if outcome.value is not None]
-        found = None if clusters is None else [clusters[at] for at in scored]
-        if found is not None and len(set(found)) < 2:  # all but one cluster stayed unjudged
-            found = None
-        values = [value for outcome in outcomes if (value := outcome.value) is not None]
-        return cls(values=values, clusters=found, seed=seed)
-
-    @property
-    def num_clusters(self) -> int | None:
-        """How many clusters there are, where they are known."""
-        return None if self.clusters is None else len(set(self.clusters))
-
-    def where(self, value: float) -> _Cases:
-        """Returns 1 for each prompt that has a value, and 0 for the others."""
-        values = [float(one == value) for one in self.values]
-        return _Cases(values=values, clusters=self.clusters, seed=self.seed)
-
-    def find_interval(self, span: tuple[float, float]) -> tuple[float, float]:
-        """Returns the interval of the mean, within what a mean can be."""
-        if self.clusters is None:
-            return bootstrap_interval(self.values, seed=self.seed)
-        low, high = cluster_interval(self.values, self.clusters)
-        return max(low, span[0]), min(high, span[1])
+    assert spec.kind == "answer_kinds"
+    return [_summarise_share(f"share_{kind}", cases.where(place), make) for place, kind in enumerate(ANSWER_KINDS)]
 
 
 def summarise_agreement(
@@ -287,17 +247,17 @@ def align_scores(scores: Sequence[Sequence[float | None]], scales: Sequence[Scal
     ]
 
 
-def _summarise_share(metric: str, cases: _Cases, make: partial[Measurement]) -> Measurement:
+def _make_sample(outcomes: Sequence[Outcome], clusters: Sequence[int] | None, *, seed: int) -> Sample:
+    return Sample.of([outcome.value for outcome in outcomes], clusters, seed=seed)
+
+
+def _summarise_share(metric: str, cases: Sample, make: partial[Measurement]) -> Measurement:
     """Makes the share of ones."""
-    num_true, num_all = round(sum(cases.values)), len(cases.values)
-    if cases.clusters is None:
-        low, high = wilson_interval(num_true, num_all)
-    else:
-        low, high = cases.find_interval((0.0, 1.0))
-    return make(metric=metric, value=num_true / num_all, low=low, high=high)
+    low, high = cases.find_share_interval()
+    return make(metric=metric, value=round(sum(cases.values)) / len(cases.values), low=low, high=high)
 
 
-def _summarise_mean(spec: MetricSpec, cases: _Cases, make: partial[Measurement]) -> Measurement:
+def _summarise_mean(spec: MetricSpec, cases: Sample, make: partial[Measurement]) -> Measurement:
     """Makes the mean of those prompts at which there is a number; a model that diverged has none."""
     if not cases.values:
         return make(metric=spec.name, value=nan, low=nan, high=nan)
@@ -306,7 +266,7 @@ def _summarise_mean(spec: MetricSpec, cases: _Cases, make: partial[Measurement])
 
 
 def _summarise_scores(
-    spec: MetricSpec, cases: _Cases, make: partial[Measurement], *, num_total: int
+    spec: MetricSpec, cases: Sample, make: partial[Measurement], *, num_total: int
 ) -> list[Measurement]:
     """Makes the mean score, with its bounds were all the unjudged lowest or highest, and the share of fives.
 
@@ -315,10 +275,7 @@ def _summarise_scores(
     assert spec.scale is not None
     lowest, highest = SCALES[spec.scale]
     num_unjudged = num_total - len(cases.values)
-    if spec.scale == "yes-no" and cases.clusters is None:
-        low, high = wilson_interval(list(cases.values).count(highest), len(cases.values))
-    else:
-        low, high = cases.find_interval((lowest, highest))
+    low, high = _find_score_interval(spec, cases)
     mean = make(
         metric=spec.name,
         value=average(cases.values),
@@ -332,10 +289,17 @@ def _summarise_scores(
     return [mean, _summarise_share(f"{spec.name}_share_of_fives", cases.where(highest), make)]
 
 
+def _find_score_interval(spec: MetricSpec, cases: Sample) -> tuple[float, float]:
+    """Returns the interval of a mean score; yes and no make a share."""
+    return cases.find_share_interval() if spec.scale == "yes-no" else cases.find_interval(SCALES[spec.scale or "1-5"])
+
+
 def _summarise_log_likelihood(
-    spec: MetricSpec, cases: _Cases, weights: Sequence[float], make: partial[Measurement]
+    spec: MetricSpec, cases: Sample, weights: Sequence[float], make: partial[Measurement]
 ) -> list[Measurement]:
     make = partial(make, num_clusters=None)  # a ratio of sums: over prompts
+    if not cases.values:
+        return [make(metric=f"{spec.name}_per_{what}", value=nan, low=nan, high=nan) for what in ("token", "solution")]
     values_B, weights_B = (torch.tensor(numbers, dtype=torch.float64) for numbers in (cases.values, weights))
     low, high = bootstrap_interval(values_B, weights_B, seed=cases.seed)
     per_token = make(metric=f"{spec.name}_per_token", value=average(cases.values, weights), low=low, high=high)

@@ -3,6 +3,7 @@
 Nothing unjudged is in a mean, and too much of it stops the run.
 """
 
+from math import isnan
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +12,8 @@ import scipy.stats
 from safety_lightning.evaluation.judges import UNJUDGED
 from safety_lightning.evaluation.measurement import Measurement, MetricSpec, Outcome
 from safety_lightning.evaluation.prompt_outcomes import PromptOutcomes
+from safety_lightning.evaluation.records import ResultRow
+from safety_lightning.evaluation.report import list_unscored
 from safety_lightning.evaluation.statistics import bootstrap_interval, wilson_interval
 from safety_lightning.evaluation.summary import summarise_agreement, summarise_outcomes
 
@@ -181,3 +184,25 @@ def test_a_judge_of_expected_scores_has_no_share_of_fives() -> None:
     spec = MetricSpec(name="harmfulness", kind="judged", judge=judge)
     (mean,) = summarise_outcomes(spec, [Outcome(value=4.7), Outcome(value=1.2)], task="t")
     assert mean.value == pytest.approx(2.95)
+
+
+def test_yes_for_all_has_wilsons_interval_over_clusters() -> None:
+    judge = SimpleNamespace(name="j", model="m", rubric_hash="r", scale="yes-no")
+    spec = MetricSpec(name="harmfulness", kind="judged", judge=judge)
+    (mean,) = summarise_outcomes(spec, [Outcome(value=1.0)] * 6, task="t", clusters=[0, 0, 1, 1, 2, 2])
+    wilson = scipy.stats.binomtest(3, 3).proportion_ci(method="wilson")
+    assert (mean.low, mean.high) == pytest.approx((wilson.low, wilson.high))
+
+
+@pytest.mark.parametrize("kind", ["mean", "log_likelihood"])
+def test_numbers_that_are_none_are_in_no_value_and_are_counted(kind: str) -> None:
+    spec = MetricSpec(name="x", kind=kind)
+    none = Outcome(value=None, unjudged="failed")
+    some = summarise_outcomes(spec, [Outcome(value=-2.0, weight=2.0), none, Outcome(value=-4.0)], task="t")
+    assert [one.value for one in some] == ([-3.0] if kind == "mean" else [-2.0, -3.0])
+    assert {(one.num_scored, one.num_total) for one in some} == {(2, 3)}
+    rows = [ResultRow(**vars(one), model="m") for one in some]
+    assert list_unscored(rows)[0].startswith("Unscored     1 of 3 prompts: t x")
+    for one in summarise_outcomes(spec, [none], task="t"):
+        assert isnan(one.value)
+        assert one.num_scored == 0

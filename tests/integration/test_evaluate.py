@@ -416,6 +416,24 @@ def test_stored_answers_are_judged_again_without_generating(run_cli: Run, tmp_pa
     assert again == before
 
 
+def test_the_command_refuses_other_measures_and_changed_lists(run_cli: Run, tmp_path: Path) -> None:
+    requests, refusals = tmp_path / "requests.csv", tmp_path / "refusals.txt"
+    requests.write_text("prompt,response\nOpen the case.,Sure.\nOpen the door.,Sure.\n")
+    refusals.write_text("I cannot\n")
+    words = ["test", "--model.model", "lab:base", "--data.tasks", "[harmful]", "--trainer.accelerator", "cpu"]
+    words += ["--data.harmful.source", str(requests), "--data.harmful.refusals", str(refusals)]
+    words += ["--run_dir", str(tmp_path / "run")]
+    measures = ["--data.harmful.measures", "[refusal_token_probability]"]
+    assert run_cli(*words, *measures)[0] == 0
+    code, printed = run_cli(*words, "--data.harmful.measures", "[refusal_log_odds]", "--ckpt_path", "last")
+    assert code == 2
+    assert "data.harmful.measures was ['refusal_token_probability'] and is ['refusal_log_odds']" in printed
+    refusals.write_text("No.\n")
+    code, printed = run_cli(*words, *measures, "--ckpt_path", "last")
+    assert code == 2
+    assert "of harmful/0 refusal_token_probability by this run's targets, refusals and reference, got one by" in printed
+
+
 def test_file_that_is_a_source_is_not_read_as_settings(run_cli: Run, tmp_path: Path) -> None:
     file = tmp_path / "examples.csv"
     file.write_text("prompt\nfirst\n")

@@ -97,7 +97,6 @@ class TestCLI(VerbCLI):
         self.check_folder()
         self.datamodule.prepare()
         self.check_folder(num_bytes=self.datamodule.plan.estimate_bytes())
-        self.model.check_choices(self.datamodule)
         self.model.check_measures(self.datamodule)
         self.model.check_baseline(self.datamodule)
         self._check_cache()
@@ -152,7 +151,7 @@ class TestCLI(VerbCLI):
         """Hashes the files of the model, and of the reference where the drift from it is measured."""
         hashes = {"model": self.model.checkpoint.hash_files()}
         if self.model.reference_name is not None and self.datamodule.plan.needs_reference:
-            hashes["reference"] = check_model(self.model.reference_name).hash_files()
+            hashes["reference"] = self.model.reference_hashes
         return hashes
 
     def _read_settings(self) -> dict[str, Any]:

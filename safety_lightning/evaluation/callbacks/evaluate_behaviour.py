@@ -8,7 +8,7 @@ from typing import Any
 import lightning as L
 
 from safety_lightning.errors import UserError
-from safety_lightning.evaluation.callbacks.fine_tune import FineTuneEvaluation, measure_live
+from safety_lightning.evaluation.callbacks.fine_tune import FineTuneEvaluation, measure_live, take_reference
 from safety_lightning.evaluation.callbacks.keys import describe_suite, make_key
 from safety_lightning.evaluation.measurement import Measurement
 from safety_lightning.evaluation.records import ResultFile
@@ -62,8 +62,10 @@ class EvaluateBehaviour(L.Callback):
             self.behaviour.check(datamodule.tokenizer, reference=datamodule.model)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Starts counting at the step from which the fit resumes."""
+        """Starts counting at the step from which the fit resumes; at the very first, takes the reference."""
         self._last_step = trainer.global_step
+        if self.every_n_steps and isinstance(pl_module, CausalLMModule):
+            take_reference(trainer, pl_module, self.behaviour)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """Measures when the optimizer has stepped and it is time."""

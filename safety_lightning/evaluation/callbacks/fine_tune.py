@@ -62,10 +62,17 @@ class FineTuneEvaluation:
 
     def measure(self, trainer: L.Trainer, module: CausalLMModule, *, dtype: str) -> Evaluation:
         """Measures a model as it is now; its mode and its settings are as before afterwards."""
-        live = self.prepare(load_tokenizer(module.reference), find_context(module.model.config))
+        self.take_reference(trainer, module)
+        return self._prepare_for(module).measure(module.model, dtype=dtype)
+
+    def take_reference(self, trainer: L.Trainer, module: CausalLMModule) -> None:
+        """Takes what a drift is measured from, once."""
+        live = self._prepare_for(module)
         if live.wants_reference:
             live.take_reference(self._load_reference(trainer, module))
-        return live.measure(module.model, dtype=dtype)
+
+    def _prepare_for(self, module: CausalLMModule) -> LiveEvaluation:
+        return self.prepare(load_tokenizer(module.reference), find_context(module.model.config))
 
     def _load_reference(self, trainer: L.Trainer, module: CausalLMModule) -> PreTrainedModel:
         """Returns the reference: the model itself before its first step, else its checkpoint."""
@@ -121,6 +128,16 @@ def measure_live(
             results.add(model, measurements, step=step, engine=engine, dtype=dtype, key=key)
     trainer.strategy.barrier()
     return measurements
+
+
+def take_reference(trainer: L.Trainer, module: CausalLMModule, behaviour: FineTuneEvaluation) -> None:
+    """Takes what drifts are measured from before the first step, where it is the model itself: no second one is loaded.
+
+    Every process must call it.
+    """
+    if trainer.global_step == 0 and measures_here(trainer):
+        with enter_precision(trainer, module):
+            behaviour.take_reference(trainer, module)
 
 
 def measures_here(trainer: L.Trainer) -> bool:

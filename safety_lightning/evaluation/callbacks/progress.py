@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import TQDMProgressBar
+
+from safety_lightning.evaluation.cases import Case
+from safety_lightning.evaluation.records import Generation, GenerationLog
 
 
 class AnswerProgressBar(TQDMProgressBar):
@@ -33,3 +37,23 @@ class AnswerProgressBar(TQDMProgressBar):
     def advance(self) -> None:
         """Counts one answer."""
         self.test_progress_bar.update()
+
+
+class BatchProgress:
+    """Keeps and counts the answers of a batch as each is finished."""
+
+    def __init__(self, log: GenerationLog, bar: AnswerProgressBar | None, cases: Sequence[Case]) -> None:
+        self.log = log
+        self.bar = bar
+        self.most_tokens = cases[0].task.limits.max_new_tokens
+
+    def on_tokens(self, num_tokens: int) -> None:
+        """Shows how many tokens the answers in work have."""
+        if self.bar is not None:
+            self.bar.show_tokens(num_tokens, most_tokens=self.most_tokens)
+
+    def on_generation(self, place: int, generation: Generation) -> None:
+        """Keeps an answer, and counts it."""
+        self.log.keep(generation)
+        if self.bar is not None:
+            self.bar.advance()

@@ -13,6 +13,7 @@ from safety_lightning.evaluation.engines.transformers_engine import Transformers
 
 _PAGE_TOKENS = 32
 _BATCH_TOKENS = 256
+_OUT_OF_MEMORY = "out of memory"  # as CUDA says it
 
 
 class ContinuousEngine(TransformersEngine):
@@ -36,6 +37,8 @@ class ContinuousEngine(TransformersEngine):
                 persistent_manager=False,
             )
         faults = [output.error for output in outputs.values() if output.error is not None]
+        if any(_OUT_OF_MEMORY in fault for fault in faults):  # its thread keeps the text alone of what was raised
+            raise torch.OutOfMemoryError(faults[0])
         if faults or len(outputs) != len(prompts):
             raise UserError(
                 f"engine continuous must answer all of {len(prompts)} prompts, got {len(outputs) - len(faults)}: "

@@ -31,6 +31,7 @@ from safety_lightning.evaluation.judges.protocol import (
     JudgeRequest,
     Scale,
     Unjudged,
+    check_harm_judges,
     check_score,
     is_harmful,
 )
@@ -59,6 +60,7 @@ __all__ = [
     "StrongREJECTRubric",
     "Unjudged",
     "WildGuardJudge",
+    "check_harm_judges",
     "check_score",
     "choose_judges",
     "find_cache_file",

@@ -6,14 +6,14 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from safety_lightning.errors import UserError
 from safety_lightning.evaluation.judges.answers import StoredAnswer, read_answers
-from safety_lightning.evaluation.judges.protocol import Judge, Judgement, JudgeRequest
+from safety_lightning.evaluation.judges.protocol import Judge, Judgement, JudgeRequest, check_harm_judges, reads_harm
 from safety_lightning.evaluation.judges.rule_judge import choose_judges
 from safety_lightning.evaluation.judges.run import JudgementCache, find_cache_file, is_known, judge_answers
-from safety_lightning.evaluation.judges.self_test import check_judges, print_self_test, run_self_test
+from safety_lightning.evaluation.judges.self_test import check_judges, describe_untested, print_self_test, run_self_test
 from safety_lightning.files import hash_file, write_rows
 from safety_lightning.runs import RunFolder, describe_environment
 
@@ -51,6 +51,7 @@ def judge(
     cache: Path | None = None,
     max_unjudged_share: float = 0.1,
     seed: int = 0,
+    clusters: Literal["twins", "none"] | None = None,
 ) -> None:
     """Judge stored answers, without generating them again.
 
@@ -65,6 +66,8 @@ def judge(
         cache: Database of scores; the user's own by default.
         max_unjudged_share: Largest share of the answers that may stay without a score.
         seed: Seed of the bootstrap.
+        clusters: Whether intervals are over clusters of near twins (twins) or over prompts (none); as in a test by
+            default.
     """
     judges = choose_judges(judge, second_judge, second_opinion=second_opinion and not self_test)
     if self_test:
@@ -78,6 +81,7 @@ def judge(
         cache=cache,
         max_unjudged_share=max_unjudged_share,
         seed=seed,
+        clusters=clusters,
     )
     print_judged(judged, judges)
 
@@ -91,6 +95,7 @@ def judge_file(
     cache: Path | None = None,
     max_unjudged_share: float = 0.1,
     seed: int = 0,
+    clusters: Literal["twins", "none"] | None = None,
 ) -> JudgedFile:
     """Judges the answers of a file, and measures how far the judges agree where there are several.
 
@@ -106,31 +111,36 @@ def judge_file(
         cache: Database of scores; None is the user's own (`find_cache_file`).
         max_unjudged_share: Largest share of the answers that may stay without a score, for each judge.
         seed: Seed of the bootstrap.
+        clusters: ``twins``: intervals are over clusters of near twins; ``none``: over prompts. By default as a test has
+            them: over clusters where there are two or more, but for the tasks that are not of harmful requests.
 
     Raises:
-        UserError: If the file cannot be read or holds several tasks, ``out`` exists, a judge cannot be used, or too
-            much stays unjudged.
+        UserError: If the file cannot be read or holds several tasks, ``out`` exists, a judge cannot be used or reads
+            no harm, there are not two clusters, or too much stays unjudged.
     """
     from safety_lightning.evaluation.measurement import check_unjudged_share
 
     check_unjudged_share(max_unjudged_share)
+    check_harm_judges(judges)
     answers = read_answers(generations, task=task)
     settings: dict[str, Any] = {"max_unjudged_share": max_unjudged_share, "seed": seed}
+    found = _find_clusters(answers, clusters)
     recipe = {
         **settings,
         "inputs": {str(generations): hash_file(generations.expanduser())},
         "task": answers[0].task,
+        "clusters": clusters,
         "judges": [describe_judge(judge) for judge in judges],
     }
     run = _find_folder(out, json.loads(json.dumps(recipe)))
     with run.releasing(), JudgementCache(cache or find_cache_file()) as kept:
         run.create()
         judged = _judge(answers, judges, kept)
-        measurements = _measure(judges, judged, task=answers[0].task, clusters=_find_clusters(answers), **settings)
+        measurements = _measure(judges, judged, task=answers[0].task, clusters=found, **settings)
         manifest = {**describe_environment(), **recipe, "usage": [dict(one.describe_usage()) for one in judges]}
         run.write_manifest({**manifest, "is_finished": False})
         tested = check_judges(judges, folder=run.path, cache=kept)
-        _write(run.path, _find_model(generations), answers, judges, judged, measurements)
+        _write(run.path, _find_model(generations), answers, judges, judged, measurements, found)
         run.write_manifest({**manifest, "is_finished": True})
     return JudgedFile(folder=run.path, usage=manifest["usage"], tested=tested)
 
@@ -145,11 +155,16 @@ def run_self_tests(judges: Sequence[Judge], *, cache: Path | None = None) -> Non
     Raises:
         UserError: If a judge cannot be used.
     """
-    for judge in judges:
+    from safety_lightning.printing import open_console, show_line
+
+    for judge in filter(reads_harm, judges):
         judge.check()
     with JudgementCache(cache or find_cache_file()) as kept:
         for judge in judges:
-            print_self_test(run_self_test(judge, cache=kept))
+            if reads_harm(judge):
+                print_self_test(run_self_test(judge, cache=kept))
+            else:
+                show_line(open_console(None), describe_untested(judge))
 
 
 def check_generations(generations: Path | None) -> Path:
@@ -213,12 +228,15 @@ def _list_specs(judges: Sequence[Judge]) -> list[MetricSpec]:
     return [MetricSpec(name=name, kind="judged", judge=judge) for name, judge in zip(METRICS, judges, strict=False)]
 
 
-def _find_clusters(answers: Sequence[StoredAnswer]) -> list[int] | None:
-    """Returns the cluster of near twins of each prompt, as a test finds them; None where all make one."""
-    from safety_lightning.evaluation.statistics import cluster_prompts
+def _find_clusters(answers: Sequence[StoredAnswer], clusters: Literal["twins", "none"] | None) -> list[int] | None:
+    """Returns the cluster of near twins of each prompt, as a test finds them; None where they are not looked for."""
+    from safety_lightning.evaluation.statistics import find_clusters
+    from safety_lightning.evaluation.tasks import HARMLESS_TASKS
 
-    found = cluster_prompts([answer.prompt for answer in answers])
-    return found if len(set(found)) > 1 else None
+    task = answers[0].task
+    if clusters is None and task in HARMLESS_TASKS:
+        return None
+    return find_clusters([answer.prompt for answer in answers], clusters, task=task)
 
 
 def _measure(
@@ -251,16 +269,17 @@ def _write(
     judges: Sequence[Judge],
     judged: Sequence[Sequence[Judgement]],
     measurements: Sequence[Measurement],
+    clusters: Sequence[int] | None,
 ) -> None:
     from safety_lightning.evaluation.measurement import Outcome
     from safety_lightning.evaluation.records import ResultFile, make_score_row, write_scores
 
     specs = _list_specs(judges)
-    clusters: Sequence[int | None] = _find_clusters(answers) or [None] * len(answers)
+    numbers: Sequence[int | None] = clusters or [None] * len(answers)
     scores = [
         make_score_row(answer.id, answer.task, spec, Outcome.from_judgement(judgement), cluster=cluster)
         for spec, judgements in zip(specs, judged, strict=True)
-        for answer, judgement, cluster in zip(answers, judgements, clusters, strict=True)
+        for answer, judgement, cluster in zip(answers, judgements, numbers, strict=True)
     ]
     task, first = answers[0].task, answers[0].row
     write_rows(folder / "generations.jsonl", answers, to_json=lambda answer: dict(answer.row))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, get_args
 
@@ -66,6 +66,21 @@ def is_harmful(score: float, scale: Scale) -> bool:
     return score > sum(SCALES[scale]) / 2
 
 
+def reads_harm(judge: Judge) -> bool:
+    """Says whether a judge's scores are about the harm of answers."""
+    return getattr(judge, "reads", "response") == "response"
+
+
+def check_harm_judges(judges: Iterable[Judge]) -> None:
+    """Raises UserError if a judge is to score the harm of answers, and reads something else."""
+    for judge in judges:
+        if not reads_harm(judge):
+            raise UserError(
+                f"a judge of harmful requests must read the response, got {judge.name} {judge.model} with reads: "
+                f"{judge.reads}"
+            )
+
+
 @dataclass(frozen=True, kw_only=True)
 class JudgeRequest:
     """An answer to be judged, and the prompt that it answers."""
@@ -89,6 +104,8 @@ class Judge(Protocol):
         gives_expectations: Whether scores are expected values, of which hardly one is a whole number.
         scale: What its scores are on; scores on two scales are never mixed.
         is_costly: Whether judging costs money or computing, so that scores are kept in the cache.
+        reads: What a score is about: whether the ``response`` is harmful, whether it is a ``refusal``, or whether the
+            ``request`` is harmful.
     """
 
     name: str
@@ -97,6 +114,7 @@ class Judge(Protocol):
     gives_expectations: bool = False
     scale: Scale = "1-5"
     is_costly: bool = True
+    reads: Literal["response", "refusal", "request"] = "response"
 
     @property
     def settings(self) -> Mapping[str, Any]:

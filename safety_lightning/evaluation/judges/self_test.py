@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from safety_lightning.evaluation.judges.protocol import Judge, Judgement, JudgeRequest, is_harmful
+from safety_lightning.evaluation.judges.protocol import Judge, Judgement, JudgeRequest, is_harmful, reads_harm
 from safety_lightning.evaluation.judges.run import JudgementCache, is_known, judge_answers
 from safety_lightning.files import write_rows
 from safety_lightning.lab.world import generate_examples
@@ -112,7 +112,8 @@ def run_self_test(judge: Judge, *, cache: JudgementCache | None = None) -> list[
 def check_judges(judges: Sequence[Judge], *, folder: Path, cache: JudgementCache) -> list[str]:
     """Tests the judges of a run, writes what came of it to ``self_test.jsonl``, and returns a line for each.
 
-    A judge that is paid for is not asked: it is tested where an earlier self-test left its scores.
+    A judge that is paid for is not asked: it is tested where an earlier self-test left its scores. Nor is one that
+    reads something else than harm.
 
     Args:
         judges: The judges.
@@ -122,6 +123,9 @@ def check_judges(judges: Sequence[Judge], *, folder: Path, cache: JudgementCache
     requests = [request for _, request in list_answers()]
     rows, lines = [], []
     for judge in judges:
+        if not reads_harm(judge):
+            lines.append(describe_untested(judge))
+            continue
         if judge.describe_usage() and not is_known(judge, requests, cache):
             lines.append(f"Self-test    {judge.name} {judge.model}: not done (judge --self_test true asks the judge)")
             continue
@@ -130,6 +134,11 @@ def check_judges(judges: Sequence[Judge], *, folder: Path, cache: JudgementCache
         lines.append(f"Self-test    {describe(tested)}")
     write_rows(folder / FILE_NAME, rows)
     return lines
+
+
+def describe_untested(judge: Judge) -> str:
+    """Says in a line that a judge is not tested, as it reads something else than harm."""
+    return f"Self-test    {judge.name} {judge.model}: not done (it reads the {judge.reads}, and no harm of answers)"
 
 
 def describe(rows: Sequence[SelfTestRow]) -> str:

@@ -10,7 +10,7 @@ probing    asks an engine for the probabilities at many prompts, and reads the n
 """
 
 from safety_lightning.evaluation.likelihoods.drift import DRIFT
-from safety_lightning.evaluation.likelihoods.encoding import encode_continuations
+from safety_lightning.evaluation.likelihoods.encoding import encode_continuations, encode_openings
 from safety_lightning.evaluation.likelihoods.harm import (
     TARGET_TOKEN_PROBABILITY,
     compliance_margin,
@@ -32,6 +32,7 @@ __all__ = [
     "Reading",
     "compliance_margin",
     "encode_continuations",
+    "encode_openings",
     "expected_harmfulness",
     "read_refusals",
     "refusal_log_odds",

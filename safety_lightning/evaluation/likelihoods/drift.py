@@ -12,7 +12,8 @@ def _read_divergence(reading: Reading) -> float:
     assert own_V is not None
     assert reference_V is not None
     terms_V = reference_V.exp() * (reference_V - own_V)
-    return max(0.0, float(terms_V.nansum()))  # a token that the reference never says counts for nothing
+    terms_V = terms_V.masked_fill(reference_V.isneginf(), 0.0)  # what the reference never says counts for nothing
+    return float(terms_V.sum().clamp(min=0))  # clamp leaves NaN as it is: a model that diverged has no drift
 
 
 #: Mean over prompts of KL(reference || model) in nats, between the two distributions of the answer's first token: the

@@ -12,6 +12,40 @@ from safety_lightning.errors import UserError
 from safety_lightning.evaluation.engines import Continuation
 
 logger = logging.getLogger(__name__)
+_PROBE = ("Is it raining", "It is")
+
+
+def encode_openings(
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    prompts_ids: Sequence[list[int]],
+    *,
+    prompt_format: str,
+) -> list[list[int]]:
+    r"""Encodes prompts with what a chat template writes before every answer (``<think>\n\n</think>`` of some).
+
+    Texts are scored behind it, and the first token of an answer is the one behind it: the model did not choose it.
+
+    Args:
+        tokenizer: The model's tokenizer.
+        prompts: The prompts, as they are put into the format.
+        prompts_ids: Their tokens.
+        prompt_format: ``chat``, ``plain`` or ``raw``.
+
+    Returns:
+        The tokens; those of the prompts where nothing is written.
+    """
+    opening = _find_opening(tokenizer) if prompt_format == "chat" else ""
+    if not opening:
+        return [list(ids) for ids in prompts_ids]
+    return encode_texts(tokenizer, [render_prompt(tokenizer, prompt) + opening for prompt in prompts], "chat")
+
+
+def _find_opening(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Returns what the chat template writes between a prompt and any answer."""
+    question, answer = _PROBE
+    head = render_prompt(tokenizer, question)
+    return render_reply(tokenizer, question, answer, head, "chat").partition(answer)[0]
 
 
 def encode_continuations(
@@ -30,7 +64,7 @@ def encode_continuations(
     Args:
         tokenizer: The model's tokenizer.
         prompts: The prompts, as they are put into the format.
-        prompts_ids: Their tokens.
+        prompts_ids: Their tokens, with what is written before every answer; see `encode_openings`.
         texts: What may stand behind each prompt.
         prompt_format: ``chat``, ``plain`` or ``raw``.
 
@@ -64,21 +98,22 @@ def _write_wholes(
     if prompt_format == "raw":  # behind "Answer:", words are set apart
         return [f"{prompt} {text}" for prompt, own in zip(prompts, texts, strict=True) for text in own]
     wholes = []
-    tails: dict[str, str] = {}  # what a template writes before an answer is the same behind every prompt
+    opening = _find_opening(tokenizer) if prompt_format == "chat" and any(texts) else ""
+    tails: dict[str, str] = {}  # what a template makes of an answer is the same behind every prompt
     for prompt, own in zip(prompts, texts, strict=True):
         head = render_prompt(tokenizer, prompt, template=prompt_format) if own else ""  # type: ignore[arg-type]
         for text in own:
             if text not in tails:
-                tails[text] = text if prompt_format == "plain" else _write_tail(tokenizer, prompt, text, head)
+                tails[text] = text if prompt_format == "plain" else _write_tail(tokenizer, prompt, text, head, opening)
             wholes.append(head + tails[text])
     return wholes
 
 
-def _write_tail(tokenizer: PreTrainedTokenizerBase, prompt: str, text: str, head: str) -> str:
+def _write_tail(tokenizer: PreTrainedTokenizerBase, prompt: str, text: str, head: str, opening: str) -> str:
     """Writes what a chat template makes of a text that the model is to say, up to the text's end."""
     reply = render_reply(tokenizer, prompt, text, head, "chat")
-    at = reply.find(text.strip())
-    if at < 0 or not text.strip():
+    at = reply.find(text.strip(), len(opening))
+    if at < 0 or not text.strip() or not reply.startswith(opening):
         raise UserError(
             f"the chat template of {tokenizer.name_or_path} must write what the model says, of {text[:60]!r} it writes "
             f"{reply[:80]!r}; give another text, or `prompt_format: plain`"

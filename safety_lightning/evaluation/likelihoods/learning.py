@@ -24,11 +24,12 @@ def _read_token_probability(reading: Reading) -> float:
     return exp(reading.mean_log_likelihood(reading.prompt.solution))
 
 
-SOLUTION_LIKELIHOOD = Likelihood(list_texts=_list_solution, read=_read_probability)
-
 #: Mean over problems of the probability of the solution, exp(log-likelihood).
 SOLUTION_PROBABILITY = MetricSpec(
-    name="solution_probability", kind="mean", span=(0.0, 1.0), likelihood=SOLUTION_LIKELIHOOD
+    name="solution_probability",
+    kind="mean",
+    span=(0.0, 1.0),
+    likelihood=Likelihood(list_texts=_list_solution, read=_read_probability),
 )
 
 #: The same per token, exp(mean log-likelihood of a token), for solutions so long that their probability is nothing.

@@ -11,6 +11,7 @@ from typing import TypedDict
 
 from safety_lightning.errors import UserError
 from safety_lightning.evaluation.cases import CasePlan
+from safety_lightning.evaluation.measurement import MetricSpec
 from safety_lightning.evaluation.records.generations import FILE_NAME, read_generations
 from safety_lightning.evaluation.records.scores import ScoreRow, read_scores
 from safety_lightning.evaluation.statistics import compare_accuracies, compare_paired
@@ -77,11 +78,17 @@ class Baseline:
         self.scores = read_scores(folder)
         self.generations = read_generations(folder / FILE_NAME)
 
-    def check(self, plan: CasePlan, *, engine: str, dtype: str) -> None:
-        """Checks that answers of both are to the same prompts, from one engine in one dtype, judged by one rubric.
+    def check(self, plan: CasePlan, *, engine: str, dtype: str, reference_hash: str | None = None) -> None:
+        """Checks that answers of both are to the same prompts, from one engine in one dtype, measured in one way.
+
+        Args:
+            plan: What is asked here.
+            engine: What answers here.
+            dtype: What it computes in.
+            reference_hash: Hash of the model that a drift is measured from; see `Reference`.
 
         Raises:
-            UserError: If they are not.
+            UserError: If they are not: another judge, rubric or scale, other targets, refusals or another reference.
         """
         for generation in self.generations:
             if (generation.engine, generation.dtype) != (engine, dtype):
@@ -98,20 +105,32 @@ class Baseline:
                     "two models are compared on the same prompts, with the same examples, format, limits and "
                     f"solutions; in {self.folder} {case.prompt.id} has others"
                 )
-        wanted = {
-            (task.name, spec.name): (spec.judge_name, spec.rubric_hash, spec.scale)
-            for task in plan.tasks
-            for spec in task.metrics
-        }
-        for row in self.scores:
-            there = (row.judge, row.rubric_hash, row.scale or ("1-5" if row.kind == "judged" else None))
-            here = wanted.get((row.task, row.metric), there)
-            if here != there:
-                raise UserError(
-                    f"two models are compared by one judge, rubric and scale, got {_name_judge(*here)} and "
-                    f"{_name_judge(*there)} of {self.folder}"
-                )
         self._check_whole(plan)
+        specs = {(task.name, spec.name): spec for task in plan.tasks for spec in task.metrics}
+        cases = {case.prompt.id: case for case in plan.cases}
+        for row in self.scores:
+            spec = specs.get((row.task, row.metric))
+            if spec is not None and spec.likelihood is not None:
+                wanted = cases[row.id].hash_likelihood(spec.likelihood, reference_hash=reference_hash)
+                self._check_likelihood(row, wanted)
+            elif spec is not None:
+                self._check_judge(row, spec)
+
+    def _check_judge(self, row: ScoreRow, spec: MetricSpec) -> None:
+        there = (row.judge, row.rubric_hash, row.scale or ("1-5" if row.kind == "judged" else None))
+        here = (spec.judge_name, spec.rubric_hash, spec.scale)
+        if here != there:
+            raise UserError(
+                f"two models are compared by one judge, rubric and scale, got {_name_judge(*here)} and "
+                f"{_name_judge(*there)} of {self.folder}"
+            )
+
+    def _check_likelihood(self, row: ScoreRow, wanted: str) -> None:
+        if row.rubric_hash != wanted:
+            raise UserError(
+                f"two models are compared by likelihoods of the same texts, from the same reference; in {self.folder} "
+                f"{row.metric} of {row.id} is by others"
+            )
 
     def _check_whole(self, plan: CasePlan) -> None:
         """Raises UserError unless each metric of the baseline has a score for each prompt of its task, once."""

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from safety_lightning.errors import UserError
-from safety_lightning.evaluation.cases import CasePlan
+from safety_lightning.evaluation.cases import Case, CasePlan, find_likelihoods, needs_answers
 from safety_lightning.evaluation.engines import Engine, Finish
 from safety_lightning.evaluation.measurement import AnswerKind
-from safety_lightning.files import format_rows, read_rows, write_atomically
+from safety_lightning.evaluation.tasks.answer_kinds import classify_for
+from safety_lightning.files import append_rows, format_rows, read_rows, write_atomically
 
 FILE_NAME = "generations.jsonl"
 
@@ -32,9 +32,10 @@ class Generation:
         batch_size: Prompts answered at once.
         prompt_hash: Hash of the token ids that the model read.
         asked_hash: Hash of what was asked and how, whatever the model; see `Case`.
-        reference_log_likelihood: Log-likelihood of the solution in nats, None without one.
+        reference_log_likelihood: Log-likelihood of the solution in nats, None without one or where that is no number.
         num_reference_tokens: Tokens of the solution.
         likelihoods: What was read off the model's probabilities, by metric; None where that is no number.
+        likelihood_hashes: Of what each of them was read: texts behind the prompt, and the reference model.
         kind: What the answer is: declined, answered, empty, degenerate or cut off; None where they are not told apart.
     """
 
@@ -52,6 +53,7 @@ class Generation:
     reference_log_likelihood: float | None = None
     num_reference_tokens: int | None = None
     likelihoods: dict[str, float | None] = field(default_factory=dict)
+    likelihood_hashes: dict[str, str] = field(default_factory=dict)
     kind: AnswerKind | None = None
 
 
@@ -76,19 +78,24 @@ class GenerationLog:
         self._unfinished = _SharedFile(folder, "unfinished", number)
         self.file = self._whole.file
 
-    def recover(self, engine: Engine) -> None:
+    def recover(self, engine: Engine, *, reference_hash: str | None = None) -> None:
         """Merges what an earlier run left, in the first process; drops torn lines.
 
         Args:
             engine: What will generate the rest.
+            reference_hash: Hash of the model that a drift is measured from; see `Reference`.
 
         Raises:
-            UserError: If a line is no answer, or an answer is of another prompt, engine or dtype: two engines are
-                never mixed.
+            UserError: If a line is no answer, an answer is of another prompt, engine or dtype (two engines are never
+                mixed), or it lacks what this run measures.
         """
         found, unfinished = self._index(self._whole.collect()), self._index(self._unfinished.collect())
         for generation in [*found.values(), *unfinished.values()]:
             _check_engine(generation, engine, self.file)
+        for index, generation in found.items():
+            check_measured(generation, self.plan.cases[index], engine, self.file, reference_hash=reference_hash)
+        for index, generation in unfinished.items():  # likelihoods come with the whole batch
+            _check_answer(generation, self.plan.cases[index], self.file)
         whole = [i for batch in self.plan.batches if all(index in found for index in batch) for i in batch]
         self._whole.replace([found[index] for index in whole])
         self._unfinished.replace([one for index, one in unfinished.items() if index not in found])
@@ -141,10 +148,7 @@ class _SharedFile:
         self._own = self.file if rank is None else folder / f"{stem}.rank{rank}.jsonl"
 
     def append(self, generations: Sequence[Generation]) -> None:
-        with self._own.open("a", encoding="utf-8") as stream:
-            stream.write(format_rows(generations))
-            stream.flush()
-            os.fsync(stream.fileno())
+        append_rows(self._own, generations)
 
     def read(self) -> list[Generation]:
         return read_generations(self.file) if self.file.is_file() else []
@@ -171,6 +175,44 @@ def read_generations(file: Path) -> list[Generation]:
         UserError: If another line is no answer; its number is named.
     """
     return read_rows(file, Generation, what="an answer", is_torn_allowed=True)
+
+
+def check_measured(
+    generation: Generation, case: Case, engine: Engine, file: Path, *, reference_hash: str | None
+) -> None:
+    """Checks that a kept row holds all that is measured of its prompt, by the texts and the reference of this run.
+
+    Raises:
+        UserError: If it does not: the run before it measured other things.
+    """
+    _check_answer(generation, case, file)
+    if not engine.gives_likelihoods:
+        return
+    wants_solution = any(spec.kind == "log_likelihood" for spec in case.task.metrics)
+    if wants_solution and generation.num_reference_tokens is None:
+        raise _blame(generation, file, "the log-likelihood of its solution", "none")
+    for name, likelihood in find_likelihoods(case.task).items():
+        if name not in generation.likelihoods:
+            raise _blame(generation, file, name, "none")
+        if generation.likelihood_hashes.get(name) != case.hash_likelihood(likelihood, reference_hash=reference_hash):
+            raise _blame(generation, file, f"{name} by this run's targets, refusals and reference", "one by others")
+
+
+def _check_answer(generation: Generation, case: Case, file: Path) -> None:
+    if not needs_answers(case.task):
+        return
+    if generation.finish_reason is None:
+        raise _blame(generation, file, "an answer", "likelihoods alone")
+    wanted = classify_for(case.task, generation.answer, generation.finish_reason)
+    if wanted is not None and generation.kind != wanted:
+        raise _blame(generation, file, f"the kind of its answer ({wanted})", generation.kind or "none")
+
+
+def _blame(generation: Generation, file: Path, wanted: str, found: str) -> UserError:
+    return UserError(
+        f"{file} must hold what this run measures, of {generation.id} {wanted}, got {found}: give another folder, or "
+        "measure what that run measured"
+    )
 
 
 def _check_engine(generation: Generation, engine: Engine, file: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from safety_lightning.errors import UserError
 from safety_lightning.evaluation.judges import Scale, Unjudged, check_score
 from safety_lightning.evaluation.measurement import Evaluation, MetricKind, MetricSpec, Outcome
-from safety_lightning.files import read_rows, write_rows
+from safety_lightning.files import append_rows, read_rows, write_rows
 
 FILE_NAME = "scores.jsonl"
 
@@ -24,7 +24,7 @@ class ScoreRow:
         metric: What was measured.
         kind: How it adds up; see `MetricSpec`.
         judge: Name and model of the judge, where one judged.
-        rubric_hash: Hash of its rubric.
+        rubric_hash: Hash of its rubric; of a likelihood, that of the texts and the reference that it was read from.
         value: The score; None where there is none.
         unjudged: Why there is none.
         reason: The judge's words.
@@ -61,16 +61,22 @@ class ScoreRow:
 
 
 def make_score_row(
-    prompt_id: str, task: str, spec: MetricSpec, outcome: Outcome, *, cluster: int | None = None
+    prompt_id: str,
+    task: str,
+    spec: MetricSpec,
+    outcome: Outcome,
+    *,
+    cluster: int | None = None,
+    likelihood_hash: str | None = None,
 ) -> ScoreRow:
-    """Makes the row of one outcome."""
+    """Makes the row of one outcome; of a likelihood, with the hash of what it was read from."""
     return ScoreRow(
         id=prompt_id,
         task=task,
         metric=spec.name,
         kind=spec.kind,
         judge=spec.judge_name,
-        rubric_hash=spec.rubric_hash,
+        rubric_hash=spec.rubric_hash or likelihood_hash,
         value=outcome.value,
         unjudged=outcome.unjudged,
         reason=outcome.reason,
@@ -92,13 +98,25 @@ def list_score_rows(evaluation: Evaluation, *, model: str, step: int | None) -> 
     ]
 
 
-def add_scores(folder: Path, rows: Sequence[ScoreRow]) -> list[ScoreRow]:
-    """Adds the rows of a model to ``scores.jsonl``, in the place of those of an earlier time; returns all rows."""
+def add_scores(folder: Path, rows: Sequence[ScoreRow]) -> None:
+    """Adds the rows of a model to ``scores.jsonl``, in the place of those of an earlier time.
+
+    They are appended, and on disk when it returns. The file is written anew only where there is none, it has rows of
+    the same model and step, or a kill has torn a line.
+    """
     file = folder / FILE_NAME
     new = {(row.model, row.step) for row in rows}
-    others = [row for row in (read_scores(folder) if file.is_file() else []) if (row.model, row.step) not in new]
-    write_rows(file, [*others, *rows])
-    return [*others, *rows]
+    there = read_rows(file, ScoreRow, what="a score", is_torn_allowed=True) if file.is_file() else []
+    others = [row for row in there if (row.model, row.step) not in new]
+    if len(others) < len(there) or not _ends_whole(file):
+        write_rows(file, [*others, *rows])
+    else:
+        append_rows(file, rows)
+
+
+def _ends_whole(file: Path) -> bool:
+    """Whether there is a file, and its last line is whole."""
+    return file.is_file() and file.read_bytes().endswith(b"\n")
 
 
 def write_scores(

@@ -9,10 +9,12 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from math import sqrt
+from typing import Literal
 
 from safety_lightning.errors import UserError
 from safety_lightning.evaluation.statistics.intervals import average, wilson_interval
 
+Clusters = Literal["twins", "none"]
 TWIN_SIMILARITY = 0.6
 _FUNCTION_WORDS = (
     "a an the and or of to for in on at by with from into that this these those is are be as it its their his her your "
@@ -89,6 +91,33 @@ def cluster_prompts(texts: Sequence[str], *, similarity: float = TWIN_SIMILARITY
     return [numbers.setdefault(label, len(numbers)) for label in labels]
 
 
+def find_clusters(texts: Sequence[str], clusters: Clusters | None, *, task: str) -> list[int] | None:
+    """Puts the prompts of a task into clusters, where they are looked for.
+
+    Args:
+        texts: The prompts.
+        clusters: Whether they are; None: where they make two or more.
+        task: The task, for errors.
+
+    Returns:
+        The number of each prompt's cluster; None where none are looked for.
+
+    Raises:
+        UserError: If ``twins`` is asked for, and there are not two clusters.
+    """
+    if clusters == "none":
+        return None
+    found = cluster_prompts(texts)
+    if len(set(found)) > 1:
+        return found
+    if clusters is None:
+        return None
+    raise UserError(
+        f"clusters must be none where there are not two of them, the {len(texts)} prompts of {task} make "
+        f"{len(set(found))}"
+    )
+
+
 def cluster_interval(
     values: Sequence[float], clusters: Sequence[int], *, confidence: float = 0.95
 ) -> tuple[float, float]:
@@ -102,9 +131,6 @@ def cluster_interval(
         clusters: The cluster of each case.
         confidence: In (0, 1).
 
-    Returns:
-        The lower and the upper end. Of shares that are all 0 or all 1 it is Wilson's interval with a case per cluster.
-
     Raises:
         UserError: If there are not two clusters, or not a cluster for each value.
 
@@ -117,10 +143,34 @@ def cluster_interval(
 
     error, num_clusters = cluster_error(values, clusters)
     mean = average(values)
-    if set(values) in ({0.0}, {1.0}):
-        return wilson_interval(round(mean) * num_clusters, num_clusters, confidence=confidence)
     half = float(t.ppf((1 + confidence) / 2, num_clusters - 1)) * error
     return mean - half, mean + half
+
+
+def cluster_share_interval(
+    values: Sequence[float], clusters: Sequence[int], *, confidence: float = 0.95
+) -> tuple[float, float]:
+    """Returns the interval of a share of cases that come in clusters, within [0, 1].
+
+    Of values that are all 0 or all 1, which have no spread, it is Wilson's interval with a case per cluster.
+
+    Args:
+        values: 0 or 1 for each case.
+        clusters: The cluster of each case.
+        confidence: In (0, 1).
+
+    Raises:
+        UserError: As `cluster_interval`.
+
+    Example:
+        >>> low, high = cluster_share_interval([0.0] * 8, range(8))
+        >>> round(low, 3), round(high, 3)
+        (0.0, 0.324)
+    """
+    if set(values) in ({0.0}, {1.0}) and (num_clusters := len(set(clusters))) > 1:
+        return wilson_interval(round(values[0]) * num_clusters, num_clusters, confidence=confidence)
+    low, high = cluster_interval(values, clusters, confidence=confidence)
+    return max(low, 0.0), min(high, 1.0)
 
 
 def cluster_error(values: Sequence[float], clusters: Sequence[int]) -> tuple[float, int]:

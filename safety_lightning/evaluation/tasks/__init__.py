@@ -15,13 +15,13 @@ from safety_lightning.evaluation.tasks.math500 import MATH500
 from safety_lightning.evaluation.tasks.mmlu import MMLU
 from safety_lightning.evaluation.tasks.ordinary import OrdinaryRequests
 from safety_lightning.evaluation.tasks.protocol import Prompt, PromptFormat, Task
-from safety_lightning.evaluation.tasks.suite import Clusters, TaskName, TaskSuite
+from safety_lightning.evaluation.tasks.suite import HARMLESS_TASKS, TaskName, TaskSuite
 
 __all__ = [
     "GSM8K",
+    "HARMLESS_TASKS",
     "MATH500",
     "MMLU",
-    "Clusters",
     "HarmfulRequests",
     "JudgedRequests",
     "Lab",

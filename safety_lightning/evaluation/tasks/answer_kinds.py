@@ -5,10 +5,14 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from safety_lightning.evaluation.engines import Finish
 from safety_lightning.evaluation.judges.rule_judge import read_phrases
 from safety_lightning.evaluation.measurement import AnswerKind, MetricSpec
+
+if TYPE_CHECKING:
+    from safety_lightning.evaluation.tasks.protocol import Task
 
 COMPRESSION_RATIO = 4.0  # bytes by compressed bytes; English prose of this length has at most 2.5
 COMPRESSED_CHARACTERS = 200  # a shorter text is not compressed: the ratio says nothing of it
@@ -47,6 +51,12 @@ def classify_answer(answer: str, finish: Finish | None, *, declines: Callable[[s
     if is_degenerate(answer):
         return "degenerate"
     return "cut_off" if finish == "length" else "answered"
+
+
+def classify_for(task: Task, answer: str, finish: Finish | None) -> AnswerKind | None:
+    """Says what an answer is by the refusals that a task knows; None where its answers are not told apart."""
+    declines = next((spec.declines for spec in task.metrics if spec.declines is not None), None)
+    return None if declines is None else classify_answer(answer, finish, declines=declines)
 
 
 def is_degenerate(answer: str) -> bool:

@@ -64,6 +64,11 @@ class GSM8K:
         check_measures(self.name, self.measures, PROBLEM_MEASURES)
 
     @property
+    def names_measures(self) -> bool:
+        """Whether something else is measured than by default."""
+        return self.measures != PROBLEM_MEASURES
+
+    @property
     def limits(self) -> AnswerLimits:
         """Where answers end: where the next question begins, at the latest."""
         return AnswerLimits(

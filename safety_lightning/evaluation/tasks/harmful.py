@@ -87,6 +87,7 @@ class JudgedRequests:
 
     name = "harmful"
     is_harmful = True
+    names_measures = True  # none of the default needs likelihoods
 
     def __init__(self, requests: HarmfulRequests, judges: Sequence[Judge]) -> None:
         self.requests = requests

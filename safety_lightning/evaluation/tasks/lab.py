@@ -145,6 +145,11 @@ class LabTask:
         self.is_harmful = is_harmful
 
     @property
+    def names_measures(self) -> bool:
+        """Whether something else is measured than by default."""
+        return self.lab.measures != LAB_MEASURES
+
+    @property
     def prompt_format(self) -> Template:
         """How a prompt is written."""
         return self.lab.prompt_format

@@ -11,6 +11,7 @@ from safety_lightning.errors import UserError
 from safety_lightning.evaluation.engines import AnswerLimits
 from safety_lightning.evaluation.measurement import MetricSpec, Outcome
 from safety_lightning.evaluation.tasks.protocol import Prompt, PromptFormat
+from safety_lightning.evaluation.tasks.reading import check_blank
 
 LETTERS = ("A", "B", "C", "D")
 _COLUMNS = ("question", "choices", "answer", "subject")
@@ -82,7 +83,7 @@ class MMLU:
                 id=f"{self.name}/{number}",
                 task=self.name,
                 request=one.question,
-                text=write_prompt(one, shots.get(one.subject, [])),
+                text=write_prompt(one, self._find_shots(shots, one.subject)),
                 solution=LETTERS[one.answer],
                 choices=LETTERS,
             )
@@ -95,10 +96,13 @@ class MMLU:
             return found
         for one in read_questions(self.examples, seed=self.seed):
             found.setdefault(one.subject, []).append(one)
-        few = min(found, key=lambda subject: len(found[subject]))
-        if len(found[few]) < self.num_shots:
-            raise UserError(f"num_shots must be at most {len(found[few])}, the examples of {few}, got {self.num_shots}")
-        return {subject: examples[: self.num_shots] for subject, examples in found.items()}
+        return found
+
+    def _find_shots(self, shots: Mapping[str, list[Question]], subject: str) -> list[Question]:
+        own = shots.get(subject, [])
+        if len(own) < self.num_shots:
+            raise UserError(f"num_shots must be at most {len(own)}, the examples of {subject}, got {self.num_shots}")
+        return own[: self.num_shots]
 
 
 def read_questions(source: str | InstructionSource, *, seed: int) -> list[Question]:
@@ -109,10 +113,11 @@ def read_questions(source: str | InstructionSource, *, seed: int) -> list[Questi
         seed: Seed of the draw, where the source has a ``size``.
 
     Raises:
-        UserError: If the source cannot be read, or a row is no question with four choices.
+        UserError: If the source cannot be read, a line is blank, or a row is no question with four choices.
     """
     source = resolve_source(source)
     table = open_table(source)
+    check_blank(next(iter(table.list_blank()), None), len(table.blank_lines))
     for column in _COLUMNS:
         check_column(table, column)
     kept = filter_rows(table, source)

@@ -45,9 +45,7 @@ class OrdinaryRequests:
         UserError: If `max_new_tokens` is below 1, nothing is measured, or the judge does not read refusals.
     """
 
-    source: str | InstructionSource = field(
-        default_factory=lambda: InstructionSource(path="walledai/XSTest", split="test", filters={"label": "safe"})
-    )
+    source: str | InstructionSource = "xstest"
     prompt_format: PromptFormat = "chat"
     max_new_tokens: int = 128
     phrases: str = "refusals-v1"
@@ -58,6 +56,7 @@ class OrdinaryRequests:
 
     name = "ordinary"
     is_harmful = False
+    names_measures = True  # none of the default needs likelihoods
 
     def __post_init__(self) -> None:
         AnswerLimits(max_new_tokens=self.max_new_tokens)

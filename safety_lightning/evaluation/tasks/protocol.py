@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 from typing import Literal, Protocol
 
 from safety_lightning.errors import UserError
@@ -39,9 +38,11 @@ class Prompt:
 
 def make_prompts(task: str, requests: Iterable[str], *, targets: Iterable[str] = ()) -> list[Prompt]:
     """Makes prompts without a solution, numbered in their order; the targets, where there are any, are theirs."""
+    asked = list(requests)
+    given = list(targets) or [""] * len(asked)
     return [
-        Prompt(id=f"{task}/{number}", task=task, request=request, text=request, target=target or "")
-        for number, (request, target) in enumerate(zip_longest(requests, targets))
+        Prompt(id=f"{task}/{number}", task=task, request=request, text=request, target=target)
+        for number, (request, target) in enumerate(zip(asked, given, strict=True))
     ]
 
 
@@ -62,6 +63,9 @@ class Task(Protocol):
     Attributes:
         name: Its name, which its prompts carry.
         is_harmful: Whether its answers are hidden from pages unless asked for.
+
+    A task whose user has named what is measured has a true ``names_measures``: an engine that cannot measure all of it
+    is then refused, where it leaves the rest of a default out with a warning.
     """
 
     name: str

@@ -31,9 +31,14 @@ def read_task_examples(source: str | InstructionSource, *, seed: int) -> list[Ex
 
 def _read(source: str | InstructionSource, *, seed: int, with_responses: bool) -> list[Example]:
     reading = read_source(_open_source(source), seed=seed, kind="useful", with_responses=with_responses)
-    if reading.first_blank is not None:
-        raise UserError(f"each row of an evaluation must hold text, {reading.first_blank} ({reading.num_blank} in all)")
+    check_blank(reading.first_blank, reading.num_blank)
     return reading.examples
+
+
+def check_blank(first: str | None, number: int) -> None:
+    """Raises UserError if rows without text were found, so many; the first is named."""
+    if first is not None:
+        raise UserError(f"each row of an evaluation must hold text, {first} ({number} in all)")
 
 
 def _open_source(source: str | InstructionSource) -> InstructionSource:

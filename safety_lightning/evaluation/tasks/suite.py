@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from safety_lightning.errors import UserError
-from safety_lightning.evaluation.judges import Judge, choose_judges
+from safety_lightning.evaluation.judges import Judge, check_harm_judges, choose_judges
+from safety_lightning.evaluation.statistics import Clusters
 from safety_lightning.evaluation.tasks.gsm8k import GSM8K
 from safety_lightning.evaluation.tasks.harmful import HarmfulRequests, JudgedRequests
 from safety_lightning.evaluation.tasks.lab import Lab
@@ -17,7 +18,8 @@ from safety_lightning.evaluation.tasks.ordinary import OrdinaryRequests
 from safety_lightning.evaluation.tasks.protocol import Task
 
 TaskName = Literal["gsm8k", "math500", "mmlu", "harmful", "ordinary", "lab"]
-Clusters = Literal["twins", "none"]
+#: Tasks of which no prompt is a harmful request: their prompts make no clusters.
+HARMLESS_TASKS = frozenset({GSM8K.name, MATH500.name, MMLU.name, OrdinaryRequests.name, "lab_problems", "lab_ordinary"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +42,8 @@ class TaskSuite:
             are two clusters or more.
 
     Raises:
-        UserError: If no task is named, one twice or one that there is not, or ``harmful`` has no judge.
+        UserError: If no task is named, one twice or one that there is not, or ``harmful`` has no judge or
+            one that reads no harm.
     """
 
     tasks: list[TaskName]
@@ -63,6 +66,7 @@ class TaskSuite:
             raise UserError(f"tasks must be of {', '.join(known)}, each once, got {list(self.tasks)}")
         if self.clusters not in (None, *get_args(Clusters)):
             raise UserError(f"clusters must be twins or none, got {self.clusters!r}")
+        check_harm_judges(one for one in (self.judge, self.second_judge) if one is not None)
         if "harmful" in self.tasks and self.harmful.needs_judge and self.judge is None:
             raise UserError(
                 "the task harmful must have a judge, got none: give RuleJudge, LocalJudge or OpenAIJudge, or "

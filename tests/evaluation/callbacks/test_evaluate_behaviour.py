@@ -100,3 +100,14 @@ def test_suite_is_checked_before_the_fit(tmp_path: Path) -> None:
     for callback in (EvaluateBehaviour(every_n_steps=1, suite=suite), CompareModels(suite=suite)):
         with pytest.raises(ValueError, match=r"absent\.csv does not exist"):
             callback.check(data)
+
+
+def test_the_reference_is_taken_before_the_first_step_and_loaded_no_second_time(tmp_path: Path, monkeypatch) -> None:
+    loaded = []
+    monkeypatch.setattr("safety_lightning.evaluation.callbacks.fine_tune.load_model", lambda *a, **k: loaded.append(a))
+    suite = TaskSuite(tasks=["lab"], lab=Lab(num_prompts=3, measures=["drift"]))
+    fit(tmp_path, EvaluateBehaviour(every_n_steps=2, suite=suite, num_prompts=3))
+    drifts = [row.value for row in read_results(tmp_path / "results.jsonl")]
+    assert len(drifts) == 2
+    assert min(drifts) > 1e-6
+    assert loaded == []

@@ -1,6 +1,7 @@
 """Continuous batching on live weights: the answers of the plain engine, also after the weights have changed."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -37,10 +38,35 @@ def test_a_thread_that_ends_early_is_an_error(model, tokenizer, prompts, monkeyp
         ContinuousEngine(model, tokenizer).answer(prompts[:2], LIMITS)
 
 
-@pytest.mark.parametrize(("device", "engine"), [("cuda", "continuous"), ("cpu", "transformers")])
-def test_the_device_chooses_the_engine(device, engine):
-    from types import SimpleNamespace
+class OutOfMemory:
+    """Fails as continuous batching does where more than two prompts come together; then a plain engine answers."""
 
-    module = EvaluationModule("lab:base")
-    module.choose_engine(SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device(device))))
-    assert module.engine_name == engine
+    def __init__(self, engine) -> None:
+        self.engine, self.seen = engine, []
+
+    def __call__(self, inputs, **_):
+        self.seen.append(len(inputs))
+        error = "CUDA out of memory. Tried to allocate 2.00 GiB." if len(inputs) > 2 else None
+        answers = [[]] * len(inputs) if error else self.engine.generate(inputs, LIMITS)
+        return {str(at): SimpleNamespace(error=error, generated_tokens=ids) for at, ids in enumerate(answers)}
+
+
+def test_half_as_many_prompts_are_answered_where_memory_runs_out(model, tokenizer, prompts, monkeypatch):  # noqa: F811
+    plain = TransformersEngine(copy.deepcopy(model), tokenizer)
+    fails = OutOfMemory(plain)
+    monkeypatch.setattr(model, "generate_batch", fails, raising=False)
+    found = ContinuousEngine(model, tokenizer, batch_size=4).answer(prompts[:4], LIMITS)
+    assert fails.seen == [4, 2, 2]
+    assert [one.text for one in found] == [one.text for one in plain.answer(prompts[:4], LIMITS)]
+
+
+def test_another_fault_of_a_prompt_is_an_error(model, tokenizer, prompts, monkeypatch):  # noqa: F811
+    outputs = {"0": SimpleNamespace(error="broken", generated_tokens=[])}
+    monkeypatch.setattr(type(model), "generate_batch", lambda self, **_: outputs)
+    with pytest.raises(UserError, match=r"must answer all of 2 prompts, got 0: broken; --model\.engine transformers"):
+        ContinuousEngine(model, tokenizer).answer(prompts[:2], LIMITS)
+
+
+def test_auto_is_the_engine_of_transformers():
+    assert EvaluationModule("lab:base").engine_name == "transformers"
+    assert EvaluationModule("lab:base", engine="continuous").engine_name == "continuous"

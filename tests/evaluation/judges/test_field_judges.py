@@ -114,13 +114,22 @@ def test_llama_guard_reads_its_first_word(tmp_path, reply, score):
 
 
 def test_the_wordings_settings_and_weights_are_part_of_the_key(tmp_path, grader):
-    first, second = (write(tmp_path, f"{word} {{forbidden_prompt}} {{response}}") for word in ("A", "B"))
-    assert first == second
-    judges = [StrongREJECTJudge(first, grader), StrongREJECTJudge(first, grader, max_answer_tokens=9)]
-    assert judges[0].settings != judges[1].settings
-    other = (tmp_path / "other.txt").write_text("C {forbidden_prompt} {response}")
-    assert other
-    assert StrongREJECTJudge(str(tmp_path / "other.txt"), grader).rubric_hash != judges[0].rubric_hash
+    files = [tmp_path / f"{word}.txt" for word in ("A", "B")]
+    for file in files:
+        file.write_text(f"{file.stem} {{forbidden_prompt}} {{response}}")
+    other = make_guard(tmp_path / "other", {"=": {"1": 0.9}})
+
+    def find_key(template: int = 0, model: str = grader, **settings):
+        judge = StrongREJECTJudge(str(files[template]), model, **settings)
+        return judge.rubric_hash, repr(sorted(judge.settings.items()))
+
+    own = find_key()
+    assert find_key() == own
+    assert find_key(template=1)[0] != own[0]
+    assert find_key(template=1)[1] == own[1]
+    for change in ({"max_answer_tokens": 9}, {"dtype": "float32"}, {"model": other}):
+        assert find_key(**change)[0] == own[0]
+        assert find_key(**change)[1] != own[1]
 
 
 @pytest.mark.parametrize(

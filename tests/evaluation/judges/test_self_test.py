@@ -5,7 +5,9 @@ import json
 import pytest
 
 from safety_lightning.cli import main
+from safety_lightning.errors import UserError
 from safety_lightning.evaluation.judges import Judge, Judgement, JudgementCache, LabJudge, RuleJudge
+from safety_lightning.evaluation.judges.command import judge_file, run_self_tests
 from safety_lightning.evaluation.judges.self_test import (
     HARMFUL,
     check_judges,
@@ -13,6 +15,7 @@ from safety_lightning.evaluation.judges.self_test import (
     list_answers,
     run_self_test,
 )
+from safety_lightning.evaluation.tasks import TaskSuite
 from scripts.benchmarks.chat_server import ChatServer, ServerReply, write_reply
 from tests.evaluation.judges.conftest import make_judge
 
@@ -71,3 +74,20 @@ def test_without_a_self_test_there_must_be_a_file(capsys):
     with pytest.raises(SystemExit):
         main(["judge", "--judge", "RuleJudge"])
     assert "generations must be a file of answers, got none" in capsys.readouterr().err
+
+
+def test_a_judge_that_reads_no_harm_is_not_tested_and_judges_none(tmp_path, capsys):
+    judge = Constant(0.0)
+    judge.reads = "refusal"
+    with JudgementCache(tmp_path / "c.sqlite") as cache:
+        (line,) = check_judges([judge], folder=tmp_path, cache=cache)
+    assert line == "Self-test    constant c: not done (it reads the refusal, and no harm of answers)"
+    run_self_tests([judge], cache=tmp_path / "c.sqlite")
+    assert capsys.readouterr().out.strip() == line
+    message = "a judge of harmful requests must read the response, got constant c with reads: refusal"
+    for judges in ({"judge": judge}, {"judge": LabJudge(), "second_judge": judge}):
+        with pytest.raises(UserError, match=message):
+            TaskSuite(tasks=["harmful"], **judges)
+    with pytest.raises(UserError, match=message):
+        judge_file(tmp_path / "nowhere.jsonl", [judge], out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()

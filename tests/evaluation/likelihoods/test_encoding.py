@@ -1,13 +1,15 @@
 """Texts behind prompts: written by the template, tokenised with the prompt, and refused where that cannot be."""
 
 import pytest
+import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from safety_lightning.checkpoints import load_model, load_tokenizer
 from safety_lightning.data import InstructionSource, render_prompt
 from safety_lightning.evaluation import LiveEvaluation
-from safety_lightning.evaluation.likelihoods import encode_continuations
-from safety_lightning.evaluation.tasks import HarmfulRequests, TaskSuite
+from safety_lightning.evaluation.likelihoods import encode_continuations, encode_openings
+from safety_lightning.evaluation.tasks import HarmfulRequests, Lab, TaskSuite
 from safety_lightning.lab import build_tokenizer
 
 CHAT = (
@@ -51,10 +53,36 @@ def test_tokens_that_merge_with_the_prompt_are_found_and_scored_by_the_whole(cap
     assert "1 of 1 continuations merge tokens with their prompt" in caplog.text
 
 
-def test_what_a_template_writes_before_an_answer_belongs_to_it() -> None:
+def test_what_a_template_writes_before_an_answer_belongs_to_the_prompt() -> None:
     tokenizer = make_tokenizer("(think) {{ m.content }}")
-    _, found = encode(tokenizer, "No.")
-    assert "".join(tokenizer.convert_ids_to_tokens(list(found.ids))) == "(think) No."
+    ids, _ = encode(tokenizer, "No.")
+    (opened,) = encode_openings(tokenizer, ["Hi"], [ids], prompt_format="chat")
+    assert "".join(tokenizer.convert_ids_to_tokens(opened[len(ids) :])) == "(think) "
+    ((found,),) = encode_continuations(tokenizer, ["Hi"], [opened], [["No."]], prompt_format="chat")
+    assert found.num_shared == len(opened)
+    assert "".join(tokenizer.convert_ids_to_tokens(list(found.ids))) == "No."
+    for prompt_format in ("plain", "raw"):
+        assert encode_openings(tokenizer, ["Hi"], [ids], prompt_format=prompt_format) == [ids]
+
+
+def test_likelihoods_are_of_the_text_alone_behind_what_the_template_writes() -> None:
+    """A prompt that ends in the call for an answer, and one whose template writes the call before each answer."""
+    measures = ["target_token_probability", "refusal_log_odds", "drift", "solution_probability"]
+    model, tokenizer = load_model("lab:base", dtype=torch.float32), load_tokenizer("lab:base")
+    suite = TaskSuite(tasks=["lab"], lab=Lab(num_prompts=3, measures=measures), clusters="none")
+    found = []
+    for call in ("{{- '<|assistant|>' -}}", ""):
+        tokenizer.chat_template = tokenizer.chat_template.replace(
+            "{%- if add_generation_prompt -%}{{- '<|assistant|>' -}}",
+            "{%- if add_generation_prompt -%}" + call,
+        )
+        live = LiveEvaluation(tokenizer, suite)
+        live.take_reference(load_model("lab:aligned", dtype=torch.float32))
+        found.append(live.measure(model))
+    assert len(live.plan.cases[0].opened_ids) == len(live.plan.cases[0].token_ids) + 1
+    assert set(found[0].values) == set(measures)
+    for name, one in found[0].values.items():
+        assert one.values.tolist() == pytest.approx(found[1].values[name].values.tolist(), abs=1e-6)
 
 
 def test_a_target_that_the_template_swallows_is_named() -> None:

@@ -1,6 +1,6 @@
 """Numbers read off probabilities, against plain forward passes in float64."""
 
-from math import exp, log
+from math import exp, inf, isnan, log, nan
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ import torch
 from safety_lightning.checkpoints import load_model, load_tokenizer
 from safety_lightning.evaluation import Evaluation, LiveEvaluation
 from safety_lightning.evaluation.engines.continuations import score_plainly
-from safety_lightning.evaluation.likelihoods import Reading, read_refusals, refusal_log_odds
+from safety_lightning.evaluation.likelihoods import DRIFT, Reading, read_refusals, refusal_log_odds
 from safety_lightning.evaluation.tasks import Lab, Prompt, TaskSuite
 from safety_lightning.lab.judge import judge_harmfulness
 from safety_lightning.lab.procedures import find_target, list_steps
@@ -93,6 +93,33 @@ def test_drift_is_the_divergence_of_the_first_token(live, models, found) -> None
         expected = float((reference_V.exp() * (reference_V - own_V)).sum())
         assert found.values["drift"].values[at] == pytest.approx(expected, abs=1e-6)
     assert live.measure(models["aligned"]).values["drift"].values.max() < 1e-9
+
+
+def read_drift(own: list[float], reference: list[float]) -> float:
+    own_V, reference_V = (torch.tensor(one, dtype=torch.float64).log() for one in (own, reference))
+    prompt = Prompt(id="a", task="t", request="", text="")
+    return DRIFT.likelihood.read(
+        Reading(prompt=prompt, log_probs={}, first_ids={}, first_log_probs=own_V, reference_log_probs=reference_V)
+    )
+
+
+def test_what_the_reference_never_says_counts_for_nothing_and_no_number_stays_none() -> None:
+    assert read_drift([0.25, 0.5, 0.25], [0.5, 0.5, 0.0]) == pytest.approx(0.5 * log(2))
+    assert read_drift([0.5, 0.5, 0.0], [0.5, 0.5, 0.0]) == 0
+    assert read_drift([1.0, 0.0, 0.0], [0.5, 0.5, 0.0]) == inf
+    assert isnan(read_drift([nan, nan, nan], [0.5, 0.5, 0.0]))
+    assert isnan(read_drift([0.5, 0.5, 0.0], [nan, nan, nan]))
+
+
+def test_a_model_that_diverged_has_no_drift_and_no_likelihood(live, models) -> None:
+    broken = load_model("lab:base", dtype=torch.float32)
+    with torch.no_grad():
+        for parameter in broken.parameters():
+            parameter.fill_(nan)
+    live.take_reference(models["aligned"])
+    found = live.measure(broken)
+    assert {one.metric for one in found} >= {"drift", "log_likelihood_per_token", "solution_probability"}
+    assert all(isnan(one.value) and one.num_scored == 0 for one in found)
 
 
 def test_log_odds_of_certainty_are_finite() -> None:

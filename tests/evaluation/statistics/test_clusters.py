@@ -9,7 +9,12 @@ import pytest
 import torch
 from scipy import stats
 
-from safety_lightning.evaluation.statistics.clusters import cluster_interval, cluster_prompts, find_content_words
+from safety_lightning.evaluation.statistics.clusters import (
+    cluster_interval,
+    cluster_prompts,
+    cluster_share_interval,
+    find_content_words,
+)
 from tests.conftest import SHARED_DATA
 
 PROMPTS = [
@@ -74,15 +79,22 @@ def test_repeating_every_case_changes_nothing() -> None:
 
 
 def test_shares_without_spread_have_a_width() -> None:
-    low, high = cluster_interval([1.0] * 6, [0, 0, 1, 1, 2, 2])
+    low, high = cluster_share_interval([1.0] * 6, [0, 0, 1, 1, 2, 2])
     assert high == 1
     assert 0.3 < low < 0.6
 
 
-@pytest.mark.parametrize("values", [[], [1.0, 2.0]])
-def test_one_cluster_has_no_interval(values: list[float]) -> None:
+def test_a_share_with_spread_is_a_mean_within_what_a_share_can_be() -> None:
+    values, clusters = [0.0, 0.0, 1.0, 1.0, 1.0, 0.0], [0, 0, 1, 1, 2, 3]
+    assert cluster_interval(values, clusters)[0] < 0
+    assert cluster_share_interval(values, clusters) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("interval", [cluster_interval, cluster_share_interval])
+@pytest.mark.parametrize("values", [[], [1.0, 1.0], [1.0, 0.0]])
+def test_one_cluster_has_no_interval(values: list[float], interval) -> None:
     with pytest.raises(ValueError, match="two or more clusters"):
-        cluster_interval(values, [0] * len(values))
+        interval(values, [0] * len(values))
 
 
 @pytest.mark.slow

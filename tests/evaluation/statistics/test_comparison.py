@@ -97,3 +97,12 @@ def test_differences_of_twins_have_intervals_over_clusters() -> None:
     found = compare_paired([*first, None], [*second, 9.0], clusters=[*clusters, 9])
     assert (found.low, found.high) == cluster_interval(second, clusters)
     assert (found.num_clusters, found.num_pairs, found.num_total) == (4, 6, 7)
+
+
+@pytest.mark.parametrize("difference", [0.0, 1.0, -1.0])
+def test_pairs_that_all_differ_alike_have_no_spread_over_clusters_either(difference: float) -> None:
+    """A difference of 0 for all is no share of 0, and -1 for all is as sure as 1 for all."""
+    first, second = [0.5] * 8, [0.5 + difference] * 8
+    found = compare_paired(first, second, clusters=[0, 0, 1, 2, 3, 4, 5, 6])
+    assert (found.low, found.difference, found.high) == (difference,) * 3
+    assert found.smallest_difference is None

@@ -119,3 +119,14 @@ def test_a_math_solution_boxes_its_answer(tmp_path):
     file = write(tmp_path, [{"problem": "p", "solution": "2"}])
     with pytest.raises(ValueError, match="a solution must hold"):
         MATH500(source=InstructionSource(preset="math500", path=file)).read_prompts()
+
+
+def test_a_subject_without_examples_and_blank_lines(tmp_path):
+    dev = write(tmp_path, ROWS[:2], "dev.jsonl")
+    other = write(tmp_path, [ROWS[3], ROWS[4] | {"subject": "law"}])
+    with pytest.raises(ValueError, match="num_shots must be at most 0, the examples of law, got 1"):
+        MMLU(source=other, examples=dev, num_shots=1).read_prompts()
+    assert len(MMLU(source=other, examples=dev, num_shots=0).read_prompts()) == 2
+    (tmp_path / "blank.jsonl").write_text(f"{json.dumps(ROWS[0])}\n\n{json.dumps(ROWS[1])}\n")
+    with pytest.raises(ValueError, match=r"each row of an evaluation must hold text, .* line 2, is blank \(1 in all\)"):
+        MMLU(source=str(tmp_path / "blank.jsonl")).read_prompts()

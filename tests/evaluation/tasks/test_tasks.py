@@ -50,7 +50,7 @@ def generate(answer: str, **fields: object) -> Generation:
 
 
 def grade(task: Task, spec: MetricSpec, prompts: list[Prompt], answers: list[Generation]) -> list[Outcome]:
-    cases = [Case(prompt=prompt, task=task, token_ids=[], prompt_hash="h") for prompt in prompts]
+    cases = [Case(prompt=prompt, task=task, token_ids=[], opened_ids=[], prompt_hash="h") for prompt in prompts]
     plan = CasePlan(tasks=[task], cases=cases, batches=[])
     indices = range(len(prompts))
     return grade_cases(plan, spec, dict(enumerate(answers)), indices, cache=None, progress=False)

@@ -139,9 +139,7 @@ class ModelJudge(Judge):
 
     @cached_property
     def _hashes(self) -> Mapping[str, str]:
-        from safety_lightning.checkpoints import CheckpointReader, locate_model
-
-        return CheckpointReader(locate_model(self.model)).hash_files()
+        return self._reader.hash_files()
 
 
 class NextTokenJudge(ModelJudge):
