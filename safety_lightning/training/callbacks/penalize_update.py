@@ -71,8 +71,8 @@ class PenalizeUpdate(L.Callback):
         """Raises UserError if something is penalized, and the strategy keeps weights or gradients out of reach."""
         if self.subspace is not None and isinstance(trainer.strategy, (DeepSpeedStrategy, FSDPStrategy)):
             raise UserError(
-                "trainer.strategy under a penalty must be one with whole or DTensor parameters (auto, ddp, "
-                f"ModelParallelStrategy), got {type(trainer.strategy).__name__}"
+                "trainer.strategy under a penalty must be one that leaves gradients in the parameters (auto, ddp, "
+                f"fsdp2), got {type(trainer.strategy).__name__}"
             )
 
     def prepare(self, device: torch.device | str = "cpu") -> None:

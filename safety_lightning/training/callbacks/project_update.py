@@ -100,8 +100,8 @@ class ProjectUpdate(L.Callback):
             raise UserError("trainer.strategy must be fsdp2 in place of fsdp, which flattens the weights")
         if isinstance(strategy, DeepSpeedStrategy) and not isinstance(strategy, ZeroStrategy):
             raise UserError(
-                "trainer.strategy must be zero1, zero2 or zero3 in place of Lightning's own deepspeed, whose gradients "
-                "and weights are out of reach"
+                "trainer.strategy must be zero1, zero2 or zero3 (which train CausalLMModule) or fsdp2 (which trains "
+                "any module) in place of Lightning's own deepspeed, whose gradients and weights are out of reach"
             )
 
     def prepare(self, device: torch.device | str = "cpu") -> None:
