@@ -29,7 +29,7 @@ from safety_lightning.sweep.rows import (
     make_tensor_rows,
 )
 from safety_lightning.sweep.saving import SavedModel, write_card
-from safety_lightning.sweep.sweep import Sweep, find_unfinished, read_parts
+from safety_lightning.sweep.sweep import Sweep, check_draws, find_unfinished, read_parts
 from safety_lightning.system.disks import DiskFullError, format_bytes
 from safety_lightning.system.processes import (
     barrier,
@@ -53,6 +53,9 @@ class SweepFolder:
         settings: What is done with them.
         variants: Every variant.
         saved: Those whose models are saved.
+
+    Raises:
+        UserError: If a variant is a draw of its own.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class SweepFolder:
         variants: Sequence[Variant],
         saved: Sequence[Variant],
     ) -> None:
+        check_draws(variants)
         self.out = out
         self.inputs = inputs
         self.settings = settings
