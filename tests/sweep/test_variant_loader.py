@@ -368,7 +368,7 @@ def test_bad_input_says_what_was_wanted(models: dict[str, Path], tmp_path: Path)
     with pytest.raises(UserError, match=r"must keep no part of its own \(extra\)"):
         load(Variant(finetuned="useful", method=Adding()))
     drawn = Variant(finetuned="useful", method=SubspaceComponent(source="random"), draw=0)
-    with pytest.raises(UserError, match="a sweep must have variants without a draw.* got useful/random@0/"):
+    with pytest.raises(UserError, match=r"a sweep must have variants without a draw.* got useful/random@0/"):
         Sweep(inputs, settings, [half, drawn])
     with pytest.raises(UserError, match="a sweep must have variants without a draw"):
         SweepFolder(tmp_path / "out", inputs, settings, [drawn], [])
