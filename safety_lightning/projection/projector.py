@@ -141,11 +141,18 @@ class UpdateProjector:
 
     @torch.no_grad()
     @in_full_precision()
-    def shrink(self, share: float) -> None:
-        """Takes a share of what would be removed from the live weights, in place: 0 does nothing, 1 projects."""
+    def shrink(self, share: float) -> float:
+        """Takes a share of what would be removed from the live weights, in place: 0 does nothing, 1 projects.
+
+        Returns:
+            The squared norm of what is left of it, Σ ‖update − kept component‖² over all matrices.
+        """
+        total = 0.0
         for part in self._list_penalized():
-            numbers = part.view_numbers()
-            numbers.copy_(numbers.float() - share * part.find_removed(self.component))
+            numbers, removed = part.view_numbers(), part.find_removed(self.component)
+            numbers.copy_(numbers.float() - share * removed)
+            total += float(add_up(sum_squares(removed), part.home))
+        return (1 - share) ** 2 * total
 
     def _list_penalized(self) -> list[MatrixPart]:
         if self._adapted:

@@ -45,8 +45,9 @@ class SaveModel(L.Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Checks before training that the model can be saved."""
-        saves = self.folder is not None and isinstance(pl_module, CausalLMModule)
-        if saves and self._saves_by_tensor(trainer, pl_module.model):
+        if self.folder is None or not isinstance(pl_module, CausalLMModule):
+            return
+        if self._saves_by_tensor(trainer, pl_module.model):
             check_names(pl_module.model)
 
     def on_before_projection(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
