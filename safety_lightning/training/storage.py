@@ -15,11 +15,8 @@ from transformers.core_model_loading import revert_weight_conversion
 from safety_lightning.checkpoints import (
     ADAPTER_FILE,
     CODES,
-    CheckpointReader,
     ShardWriter,
-    StorageDtype,
     TensorLayout,
-    resolve_dtype,
 )
 from safety_lightning.errors import UserError
 from safety_lightning.files import atomic_path
@@ -28,18 +25,14 @@ from safety_lightning.training.lora import is_factor, list_adapter, merge_into
 
 
 @torch.no_grad()
-def round_weights(
-    model: nn.Module, storage_dtype: StorageDtype, reference: CheckpointReader, *, find: Locate = locate
-) -> None:
-    """Rounds the live weights that are trained to a storage dtype, in place, leaving them in their own dtype.
+def round_weights(model: nn.Module, dtype: torch.dtype, *, find: Locate = locate) -> None:
+    """Rounds the live weights that are trained to a dtype, in place, leaving them in their own dtype.
 
     Args:
         model: The live model.
-        storage_dtype: The dtype; ``source`` is the dtype of the reference's files.
-        reference: The checkpoint whose dtype ``source`` means.
+        dtype: What they are rounded to.
         find: Finds what this process holds of a parameter.
     """
-    dtype = resolve_dtype(storage_dtype, reference)
     for parameter in model.parameters():
         if parameter.is_floating_point() and parameter.requires_grad:
             numbers = find(parameter).numbers
