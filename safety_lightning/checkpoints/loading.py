@@ -107,6 +107,9 @@ def load_model(
             **_share_out(num_shards),
         )
     model: PreTrainedModel = loaded[0]
+    if reader.is_wrapped:  # or it would be saved under the wrapper's names again
+        others = [one for one in model._weight_conversions or [] if not _UNWRAP.keys() & set(one.source_patterns)]
+        model._weight_conversions = others or None
     model._zero3 = keeper  # transformers forgets of ZeRO-3 when nobody holds it
     _check_found(folder, loaded[1])
     (reference if isinstance(reference, CheckpointReader) else reader).check_unchanged()
@@ -117,9 +120,11 @@ def load_model(
 
 
 def _announce_zero3(config: Mapping[str, Any] | None) -> Any:
+    if config is None:  # the import alone would load DeepSpeed
+        return None
     from transformers.integrations import HfDeepSpeedConfig
 
-    return None if config is None else HfDeepSpeedConfig(dict(config))
+    return HfDeepSpeedConfig(dict(config))
 
 
 def _share_out(num_shards: int) -> dict[str, Any]:

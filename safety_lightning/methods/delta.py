@@ -80,8 +80,8 @@ class MatrixDelta:
     bases: Mapping[Source, Tensor]
     order: Tensor | None = None
     norm: float
-    name: str = ""
-    side: Side = "left"
+    name: str
+    side: Side
     _coordinates: dict[Source, Tensor] = field(default_factory=dict, repr=False)
 
     def find_coordinates(self, basis: Source) -> Tensor:

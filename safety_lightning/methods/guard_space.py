@@ -23,14 +23,19 @@ Shapes in this file: M = output features, N = input features, K = directions.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from safety_lightning.checkpoints import MatrixSlot
 from safety_lightning.errors import UserError
+from safety_lightning.files import hash_file
 from safety_lightning.methods.protocol import Description, Method
 from safety_lightning.methods.update import UNTREATED, Kept, MatrixUpdate
 from safety_lightning.subspaces import decompose_delta, find_energy_ranks, rank_from_fraction
@@ -59,6 +64,27 @@ class GuardSpace(Method):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"guard_space.{name} must be in [0, 1], got {getattr(self, name)}")
 
+    def check(self, slots: Sequence[MatrixSlot]) -> None:
+        """Checks by the header of the file that it holds covariances of matrices that take part.
+
+        Raises:
+            UserError: If it cannot be read, names none of the matrices, or one is of another shape.
+        """
+        sizes = {slot.name: slot.columns for slot in slots if not slot.is_vector}
+        with self._open() as handle:
+            shapes = {name: tuple(handle.get_slice(name).get_shape()) for name in handle.keys()}  # noqa: SIM118
+        if not shapes.keys() & sizes.keys():
+            raise UserError(
+                f"guard_space.covariances must name matrices that take part ({next(iter(sizes), 'there is none')}, "
+                f"...), {self.covariances} names {next(iter(shapes), 'nothing')}"
+            )
+        for name in sorted(shapes.keys() & sizes.keys()):
+            self._check_shape(name, shapes[name], sizes[name])
+
+    def hash_files(self) -> dict[str, str]:
+        """Returns the hash of the covariances."""
+        return {"covariances": hash_file(Path(self.covariances))}
+
     def keep(self, matrix: MatrixUpdate) -> Kept:
         """Keeps (I − U_s U_sᵀ) T (I − E Eᵀ)."""
         covariance_NN = None if matrix.is_vector else self._read(matrix)
@@ -85,22 +111,32 @@ class GuardSpace(Method):
         return kept_MN.mT if is_turned else kept_MN
 
     def _read(self, matrix: MatrixUpdate) -> Tensor | None:
+        name = matrix.delta.name
+        with self._open() as handle:
+            if name not in handle.keys():  # noqa: SIM118 (no mapping)
+                return None
+            found: Tensor = handle.get_tensor(name)
+        self._check_shape(name, tuple(found.shape), matrix.delta.shape[1])
+        if not torch.isfinite(found).all():
+            raise UserError(f"covariance of {name} in {Path(self.covariances).name} must be finite, it is not")
+        return found.to(matrix.update_MN.device, torch.float64)
+
+    @contextmanager
+    def _open(self) -> Iterator[Any]:
         try:
             with safe_open(self.covariances, framework="pt") as handle:
-                if matrix.delta.name not in handle.keys():  # noqa: SIM118 (no mapping)
-                    return None
-                found: Tensor = handle.get_tensor(matrix.delta.name)
+                yield handle
         except (SafetensorError, OSError) as error:
             raise UserError(
                 f"guard_space.covariances must be a file of covariances, {self.covariances} cannot be read: {error}"
             ) from error
-        num_inputs = matrix.delta.shape[1]
-        if found.shape != (num_inputs, num_inputs) or not torch.isfinite(found).all():
+
+    def _check_shape(self, name: str, found: tuple[int, ...], num_inputs: int) -> None:
+        if found != (num_inputs, num_inputs):
             raise UserError(
-                f"covariance of {matrix.delta.name} in {Path(self.covariances).name} must be finite, of shape "
-                f"({num_inputs}, {num_inputs}), got {tuple(found.shape)}"
+                f"covariance of {name} in {Path(self.covariances).name} must be of shape ({num_inputs}, "
+                f"{num_inputs}), got {found}"
             )
-        return found.to(matrix.update_MN.device, torch.float64)
 
 
 def remove_directions(

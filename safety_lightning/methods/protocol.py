@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
+from safety_lightning.checkpoints import MatrixSlot
 from safety_lightning.errors import UserError
 from safety_lightning.methods.update import Kept, MatrixUpdate
 from safety_lightning.projection import Component
@@ -76,6 +77,20 @@ class Method(metaclass=ABCMeta):  # not ABC: jsonargparse leaves the options of 
     def needs(self) -> Needs:
         """What must be at hand."""
         return Needs()
+
+    def check(self, slots: Sequence[MatrixSlot]) -> None:  # noqa: B027 (most methods have nothing to check)
+        """Checks what the method reads besides the checkpoints, before work starts.
+
+        Args:
+            slots: The matrices that take part.
+
+        Raises:
+            UserError: If a file of its own is absent, or does not fit the matrices.
+        """
+
+    def hash_files(self) -> dict[str, str]:
+        """Returns the SHA-256 of files of its own by their setting: other contents make another sweep."""
+        return {}
 
     def score(self, matrix: MatrixUpdate) -> float | None:
         """Returns what the method chooses matrices by, for the tables; None for a method that does not choose."""

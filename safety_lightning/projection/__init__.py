@@ -2,6 +2,7 @@
 
 spec         which subspace is wanted: spanned from two checkpoints, or taken from where it is saved
 projector    binds live parameters to reference and basis, projects them in place, and measures them
+names        which live name a tensor of a checkpoint has
 parts        what this process holds of a matrix, whole or shared out over processes
 adapters     the same of LoRA adapters, whose update is a product of two factors
 sharding     the projection of many matrices, a few sums for all; the plain form stands above it

@@ -17,12 +17,11 @@ from torch import Tensor, nn
 
 from safety_lightning.checkpoints import MatrixSlot
 from safety_lightning.errors import UserError
+from safety_lightning.projection.names import match_names, strip_wrappers
 from safety_lightning.projection.operators import compute_coordinates, expand_coordinates, sum_squares
 from safety_lightning.projection.parts import Locate, MatrixPart, take_part
 from safety_lightning.projection.sharding import count_numbers, gather_numbers
 from safety_lightning.subspaces import Side
-
-_WRAPPERS = ("base_model.model.", "module.", "_orig_mod.")
 
 
 @dataclass(frozen=True)
@@ -102,8 +101,9 @@ def find_adapted(model: nn.Module, slots: Sequence[MatrixSlot]) -> list[AdaptedM
         UserError: If the adapters are no plain LoRA (DoRA, trained biases or embeddings, several at once), something
             else is trained beside them, or they update no matrix of the subspace.
     """
-    modules = {f"{_strip(name)}.weight": module for name, module in model.named_modules() if _is_lora(module)}
-    found = [_read_module(modules[slot.tensor], slot) for slot in slots if slot.tensor in modules]
+    modules = {f"{strip_wrappers(name)}.weight": module for name, module in model.named_modules() if _is_lora(module)}
+    names = match_names([slot.tensor for slot in slots], modules, model)
+    found = [_read_module(modules[names[slot.tensor]], slot) for slot in slots if slot.tensor in names]
     _check_rest(model)
     if not found:
         raise UserError(
@@ -114,12 +114,6 @@ def find_adapted(model: nn.Module, slots: Sequence[MatrixSlot]) -> list[AdaptedM
 
 def _is_lora(module: nn.Module) -> bool:
     return hasattr(module, "lora_A") and hasattr(module, "get_delta_weight")
-
-
-def _strip(name: str) -> str:
-    for wrapper in _WRAPPERS:
-        name = name.removeprefix(wrapper)
-    return name.removeprefix("base_model.model.")
 
 
 def _read_module(module: Any, slot: MatrixSlot) -> AdaptedMatrix:

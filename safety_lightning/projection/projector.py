@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from safety_lightning.checkpoints import MatrixSlot
 from safety_lightning.errors import UserError
 from safety_lightning.projection.adapters import AdaptedMatrix, check_base, find_adapted, has_adapters
+from safety_lightning.projection.names import match_names, strip_wrappers
 from safety_lightning.projection.operators import Component, sum_squares
 from safety_lightning.projection.parts import Locate, MatrixPart, add_up, locate, take_part
 from safety_lightning.projection.rows import UpdateMeasure
@@ -141,11 +142,18 @@ class UpdateProjector:
 
     @torch.no_grad()
     @in_full_precision()
-    def shrink(self, share: float) -> None:
-        """Takes a share of what would be removed from the live weights, in place: 0 does nothing, 1 projects."""
+    def shrink(self, share: float) -> float:
+        """Takes a share of what would be removed from the live weights, in place: 0 does nothing, 1 projects.
+
+        Returns:
+            The squared norm of what is left of it, Σ ‖update − kept component‖² over all matrices.
+        """
+        total = 0.0
         for part in self._list_penalized():
-            numbers = part.view_numbers()
-            numbers.copy_(numbers.float() - share * part.find_removed(self.component))
+            numbers, removed = part.view_numbers(), part.find_removed(self.component)
+            numbers.copy_(numbers.float() - share * removed)
+            total += float(add_up(sum_squares(removed), part.home))
+        return (1 - share) ** 2 * total
 
     def _list_penalized(self) -> list[MatrixPart]:
         if self._adapted:
@@ -211,14 +219,8 @@ def match_parameters(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Par
     Raises:
         UserError: If a name has no parameter; up to three are named.
     """
-    live = {_strip_wrappers(name): parameter for name, parameter in model.named_parameters()}
-    prefix = getattr(model, "base_model_prefix", "") + "."
-    candidates: list[Callable[[str], str]] = [str, lambda n: prefix + n, lambda n: n.removeprefix(prefix)]
-    found = {}
-    for name in names:
-        match = next((live[rename(name)] for rename in candidates if rename(name) in live), None)
-        if match is not None:
-            found[name] = match
+    live = {strip_wrappers(name): parameter for name, parameter in model.named_parameters()}
+    found = {name: live[match] for name, match in match_names(names, live, model).items()}
     absent = sorted({name for name in names if name not in found})
     if absent:
         raise UserError(
@@ -226,10 +228,6 @@ def match_parameters(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Par
             f"{', '.join(absent[:3])} (the model has {', '.join(list(live)[:2])}, ...)"
         )
     return found
-
-
-def _strip_wrappers(name: str) -> str:
-    return name.replace("_orig_mod.", "").removeprefix("module.")
 
 
 def _check_shape(name: str, parameter: nn.Parameter, reference: Tensor) -> None:

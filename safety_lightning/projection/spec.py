@@ -121,6 +121,7 @@ def prepare_subspace(
     if origin is not None:
         start = CheckpointReader(locate_model(origin))
         check_pair(start, reference, roles=("origin", "reference"), common_rows=spec.common_rows)
+        reference.close()
         reference = start
     return PreparedSubspace(spec, slots, subspace, reference)
 

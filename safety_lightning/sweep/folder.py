@@ -14,7 +14,7 @@ import torch
 from safety_lightning.checkpoints import tied_output
 from safety_lightning.errors import UserError
 from safety_lightning.files import PartStore, write_atomically
-from safety_lightning.methods import Variant
+from safety_lightning.methods import Method, Variant
 from safety_lightning.runs import RunFolder, describe_command, describe_environment
 from safety_lightning.subspaces import DecompositionLibrary
 from safety_lightning.sweep.cost import cost_tensor
@@ -29,7 +29,7 @@ from safety_lightning.sweep.rows import (
     make_tensor_rows,
 )
 from safety_lightning.sweep.saving import SavedModel, write_card
-from safety_lightning.sweep.sweep import Sweep, find_unfinished, read_parts
+from safety_lightning.sweep.sweep import Sweep, check_draws, find_unfinished, read_parts
 from safety_lightning.system.disks import DiskFullError, format_bytes
 from safety_lightning.system.processes import (
     barrier,
@@ -53,6 +53,9 @@ class SweepFolder:
         settings: What is done with them.
         variants: Every variant.
         saved: Those whose models are saved.
+
+    Raises:
+        UserError: If a variant is a draw of its own.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class SweepFolder:
         variants: Sequence[Variant],
         saved: Sequence[Variant],
     ) -> None:
+        check_draws(variants)
         self.out = out
         self.inputs = inputs
         self.settings = settings
@@ -134,7 +138,7 @@ class SweepFolder:
         recipe = {
             "inputs": self.inputs.hash_files(),
             "settings": dataclasses.asdict(self.settings),
-            "methods": [method.to_recipe() for method in self.methods],
+            "methods": [_describe_method(method) for method in self.methods],
             "saved": [model.variant.name for model in self.models],
         }
         return dict(json.loads(json.dumps(recipe)))
@@ -233,6 +237,11 @@ class SweepFolder:
                 row = rows[model.variant.key]
                 card = write_card(model, row, self.settings, base=base, reference=reference, num_bad=num_bad)
                 model.finish(card, reference)
+
+
+def _describe_method(method: Method) -> dict[str, Any]:
+    hashes = method.hash_files()
+    return {**method.to_recipe(), **({"files": hashes} if hashes else {})}
 
 
 def _count(parts: Sequence[PartRow], num_matrices: int, problems: dict[str, str]) -> dict[str, int]:

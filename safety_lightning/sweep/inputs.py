@@ -135,6 +135,8 @@ def open_inputs(
     unaligned = _open_unaligned(methods, reference_reader)
     _check_dtypes(base_reader, reference_reader, models, settings)
     slots = select_slots(reference_reader, include=settings.include, exclude=settings.exclude, vectors=settings.vectors)
+    for method in methods:
+        method.check(slots)
     return SweepInputs(base_reader, reference_reader, models, safety, unaligned, slots)
 
 

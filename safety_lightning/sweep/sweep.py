@@ -58,6 +58,9 @@ class Sweep:
         device: Where to work.
         decompose: What decomposes deltas; None is `decompose_delta`.
 
+    Raises:
+        UserError: If a variant is a draw of its own.
+
     Attributes:
         stopwatch: Seconds spent on reads, decompositions, products and writes.
     """
@@ -72,6 +75,7 @@ class Sweep:
         device: torch.device | str = "cpu",
         decompose: Decomposer | None = None,
     ) -> None:
+        check_draws(variants)
         self.inputs = inputs
         self.settings = settings
         self.variants = variants
@@ -236,6 +240,16 @@ class Sweep:
     def _turn(self, matrix: Tensor) -> Tensor:
         """Turns a matrix so that the subspace lies on its rows' side, or back."""
         return turn(matrix, self.settings.side)
+
+
+def check_draws(variants: Sequence[Variant]) -> None:
+    """Raises UserError if a variant is a draw of its own: all have the directions of the settings' seed in a sweep."""
+    drawn = next((one.name for one in variants if one.draw is not None), None)
+    if drawn is not None:
+        raise UserError(
+            f"a sweep must have variants without a draw, which take the settings' seed, got {drawn}: VariantLoader "
+            "loads draws"
+        )
 
 
 def make_recipe(variants: Sequence[Variant], *, side: Side, seed: int) -> BasisRecipe:

@@ -240,8 +240,11 @@ class _Parts:
         """Returns the part of an update in a method's subspace; None for a method without one.
 
         Raises:
-            UserError: If the method keeps directions of another source than it said to need.
+            UserError: If the method keeps directions of another source than it said to need, or a part of its own,
+                which is made of numbers that it said not to look at.
         """
+        if kept.extra is not None:
+            raise UserError("a method that needs no numbers must keep no part of its own (extra), it keeps one")
         if kept.inside == 0 or kept.rank == 0:
             return None
         if track is None or kept.source != track.source:

@@ -10,34 +10,29 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.core_model_loading import revert_weight_conversion
 
 from safety_lightning.checkpoints import (
     ADAPTER_FILE,
     CODES,
-    CheckpointReader,
     ShardWriter,
-    StorageDtype,
     TensorLayout,
-    resolve_dtype,
 )
+from safety_lightning.errors import UserError
 from safety_lightning.files import atomic_path
 from safety_lightning.projection import Locate, gather_numbers, locate
 from safety_lightning.training.lora import is_factor, list_adapter, merge_into
 
 
 @torch.no_grad()
-def round_weights(
-    model: nn.Module, storage_dtype: StorageDtype, reference: CheckpointReader, *, find: Locate = locate
-) -> None:
-    """Rounds the live weights that are trained to a storage dtype, in place, leaving them in their own dtype.
+def round_weights(model: nn.Module, dtype: torch.dtype, *, find: Locate = locate) -> None:
+    """Rounds the live weights that are trained to a dtype, in place, leaving them in their own dtype.
 
     Args:
         model: The live model.
-        storage_dtype: The dtype; ``source`` is the dtype of the reference's files.
-        reference: The checkpoint whose dtype ``source`` means.
+        dtype: What they are rounded to.
         find: Finds what this process holds of a parameter.
     """
-    dtype = resolve_dtype(storage_dtype, reference)
     for parameter in model.parameters():
         if parameter.is_floating_point() and parameter.requires_grad:
             numbers = find(parameter).numbers
@@ -81,7 +76,8 @@ def save_shared_model(
 ) -> None:
     """Does what `save_model` does for a model that processes share out: tensor by tensor, and never whole in memory.
 
-    Adapters are merged into their weights. Every process must call it.
+    Adapters are merged into their weights. Tensors get the names and shapes of the files that the model was loaded
+    from: transformers stacks the experts of a Mixtral, for one. Every process must call it.
 
     Args:
         model: The model; it is not changed.
@@ -97,11 +93,11 @@ def save_shared_model(
             pass
         return
     with atomic_path(folder) as partial:
-        layouts = [_lay_out(_name_base(name), tensor, dtype) for name, tensor in weights.items()]
-        writer = ShardWriter(partial, layouts)
+        writer = ShardWriter(partial, _lay_out(model, weights, dtype))
         writer.create()
-        for name, whole in _gather_all(model, weights, find):
-            writer.write(name, whole.to(dtype) if whole.is_floating_point() else whole)
+        for live, whole in _gather_all(model, weights, find):
+            for name, stored in _restore(model, live, whole.detach()).items():
+                writer.write(name, stored.to(dtype) if stored.is_floating_point() else stored)
         _save_configs(model, partial, dtype=dtype)
         if tokenizer is not None:
             tokenizer.save_pretrained(partial)
@@ -130,7 +126,7 @@ def save_adapter(model: PreTrainedModel, folder: Path, *, dtype: torch.dtype, fi
 
 @torch.no_grad()
 def _gather_all(model: PreTrainedModel, weights: dict[str, Tensor], find: Locate) -> Iterator[tuple[str, Tensor]]:
-    """Yields whole tensors under their stored names, with adapters merged into them."""
+    """Yields whole tensors by name, with adapters merged into them."""
     for name, tensor in weights.items():
         whole = gather_numbers(tensor, find) if isinstance(tensor, nn.Parameter) else tensor
         owner, _, end = name.rpartition(".base_layer.")
@@ -151,10 +147,42 @@ def _list_weights(model: PreTrainedModel) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in weights.items() if not is_factor(name)}
 
 
-def _lay_out(name: str, tensor: Tensor, dtype: torch.dtype) -> TensorLayout:
-    stored = dtype if tensor.is_floating_point() else tensor.dtype
-    code = CODES.get(stored) or {torch.int64: "I64", torch.int32: "I32", torch.bool: "BOOL"}[stored]
-    return TensorLayout(name=name, shape=tuple(getattr(tensor, "ds_shape", tensor.shape)), code=code)
+def check_names(model: PreTrainedModel) -> None:
+    """Checks that a model can be saved tensor by tensor under the names that it was loaded from.
+
+    Raises:
+        UserError: If a stored tensor is made of several live ones.
+    """
+    live = {_name_base(name): _imagine(tensor) for name, tensor in _list_weights(model).items()}
+    found = {name: one.shape for each in live for name, one in _restore(model, each, live[each]).items()}
+    wanted = {name: one.shape for name, one in revert_weight_conversion(model, live).items()}
+    if found != wanted:
+        joined = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
+        raise UserError(
+            "a model that is shared out or merged must have its stored tensors made of one live tensor each, "
+            f"{joined[0]} is made of several: transformers stores it in another form than it trains it in"
+        )
+
+
+def _restore(model: PreTrainedModel, name: str, tensor: Tensor) -> dict[str, Tensor]:
+    """Returns the tensors that a live one is stored as, by name."""
+    stored: dict[str, Tensor] = revert_weight_conversion(model, {name: tensor})
+    return stored
+
+
+def _imagine(tensor: Tensor) -> Tensor:
+    """Returns a tensor without numbers, in the whole tensor's shape."""
+    return torch.empty(getattr(tensor, "ds_shape", tensor.shape), dtype=tensor.dtype, device="meta")
+
+
+def _lay_out(model: PreTrainedModel, weights: dict[str, Tensor], dtype: torch.dtype) -> list[TensorLayout]:
+    layouts = []
+    for live, tensor in weights.items():
+        for name, one in _restore(model, _name_base(live), _imagine(tensor)).items():
+            stored = dtype if one.is_floating_point() else one.dtype
+            code = CODES.get(stored) or {torch.int64: "I64", torch.int32: "I32", torch.bool: "BOOL"}[stored]
+            layouts.append(TensorLayout(name=name, shape=tuple(one.shape), code=code))
+    return layouts
 
 
 def _save_configs(model: PreTrainedModel, folder: Path, *, dtype: torch.dtype) -> None:

@@ -13,6 +13,7 @@ import torch
 from lightning.fabric.utilities.seed import reset_seed
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, ModelParallelStrategy, StrategyRegistry
+from lightning.pytorch.trainer.states import TrainerFn
 from torch.distributed.constants import default_pg_timeout
 from torch.distributed.fsdp import fully_shard
 from transformers import PreTrainedModel
@@ -58,7 +59,9 @@ class FSDP2Strategy(ModelParallelStrategy):
 class ZeroStrategy(DeepSpeedStrategy):
     """DeepSpeed's ZeRO, on GPUs and also on CPUs, where DeepSpeed runs as well.
 
-    Gradients are clipped here and not by DeepSpeed, which would clip them before they are divided by the step's tokens.
+    `CausalLMModule` alone is trained: it clips gradients in DeepSpeed's place, which would clip them before they are
+    divided by the step's tokens, and it tells DeepSpeed of the last step of an epoch. Another module would be trained
+    without either.
 
     Args:
         stage: 1 shares out the optimizer's moments and float32 weights, 2 gradients too, 3 weights too.
@@ -91,7 +94,12 @@ class ZeroStrategy(DeepSpeedStrategy):
         return self.lightning_module is None or not self.lightning_module.trainer.is_last_batch
 
     def setup_environment(self) -> None:
-        """Begins the processes; Lightning's own refuses CPUs."""
+        """Begins the processes; Lightning's own refuses CPUs.
+
+        Raises:
+            UserError: If another module than `CausalLMModule` is to be trained.
+        """
+        self._check_module()
         if not self.is_on_cpu:
             super().setup_environment()
             return
@@ -99,6 +107,18 @@ class ZeroStrategy(DeepSpeedStrategy):
 
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # or a kernel is compiled at the first start
         DDPStrategy.setup_environment(self)
+
+    def _check_module(self) -> None:
+        from safety_lightning.training.module import CausalLMModule  # which is made of what stands here
+
+        module = self.lightning_module
+        if module is None or module.trainer.state.fn != TrainerFn.FITTING or isinstance(module, CausalLMModule):
+            return
+        raise UserError(
+            "trainer.strategy must be fsdp2 or ddp for a LightningModule of your own, got ZeRO, under which gradients "
+            f"of {type(module).__name__} would not be clipped, and would be lost at the end of an epoch: only "
+            "CausalLMModule is trained under zero1, zero2 and zero3"
+        )
 
     def setup_distributed(self) -> None:
         """Joins the processes."""

@@ -117,6 +117,12 @@ def test_names_of_wrapped_models_are_mended_and_said(
     assert "is read as model.embed_tokens.weight" in caplog.text or "layers.0" in caplog.text
 
 
+def test_wrapped_model_is_saved_without_its_wrapper(model: Path, tmp_path: Path) -> None:
+    change_tensors(lambda name, tensor: (f"_orig_mod.{name}", tensor))(model)
+    load_model(model, dtype=torch.float32).save_pretrained(tmp_path / "saved")
+    assert set(load_file(tmp_path / "saved" / "model.safetensors")) == set(load_file(LAB / "model.safetensors"))
+
+
 def test_what_is_loaded_is_what_was_hashed(model: Path) -> None:
     checkpoint = check_model(model)
     checkpoint.hash_files()

@@ -12,15 +12,19 @@ from safety_lightning.activations import collect_covariances, save_covariances
 from safety_lightning.errors import UserError
 from safety_lightning.methods import GuardSpace, Variant
 from safety_lightning.methods.guard_space import remove_directions
-from safety_lightning.sweep import SweepSettings, VariantLoader, open_inputs
+from safety_lightning.sweep import ProjectRun, SweepInputs, SweepSettings, VariantLoader, open_inputs, project
 
 QUERY = "model.layers.0.self_attn.q_proj.weight"
 
 
-def load_variant(checkpoints: dict[str, Path], method: GuardSpace, **options: Any) -> dict[str, torch.Tensor]:
+def open_for(checkpoints: dict[str, Path], method: GuardSpace, **options: Any) -> tuple[SweepInputs, SweepSettings]:
     settings = SweepSettings(**options)
     base, reference, useful = (str(checkpoints[name]) for name in ("base", "reference", "useful"))
-    inputs = open_inputs(base, reference, [useful], methods=[method], settings=settings)
+    return open_inputs(base, reference, [useful], methods=[method], settings=settings), settings
+
+
+def load_variant(checkpoints: dict[str, Path], method: GuardSpace, **options: Any) -> dict[str, torch.Tensor]:
+    inputs, settings = open_for(checkpoints, method, **options)
     model = AutoModelForCausalLM.from_pretrained(checkpoints["base"], dtype=torch.float32)
     return VariantLoader(inputs, settings).load(model, Variant(finetuned="useful", method=method))
 
@@ -85,7 +89,38 @@ def test_bad_input_says_what_was_wanted(checkpoints: dict[str, Path], tmp_path: 
     with pytest.raises(UserError, match=r"guard_space\.input_energy must be in \[0, 1\], got 1\.5"):
         GuardSpace(covariances="x", input_energy=1.5)
     with pytest.raises(UserError, match="must be a file of covariances, none cannot be read"):
-        load_variant(checkpoints, GuardSpace(covariances="none"))
-    save_file({QUERY: torch.eye(3)}, tmp_path / "small.safetensors")
+        open_for(checkpoints, GuardSpace(covariances="none"))
+    file = tmp_path / "covariances.safetensors"
+    save_file({QUERY: torch.eye(3)}, file)
     with pytest.raises(UserError, match=r"of shape \(32, 32\), got \(3, 3\)"):
-        load_variant(checkpoints, GuardSpace(covariances=str(tmp_path / "small.safetensors")))
+        open_for(checkpoints, GuardSpace(covariances=str(file)))
+    save_file({QUERY.removeprefix("model."): torch.eye(32)}, file)
+    with pytest.raises(UserError, match=r"must name matrices that take part \(.*names layers\.0\.self_attn\.q_proj"):
+        open_for(checkpoints, GuardSpace(covariances=str(file)))
+    save_file({QUERY: torch.full((32, 32), torch.nan)}, file)
+    with pytest.raises(UserError, match="must be finite"):
+        load_variant(checkpoints, GuardSpace(covariances=str(file)))
+
+
+def test_other_covariances_are_another_sweep(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    file = tmp_path / "covariances.safetensors"
+    base, reference, useful = (str(checkpoints[name]) for name in ("base", "reference", "useful"))
+
+    def sweep(size: float) -> str:
+        save_file({QUERY: size * torch.eye(32).cumsum(0)}, file)
+        project(
+            ProjectRun(
+                base=base,
+                reference=reference,
+                finetuned=[useful],
+                out=tmp_path / "out",
+                sources=[],
+                methods=[GuardSpace(covariances=str(file))],
+                device="cpu",
+            )
+        )
+        return (tmp_path / "out" / "energy.csv").read_text()
+
+    assert sweep(1.0) == sweep(1.0)
+    with pytest.raises(UserError, match="holds one with other methods"):
+        sweep(2.0)

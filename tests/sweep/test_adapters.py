@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from safety_lightning.checkpoints import CheckpointReader, open_finetuned
+from safety_lightning.errors import NonFiniteError
 from safety_lightning.methods import Resta
 from safety_lightning.sweep.rows import EnergyRow, SweepMatrixRow
 from safety_lightning.tables import read_parquet
@@ -215,3 +216,20 @@ def test_nan_in_a_factor_is_named(checkpoints: dict[str, Path], tmp_path: Path) 
     save_file(tensors, adapter / "adapter_model.safetensors")
     with pytest.raises(ValueError, match=r"lora_A.weight of .* must be finite"):
         run({**checkpoints, "adapter": adapter}, tmp_path / "out", ("adapter",))
+
+
+@pytest.mark.parametrize("options", [{}, {"modules_to_save": ["lm_head"]}], ids=["factors", "whole"])
+def test_hashes_of_an_adapter_are_of_finite_numbers(
+    checkpoints: dict[str, Path], tmp_path: Path, options: dict[str, Any]
+) -> None:
+    adapter = make_adapter(checkpoints["reference"], tmp_path / "adapter", **options)
+    reference = CheckpointReader(checkpoints["reference"])
+    [model] = open_finetuned([str(adapter)], reference)
+    names = set(model.infos)
+    assert model.hash_finite(names) == model.hash_files()
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    spoiled = next(name for name in tensors if ("lm_head" in name) == bool(options))
+    save_file({**tensors, spoiled: torch.full_like(tensors[spoiled], torch.nan)}, adapter / "adapter_model.safetensors")
+    with pytest.raises(NonFiniteError, match="must be finite, it holds NaN or infinity"):
+        model.hash_finite(names)
+    assert model.hash_finite({"model.norm.weight"}) == model.hash_files()

@@ -1,12 +1,14 @@
 """LoRA in a fit and in other loops: the update is PEFT's, one factor carries the projection, PEFT reads the result."""
 
 import csv
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from torch.nn import DataParallel
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from safety_lightning.checkpoints import AdapterReader, CheckpointReader
 from safety_lightning.errors import UserError
@@ -161,6 +163,38 @@ def test_subspace_without_an_adapted_matrix_is_named(spec: SubspaceSpec, pico_al
     projector = UpdateProjector(prepare_subspace(spec), component="parallel")
     with pytest.raises(UserError, match="adapters must update a matrix of the subspace"):
         projector.bind(load_peft(pico_aligned))
+
+
+def make_gpt2(folder: Path, seed: int) -> Path:
+    """Its files name tensors without the prefix of the live model, as those on the hub."""
+    torch.manual_seed(seed)
+    sizes = {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 32, "vocab_size": 48}
+    GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=1, eos_token_id=2)).transformer.save_pretrained(folder)
+    return folder
+
+
+class Compiled(torch.nn.Module):
+    """Has the names of what `torch.compile` makes."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self._orig_mod = model
+
+
+@pytest.mark.parametrize("wrap", [torch.nn.Module.eval, DataParallel, Compiled], ids=["plain", "module", "compiled"])
+def test_names_match_with_and_without_the_prefix_of_the_base_model(
+    tmp_path: Path, wrap: Callable[[torch.nn.Module], torch.nn.Module]
+) -> None:
+    base, reference = (str(make_gpt2(tmp_path / name, seed)) for seed, name in enumerate(("base", "reference")))
+    projector = UpdateProjector(
+        prepare_subspace(SubspaceSpec(base=base, reference=reference, include=["*attn*weight"])), component="parallel"
+    )
+    whole = GPT2LMHeadModel.from_pretrained(reference)
+    projector.bind(wrap(whole))
+    assert len(projector.measure()) == 2
+    adapted = get_peft_model(whole, LoraConfig(r=2, target_modules=["c_attn"], fan_in_fan_out=True))
+    projector.bind(wrap(adapted))
+    assert [one.slot.tensor for one in projector.measure()] == ["h.0.attn.c_attn.weight"]
 
 
 @pytest.mark.parametrize(

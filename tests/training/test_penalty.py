@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 from safety_lightning.errors import UserError
 from safety_lightning.projection import SubspaceSpec, UpdateProjector, prepare_subspace
 from safety_lightning.training import CausalLMModule, PenalizeUpdate, ProjectUpdate
+from safety_lightning.training.lora import LoraSettings
 from tests.training.conftest import LEARNING_RATE, draw_batches, fit, make_module, read_weights
 
 
@@ -105,6 +106,31 @@ def test_accumulated_micro_batches_are_penalized_once(spec: SubspaceSpec, pico_a
         found.append(read_weights(module.model))
     for name, weights in found[0].items():
         torch.testing.assert_close(weights, found[1][name], atol=3e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("component", ["parallel", "orthogonal"])
+def test_what_is_left_is_what_is_measured(spec: SubspaceSpec, pico_aligned: Path, component: Any) -> None:
+    model = AutoModelForCausalLM.from_pretrained(pico_aligned, dtype=torch.float32)
+    generator = torch.Generator().manual_seed(0)
+    projector = UpdateProjector(prepare_subspace(spec), component=component)
+    projector.bind(model)
+    for parameter in model.parameters():
+        parameter.data.add_(1e-2 * torch.randn(parameter.shape, generator=generator))
+    for share in (0.0, 0.3):
+        left = projector.shrink(share)
+        removed = [one.outside if component == "parallel" else one.inside for one in projector.measure()]
+        assert left == pytest.approx(sum(removed), rel=1e-4)
+        assert left > 1e-3
+
+
+def test_adapters_are_refused_before_anything_is_made(spec: SubspaceSpec, pico_aligned: Path, tmp_path: Path) -> None:
+    module, folder = make_module(pico_aligned, lora=LoraSettings(r=2)), tmp_path / "run"
+    callback = PenalizeUpdate(SubspaceSpec(**(vars(spec) | {"file": str(folder / "subspace.safetensors")})))
+    with pytest.raises(UserError, match="whose weights themselves are trained, got LoRA adapters"):
+        fit(module, draw_batches(1), folder, callbacks=[callback])
+    assert not folder.exists()
+    assert "model" not in module._modules
+    PenalizeUpdate().check_module(module)  # which penalizes nothing
 
 
 def test_weight_must_be_a_weight() -> None:

@@ -3,26 +3,30 @@
 import importlib
 import inspect
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.demos.boring_classes import BoringModel
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
 
 from safety_lightning.cli.verbs.base import describe_refusal
 from safety_lightning.errors import UserError
 from safety_lightning.projection import SubspaceSpec
-from safety_lightning.training import ProjectUpdate
+from safety_lightning.training import PenalizeUpdate, ProjectUpdate
 from safety_lightning.training.strategies import FSDP2Strategy, ZeroStrategy, register_strategies, shares_weights
-from safety_lightning.training.zero import check_pickles
 
 MOVED = "DeepSpeed {} has changed {}: find what took its place, and mend safety_lightning/training/zero.py"
 
 
-def make_trainer(strategy: object) -> L.Trainer:
+SPEC = SubspaceSpec(base="a", reference="b")
+
+
+def make_trainer(strategy: object, *, devices: int = 2, **options: int) -> L.Trainer:
     register_strategies()
-    return L.Trainer(
-        accelerator="cpu", devices=2, strategy=strategy, logger=False, enable_checkpointing=False, precision="32-true"
-    )
+    off = {"logger": False, "enable_checkpointing": False}
+    return L.Trainer(accelerator="cpu", devices=devices, strategy=strategy, precision="32-true", **off, **options)
 
 
 def test_fsdp2_is_known_by_its_short_name() -> None:
@@ -42,11 +46,28 @@ def test_zero_is_known_by_its_short_name(stage: int) -> None:
 
 def test_other_ways_to_deepspeed_are_refused_with_what_to_take() -> None:
     pytest.importorskip("deepspeed")
-    from lightning.pytorch.strategies import DeepSpeedStrategy
-
-    callback = ProjectUpdate(SubspaceSpec(base="a", reference="b"))
-    with pytest.raises(UserError, match="must be zero1, zero2 or zero3 in place of Lightning's own deepspeed"):
+    callback = ProjectUpdate(SPEC)
+    with pytest.raises(UserError, match=r"must be zero1, zero2 or zero3 .* or fsdp2 .* in place of Lightning's own"):
         callback.check_strategy(make_trainer(DeepSpeedStrategy()))
+
+
+@pytest.mark.parametrize("callback", [ProjectUpdate(SPEC), PenalizeUpdate(SPEC)], ids=["project", "penalize"])
+def test_fsdp_is_refused_with_what_to_take(callback: ProjectUpdate | PenalizeUpdate) -> None:
+    trainer = SimpleNamespace(strategy=object.__new__(FSDPStrategy))  # which would want a GPU
+    with pytest.raises(UserError, match=r"trainer\.strategy .*fsdp2"):
+        callback.check_strategy(trainer)  # type: ignore[arg-type]
+
+
+class OwnModule(BoringModel):
+    def configure_model(self) -> None:
+        raise AssertionError("it was made before it was refused")
+
+
+def test_zero_refuses_to_train_another_module() -> None:
+    pytest.importorskip("deepspeed")
+    trainer = make_trainer("zero2", devices=1, max_epochs=1)
+    with pytest.raises(UserError, match=r"must be fsdp2 or ddp for a LightningModule of your own.* of OwnModule would"):
+        trainer.fit(OwnModule())
 
 
 def test_absent_deepspeed_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,20 +130,27 @@ class Evil:
         return exec, ("raise SystemExit('it ran')",)
 
 
-def test_checkpoint_of_zero_that_names_anything_else_is_not_unpickled(tmp_path: Path) -> None:
-    folder = tmp_path / "checkpoint"
+def test_checkpoint_of_zero_that_names_anything_else_is_not_unpickled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("deepspeed")
+    loaded: list[Path] = []
+    monkeypatch.setattr(DeepSpeedStrategy, "load_checkpoint", lambda self, path, weights_only: loaded.append(path))
+    load, folder = ZeroStrategy(2).load_checkpoint, tmp_path / "checkpoint"
     folder.mkdir()
     with pytest.raises(UserError, match="latest must name the folder checkpoint"):
-        check_pickles(tmp_path)
+        load(tmp_path)
     (tmp_path / "latest").write_text("../elsewhere")
     with pytest.raises(UserError, match="latest must name the folder checkpoint"):
-        check_pickles(tmp_path)
+        load(tmp_path)
     (tmp_path / "latest").write_text("checkpoint")
-    torch.save({"weights": torch.ones(2)}, folder / "good.pt")
-    check_pickles(tmp_path)
     torch.save({"weights": torch.ones(2), "more": Evil()}, folder / "bad.pt")
     with pytest.raises(UserError, match=r"must hold tensors and DeepSpeed's own values, it names builtins\.exec"):
-        check_pickles(tmp_path)
+        load(tmp_path)
     (folder / "bad.pt").write_bytes(b"no checkpoint")
     with pytest.raises(UserError, match="must be a file of a ZeRO checkpoint, it cannot be read"):
-        check_pickles(tmp_path)
+        load(tmp_path)
+    assert not loaded
+    torch.save({"weights": torch.ones(2)}, folder / "bad.pt")
+    load(tmp_path)
+    assert loaded == [tmp_path]

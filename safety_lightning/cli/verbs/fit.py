@@ -72,6 +72,8 @@ class FitCLI(TrainingCLI):
         """Checks run folder, data and checkpoints, and spans the subspace."""
         for one in self.find_constraints():
             one.check_strategy(self.trainer)
+            if isinstance(one, PenalizeUpdate):
+                one.check_module(self.model)
         check_steps_taken(self.trainer)
         check_optimizer(self.model.make_optimizer, self.model.make_scheduler)
         if self.model.lora is not None:

@@ -69,7 +69,7 @@ class Directions:
         shape = slot.rows, slot.columns
         return MatrixDelta(
             shape=shape, reference_MN=matrix_MN, delta_MN=matrix_MN, decomposition=found, bases=bases, order=order,
-            norm=norm,
+            norm=norm, name=slot.name, side=self.side,
         )  # fmt: skip
 
     def _find_modes(self, slot: MatrixSlot) -> Tensor:

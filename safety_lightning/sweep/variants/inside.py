@@ -75,16 +75,18 @@ class InsideParts:
             self._ranks.clear()
             self._track = track
         inside = self.shelf.find(INSIDE, slot.name)
-        before = 0 if inside is None else self._ranks[slot.name]
+        before = 0 if inside is None else self._ranks.pop(slot.name, 0)  # known again when its sums are whole
         if inside is None:
             inside = torch.empty_like(pair.reference, dtype=torch.float32)
         if before == rank:
+            self._ranks[slot.name] = rank
             return inside
         if before > rank or before not in list_steps(slot.rows, slot.columns):
             before = 0
         self._add(inside, slot, track, slice(before, rank), pair)
+        kept = self.shelf.keep(INSIDE, slot.name, inside)
         self._ranks[slot.name] = rank
-        return self.shelf.keep(INSIDE, slot.name, inside)
+        return kept
 
     def _add(self, inside: Tensor, slot: MatrixSlot, track: Track, ranks: slice, pair: WeightPair) -> None:
         inside_MN = turn(inside, self.directions.side)

@@ -28,7 +28,14 @@ from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
 from torch.utils.hooks import RemovableHandle
 
 from safety_lightning.errors import UserError
-from safety_lightning.projection import Component, SubspaceSpec, UpdateProjector, prepare_subspace, save_prepared
+from safety_lightning.projection import (
+    Component,
+    SubspaceSpec,
+    UpdateProjector,
+    has_adapters,
+    prepare_subspace,
+    save_prepared,
+)
 from safety_lightning.training.callbacks.project_update import find_model
 from safety_lightning.training.module import CausalLMModule
 
@@ -67,12 +74,19 @@ class PenalizeUpdate(L.Callback):
         self._handle: RemovableHandle | None = None
         self._penalty: float | None = None
 
+    def check_module(self, module: L.LightningModule) -> None:
+        """Raises UserError if something is penalized, and the module trains an adapter in place of the weights."""
+        if self.subspace is None:
+            return
+        if getattr(module, "lora", None) is not None or has_adapters(module):
+            raise UserError("a penalty must have a model whose weights themselves are trained, got LoRA adapters")
+
     def check_strategy(self, trainer: L.Trainer) -> None:
         """Raises UserError if something is penalized, and the strategy keeps weights or gradients out of reach."""
         if self.subspace is not None and isinstance(trainer.strategy, (DeepSpeedStrategy, FSDPStrategy)):
             raise UserError(
-                "trainer.strategy under a penalty must be one with whole or DTensor parameters (auto, ddp, "
-                f"ModelParallelStrategy), got {type(trainer.strategy).__name__}"
+                "trainer.strategy under a penalty must be one that leaves gradients in the parameters (auto, ddp, "
+                f"fsdp2), got {type(trainer.strategy).__name__}"
             )
 
     def prepare(self, device: torch.device | str = "cpu") -> None:
@@ -94,6 +108,7 @@ class PenalizeUpdate(L.Callback):
         if self.subspace is None or stage != "fit":
             return
         self.check_strategy(trainer)
+        self.check_module(pl_module)
         self.prepare(trainer.strategy.root_device)
         if trainer.is_global_zero:
             self.save()
@@ -102,6 +117,7 @@ class PenalizeUpdate(L.Callback):
         """Binds the live weights, and takes its place before or after the optimizer's step."""
         if self.projector is None:
             return
+        self.check_module(pl_module)  # whose model may be made by now alone
         self.projector.bind(find_model(pl_module))
         if self.how == "decoupled":
             self._handle = trainer.optimizers[0].register_step_post_hook(lambda one, *_: self._shrink(one))
@@ -137,6 +153,4 @@ class PenalizeUpdate(L.Callback):
     def _shrink(self, optimizer: torch.optim.Optimizer) -> None:
         assert self.projector is not None
         pull = 2 * float(optimizer.param_groups[0]["lr"]) * self.weight
-        self.projector.shrink(pull / (1 + pull))
-        removed = [one.outside if self.component == "parallel" else one.inside for one in self.projector.measure()]
-        self._penalty = self.weight * sum(removed)
+        self._penalty = self.weight * self.projector.shrink(pull / (1 + pull))

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
 from torch import nn
 
-from safety_lightning.checkpoints import StorageDtype
+from safety_lightning.checkpoints import CheckpointReader, StorageDtype, locate_model, resolve_dtype
 from safety_lightning.errors import UserError
 from safety_lightning.projection import (
     Component,
@@ -25,6 +25,7 @@ from safety_lightning.projection import (
 )
 from safety_lightning.tables import write_csv
 from safety_lightning.training.hook import ProjectionHook, When, check_steps
+from safety_lightning.training.module import CausalLMModule
 from safety_lightning.training.storage import round_weights
 from safety_lightning.training.strategies import ZeroStrategy, find_locate, find_masters
 
@@ -45,7 +46,8 @@ class ProjectUpdate(L.Callback):
         origin: The checkpoint from which the update is measured, where that is not the subspace's reference: training
             that goes on from a fine-tune, and leaves what that has learned as it is.
         storage_dtype: The dtype that the result will be stored in; the final weights are rounded to it, so that what
-            is measured is what is saved, and the leak tells what rounding undid. ``source`` is the reference's own.
+            is measured is what is saved, and the leak tells what rounding undid. ``source`` is that of the checkpoint
+            that the fit starts from.
         tied: Count tied weights ``once`` in the rows, or ``each`` time they are named, as the paper's release.
         folder: Where ``projection.csv`` is written; None writes none.
 
@@ -100,8 +102,8 @@ class ProjectUpdate(L.Callback):
             raise UserError("trainer.strategy must be fsdp2 in place of fsdp, which flattens the weights")
         if isinstance(strategy, DeepSpeedStrategy) and not isinstance(strategy, ZeroStrategy):
             raise UserError(
-                "trainer.strategy must be zero1, zero2 or zero3 in place of Lightning's own deepspeed, whose gradients "
-                "and weights are out of reach"
+                "trainer.strategy must be zero1, zero2 or zero3 (which train CausalLMModule) or fsdp2 (which trains "
+                "any module) in place of Lightning's own deepspeed, whose gradients and weights are out of reach"
             )
 
     def prepare(self, device: torch.device | str = "cpu") -> None:
@@ -190,7 +192,10 @@ class ProjectUpdate(L.Callback):
             if masters is None:
                 model.float()  # half-precision weights would round the result before its own dtype does
             projector.project()
-        round_weights(model, self.storage_dtype, projector.prepared.reference, find=find_locate(trainer))
+        start = projector.prepared.reference
+        if isinstance(pl_module, CausalLMModule):  # as where it is saved
+            start = CheckpointReader(locate_model(pl_module.reference))
+        round_weights(model, resolve_dtype(self.storage_dtype, start), find=find_locate(trainer))
         if masters is not None:
             masters.publish()
         stored = projector.measure()
