@@ -152,6 +152,13 @@ class MatrixPart:
         numbers = self.view_numbers()
         return numbers.float() - self.reference.to(numbers.device).float() - inside
 
+    def is_at_reference(self) -> bool:
+        """Whether the numbers that are held are the reference's, give or take a rounding to half precision."""
+        numbers, start = self.view_numbers(), self.reference
+        start = start.to(numbers.device)
+        dtypes = (numbers.dtype, torch.bfloat16, torch.float16)
+        return any(torch.equal(numbers, start.to(dtype).to(numbers.dtype)) for dtype in dtypes)
+
     def read_update(self, since: Tensor | None = None) -> Tensor:
         """Returns the displacement from the reference or an earlier time, float32, ``(r, S)``, 0 where not held."""
         start = self.reference if since is None else since

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FullyShardedDataParallel
 
 from safety_lightning.checkpoints import MatrixSlot
 from safety_lightning.errors import UserError
@@ -65,6 +66,8 @@ class UpdateProjector:
                 plain LoRA, lie on other weights than the reference's, or update nothing of the subspace.
         """
         self._find = find
+        if any(isinstance(module, FullyShardedDataParallel) for module in model.modules()):
+            raise UserError("the model must be sharded by FSDP2 (fsdp_version 2), got FSDP1: it flattens the weights")
         if has_adapters(model):
             self._bind_adapters(model)
         else:
@@ -90,7 +93,7 @@ class UpdateProjector:
         self._adapted = find_adapted(model, self.prepared.slots)
         self._parts = []
         for one in self._adapted:
-            check_base(one, self.prepared.reference.read(one.slot.tensor))
+            check_base(one, self.prepared.reference.read(one.slot.tensor), find=self._find)
             basis = self._bring_basis(one.slot, one.b)
             self._parts.append(one.take_factor(basis, find=self._find, side=self.side))
 
@@ -100,12 +103,53 @@ class UpdateProjector:
         return agree_on(columns.to(self._find(parameter).numbers.device).contiguous())
 
     def check_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
-        """Raises UserError if an optimizer trains none of the parameters that are projected."""
-        owned = {id(one) for group in optimizer.param_groups for one in group["params"]}
+        """Checks that an optimizer trains what is projected.
+
+        Raises:
+            UserError: If it trains none of the parameters that are projected, or not all that are trained; or if a
+                parameter group of it holds matrices that different processes share.
+        """
+        groups = [{id(one) for one in group["params"]} for group in optimizer.param_groups]
+        owned = set[int]().union(*groups)
         if self._parts and not any(id(part.parameter) in owned for part in self._parts):
             raise UserError(
                 "the optimizer must train a parameter that is projected, it trains none: make it of the parameters of "
-                "the model that is given, as they are now"
+                "the model that is given, as they are now (under accelerate, attach what `prepare` returned)"
+            )
+        trained = {part.slot.tensor for part in self._parts if part.parameter.requires_grad}
+        strange = sorted(trained - {part.slot.tensor for part in self._parts if id(part.parameter) in owned})
+        if strange:
+            raise UserError(
+                f"the optimizer must train every parameter that is projected and not frozen, {len(strange)} are not "
+                f"its own: {', '.join(strange[:3])} (freeze them, or exclude them from the subspace)"
+            )
+        for number, group in enumerate(groups):
+            self._check_group(number, [part for part in self._parts if id(part.parameter) in group])
+
+    def _check_group(self, number: int, parts: Sequence[MatrixPart]) -> None:
+        first = next((part for part in parts if part.home is not None), None)
+        for part in parts:
+            if first is not None and part.home is not None and part.home is not first.home:
+                raise UserError(
+                    f"a parameter group must hold matrices that the same processes share, group {number} holds "
+                    f"{first.slot.tensor} and {part.slot.tensor}, which different ones do: make two groups of them"
+                )
+
+    def check_start(self) -> None:
+        """Checks that training has not begun: the live weights are the reference's, the update of adapters is zero.
+
+        Raises:
+            UserError: If a matrix has moved; up to three are named.
+        """
+        if self._adapted:
+            moved = [one.slot.tensor for one in self._adapted if bool(self._find(one.b).numbers.any())]
+        else:
+            moved = sorted({part.slot.tensor for part in self._parts if not part.is_at_reference()})
+        if moved:
+            raise UserError(
+                f"the model must be at the reference {self.prepared.reference.folder} when the projection is attached, "
+                f"{len(moved)} matrices have moved: {', '.join(moved[:3])} (attach it before training, or give the "
+                "origin, the checkpoint that the update is measured from)"
             )
 
     @torch.no_grad()

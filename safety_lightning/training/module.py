@@ -23,7 +23,7 @@ from safety_lightning.errors import UserError
 from safety_lightning.projection import gather
 from safety_lightning.training.lora import LoraSettings, add_lora
 from safety_lightning.training.loss import compute_token_losses, sum_token_losses
-from safety_lightning.training.optimization import Schedule, make_schedule
+from safety_lightning.training.optimization import Schedule, check_accumulation, make_schedule
 from safety_lightning.training.strategies import (
     announce_step,
     count_shards,
@@ -96,6 +96,7 @@ class CausalLMModule(L.LightningModule):
         """Loads the model, once; Lightning calls this before it restores a checkpoint."""
         if "model" in self._modules:
             return
+        check_accumulation(self.trainer)
         model = load_model(
             self.checkpoint or self.reference,
             dtype=torch.float32,

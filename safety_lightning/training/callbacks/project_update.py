@@ -144,6 +144,8 @@ class ProjectUpdate(L.Callback):
         """Binds the projector to the live weights."""
         if self.hook is not None:
             self.hook.projector.bind(find_model(pl_module), find=find_locate(trainer))
+            if self.origin is None and trainer.ckpt_path is None and trainer.global_step == 0:
+                self.hook.projector.check_start()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Hooks the projector to the optimizer: not before, for FSDP2 takes an empty step where a run is resumed."""
