@@ -19,6 +19,8 @@ from safety_lightning.projection.spec import PreparedSubspace
 from safety_lightning.subspaces import Side
 from safety_lightning.system.devices import in_full_precision
 
+_MOMENTS = ("exp_avg", "momentum_buffer")  # as torch's optimizers name them
+
 
 class UpdateProjector:
     """Keeps a model's update from its reference in one component of a subspace.
@@ -162,6 +164,30 @@ class UpdateProjector:
         """
         parts = [part for part in self._parts if among is None or id(part.parameter) in among]
         self.traffic = project_parts(parts, component=self.component)
+
+    @torch.no_grad()
+    @in_full_precision()
+    def project_moments(self, optimizer: torch.optim.Optimizer) -> None:
+        """Replaces an optimizer's first moments (of Adam, or SGD's momentum) by their kept component, in place.
+
+        Args:
+            optimizer: A torch optimizer after a step; parameters may be sharded, by FSDP2 but not by ZeRO.
+
+        Raises:
+            UserError: If it keeps no first moment in floating point.
+        """
+        moments = []
+        for part in self._parts:
+            state = optimizer.state.get(part.parameter, {})
+            found = next((state[name] for name in _MOMENTS if isinstance(state.get(name), Tensor)), None)
+            if found is not None and found.is_floating_point():
+                moments.append(part.stand_for(found))
+        if self._parts and not moments:
+            raise UserError(
+                f"projection of moments must have an optimizer with {' or '.join(_MOMENTS)}, got "
+                f"{type(optimizer).__name__} without"
+            )
+        project_parts(moments, component=self.component)
 
     @torch.no_grad()
     @in_full_precision()

@@ -26,15 +26,17 @@ class ProjectionHook:
     Args:
         projector: The projector, bound before the first step.
         every_n_steps: n, at least 1.
+        moments: Project the optimizer's first moments beside the weights, where it is attached to one.
 
     Attributes:
         num_steps: Optimizer steps so far; a trainer may save and restore it.
         meter: Measures what the optimizer wants between two projections; None measures nothing.
     """
 
-    def __init__(self, projector: UpdateProjector, *, every_n_steps: int = 1) -> None:
+    def __init__(self, projector: UpdateProjector, *, every_n_steps: int = 1, moments: bool = False) -> None:
         self.projector = projector
         self.every_n_steps = every_n_steps
+        self.moments = moments
         self.num_steps = 0
         self.meter: IncrementMeter | None = None
         self._handle: RemovableHandle | None = None
@@ -80,6 +82,8 @@ class ProjectionHook:
             self.projector.check_optimizer(optimizer)
             self._is_confirmed = True
         self.end_step(self.num_steps + 1)
+        if self.moments and self.num_steps % self.every_n_steps == 0:
+            self.projector.project_moments(optimizer)
 
     def attach_masters(self, masters: ZeroMasters) -> None:
         """Acts after each step of ZeRO's optimizer, group by group, before the module's weights are made of masters."""
@@ -134,6 +138,7 @@ def attach_projection(
     component: Component = "parallel",
     every_n_steps: int = 1,
     origin: str | None = None,
+    moments: bool = False,
 ) -> ProjectionHook:
     """Keeps a model's update in one component of a subspace from now on, in any training loop.
 
@@ -147,6 +152,7 @@ def attach_projection(
         origin: The checkpoint that the update is measured from, of a model that has moved already: the reference where
             a run goes on, another one where the update of before is to stay. None for the reference, which the model
             must be at.
+        moments: Project the optimizer's first moments too; see `ProjectUpdate`.
 
     Returns:
         The hook: ``remove()`` ends the projection, ``projector`` can also measure.
@@ -159,7 +165,7 @@ def attach_projection(
     check_steps(every_n_steps)
     device = next(model.parameters()).device
     prepared = prepare_subspace(subspace, device=device, origin=origin)
-    hook = ProjectionHook(UpdateProjector(prepared, component=component), every_n_steps=every_n_steps)
+    hook = ProjectionHook(UpdateProjector(prepared, component=component), every_n_steps=every_n_steps, moments=moments)
     hook.projector.bind(model)
     if origin is None:
         hook.projector.check_start()
