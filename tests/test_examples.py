@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = sorted((Path(__file__).resolve().parents[1] / "examples").glob("*.py"))
-NEEDS = {"trl_trainer": "trl"}  # not among the libraries that the tests install
+NEEDS = {"trl_trainer": "trl", "trl_dpo": "trl"}
 
 
 @pytest.mark.parametrize("script", EXAMPLES, ids=lambda script: script.stem)

@@ -142,17 +142,20 @@ def _check_rest(model: nn.Module) -> None:
         )
 
 
-def check_base(adapted: AdaptedMatrix, reference: Tensor) -> None:
+def check_base(adapted: AdaptedMatrix, reference: Tensor, *, find: Locate) -> None:
     """Raises UserError unless an adapter's frozen weights are the reference's; quantized ones cannot be compared.
 
     Args:
         adapted: The adapted matrix.
-        reference: The reference weights, rounded to the dtype of the frozen ones.
+        reference: The reference weights.
+        find: Finds what this process holds of a parameter.
     """
     base = adapted.base
-    if not base.is_floating_point() or base.numel() != reference.numel() or type(base.data) is not Tensor:
-        return  # packed by bitsandbytes, or shared out
-    if not torch.equal(base.data, reference.to(base.device, base.dtype).view_as(base)):
+    if not base.is_floating_point() or count_numbers(base) != reference.numel():
+        return  # packed by bitsandbytes
+    held = find(base)
+    mine = reference.reshape(-1)[held.start : held.start + held.numbers.numel()]
+    if not torch.equal(held.numbers, mine.to(held.numbers.device, held.numbers.dtype)):
         raise UserError(
             f"the adapters must be on the reference, but the frozen weights of {adapted.slot.tensor} differ from it"
         )

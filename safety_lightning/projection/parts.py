@@ -9,6 +9,7 @@ K = rank.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -47,8 +48,8 @@ Locate = Callable[[nn.Parameter], HeldNumbers]
 """Finds what this process holds of a parameter; asked anew each time, for strategies move a parameter's storage."""
 
 
-def locate(parameter: nn.Parameter) -> HeldNumbers:
-    """Finds what this process holds of an ordinary parameter or of one that FSDP2 shards.
+def locate(parameter: Tensor) -> HeldNumbers:
+    """Finds what this process holds of an ordinary tensor or of one that FSDP2 shards.
 
     Raises:
         UserError: If it is sharded along another dimension than its first, or along two dimensions of the mesh.
@@ -151,6 +152,19 @@ class MatrixPart:
             return inside
         numbers = self.view_numbers()
         return numbers.float() - self.reference.to(numbers.device).float() - inside
+
+    def stand_for(self, tensor: Tensor) -> MatrixPart:
+        """Returns this part for another tensor of the same shape and sharding, whose reference is zero."""
+        held = locate(tensor)
+        zeros = torch.zeros(1, device=held.numbers.device).expand(self.span[1] - self.span[0])
+        return dataclasses.replace(self, find=lambda _: held, reference=zeros)
+
+    def is_at_reference(self) -> bool:
+        """Whether the numbers that are held are the reference's, give or take a rounding to half precision."""
+        numbers, start = self.view_numbers(), self.reference
+        start = start.to(numbers.device)
+        dtypes = (numbers.dtype, torch.bfloat16, torch.float16)
+        return any(torch.equal(numbers, start.to(dtype).to(numbers.dtype)) for dtype in dtypes)
 
     def read_update(self, since: Tensor | None = None) -> Tensor:
         """Returns the displacement from the reference or an earlier time, float32, ``(r, S)``, 0 where not held."""

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FullyShardedDataParallel
 
 from safety_lightning.checkpoints import MatrixSlot
 from safety_lightning.errors import UserError
@@ -18,6 +19,8 @@ from safety_lightning.projection.sharding import Traffic, agree_on, measure_part
 from safety_lightning.projection.spec import PreparedSubspace
 from safety_lightning.subspaces import Side
 from safety_lightning.system.devices import in_full_precision
+
+_MOMENTS = ("exp_avg", "momentum_buffer")  # as torch's optimizers name them
 
 
 class UpdateProjector:
@@ -66,6 +69,8 @@ class UpdateProjector:
                 plain LoRA, lie on other weights than the reference's, or update nothing of the subspace.
         """
         self._find = find
+        if any(isinstance(module, FullyShardedDataParallel) for module in model.modules()):
+            raise UserError("the model must be sharded by FSDP2 (fsdp_version 2), got FSDP1: it flattens the weights")
         if has_adapters(model):
             self._bind_adapters(model)
         else:
@@ -91,7 +96,7 @@ class UpdateProjector:
         self._adapted = find_adapted(model, self.prepared.slots)
         self._parts = []
         for one in self._adapted:
-            check_base(one, self.prepared.reference.read(one.slot.tensor))
+            check_base(one, self.prepared.reference.read(one.slot.tensor), find=self._find)
             basis = self._bring_basis(one.slot, one.b)
             self._parts.append(one.take_factor(basis, find=self._find, side=self.side))
 
@@ -101,12 +106,53 @@ class UpdateProjector:
         return agree_on(columns.to(self._find(parameter).numbers.device).contiguous())
 
     def check_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
-        """Raises UserError if an optimizer trains none of the parameters that are projected."""
-        owned = {id(one) for group in optimizer.param_groups for one in group["params"]}
+        """Checks that an optimizer trains what is projected.
+
+        Raises:
+            UserError: If it trains none of the parameters that are projected, or not all that are trained; or if a
+                parameter group of it holds matrices that different processes share.
+        """
+        groups = [{id(one) for one in group["params"]} for group in optimizer.param_groups]
+        owned = set[int]().union(*groups)
         if self._parts and not any(id(part.parameter) in owned for part in self._parts):
             raise UserError(
                 "the optimizer must train a parameter that is projected, it trains none: make it of the parameters of "
-                "the model that is given, as they are now"
+                "the model that is given, as they are now (under accelerate, attach what `prepare` returned)"
+            )
+        trained = {part.slot.tensor for part in self._parts if part.parameter.requires_grad}
+        strange = sorted(trained - {part.slot.tensor for part in self._parts if id(part.parameter) in owned})
+        if strange:
+            raise UserError(
+                f"the optimizer must train every parameter that is projected and not frozen, {len(strange)} are not "
+                f"its own: {', '.join(strange[:3])} (freeze them, or exclude them from the subspace)"
+            )
+        for number, group in enumerate(groups):
+            self._check_group(number, [part for part in self._parts if id(part.parameter) in group])
+
+    def _check_group(self, number: int, parts: Sequence[MatrixPart]) -> None:
+        first = next((part for part in parts if part.home is not None), None)
+        for part in parts:
+            if first is not None and part.home is not None and part.home is not first.home:
+                raise UserError(
+                    f"a parameter group must hold matrices that the same processes share, group {number} holds "
+                    f"{first.slot.tensor} and {part.slot.tensor}, which different ones do: make two groups of them"
+                )
+
+    def check_start(self) -> None:
+        """Checks that training has not begun: the live weights are the reference's, the update of adapters is zero.
+
+        Raises:
+            UserError: If a matrix has moved; up to three are named.
+        """
+        if self._adapted:
+            moved = [one.slot.tensor for one in self._adapted if bool(self._find(one.b).numbers.any())]
+        else:
+            moved = sorted({part.slot.tensor for part in self._parts if not part.is_at_reference()})
+        if moved:
+            raise UserError(
+                f"the model must be at the reference {self.prepared.reference.folder} when the projection is attached, "
+                f"{len(moved)} matrices have moved: {', '.join(moved[:3])} (attach it before training, or give the "
+                "origin, the checkpoint that the update is measured from)"
             )
 
     @torch.no_grad()
@@ -119,6 +165,30 @@ class UpdateProjector:
         """
         parts = [part for part in self._parts if among is None or id(part.parameter) in among]
         self.traffic = project_parts(parts, component=self.component)
+
+    @torch.no_grad()
+    @in_full_precision()
+    def project_moments(self, optimizer: torch.optim.Optimizer) -> None:
+        """Replaces an optimizer's first moments (of Adam, or SGD's momentum) by their kept component, in place.
+
+        Args:
+            optimizer: A torch optimizer after a step; parameters may be sharded, by FSDP2 but not by ZeRO.
+
+        Raises:
+            UserError: If it keeps no first moment in floating point.
+        """
+        moments = []
+        for part in self._parts:
+            state = optimizer.state.get(part.parameter, {})
+            found = next((state[name] for name in _MOMENTS if isinstance(state.get(name), Tensor)), None)
+            if found is not None and found.is_floating_point():
+                moments.append(part.stand_for(found))
+        if self._parts and not moments:
+            raise UserError(
+                f"projection of moments must have an optimizer with {' or '.join(_MOMENTS)}, got "
+                f"{type(optimizer).__name__} without"
+            )
+        project_parts(moments, component=self.component)
 
     @torch.no_grad()
     @in_full_precision()

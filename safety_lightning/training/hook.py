@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Collection
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -16,6 +17,8 @@ from safety_lightning.training.zero import ZeroMasters, ZeroSteps
 
 When = Literal["every_n_steps", "end"]
 
+_CLAIMED: weakref.WeakKeyDictionary[torch.optim.Optimizer, ProjectionHook] = weakref.WeakKeyDictionary()
+
 
 class ProjectionHook:
     """Projects after every n-th optimizer step.
@@ -23,18 +26,21 @@ class ProjectionHook:
     Args:
         projector: The projector, bound before the first step.
         every_n_steps: n, at least 1.
+        moments: Project the optimizer's first moments beside the weights, where it is attached to one.
 
     Attributes:
         num_steps: Optimizer steps so far; a trainer may save and restore it.
         meter: Measures what the optimizer wants between two projections; None measures nothing.
     """
 
-    def __init__(self, projector: UpdateProjector, *, every_n_steps: int = 1) -> None:
+    def __init__(self, projector: UpdateProjector, *, every_n_steps: int = 1, moments: bool = False) -> None:
         self.projector = projector
         self.every_n_steps = every_n_steps
+        self.moments = moments
         self.num_steps = 0
         self.meter: IncrementMeter | None = None
         self._handle: RemovableHandle | None = None
+        self._is_confirmed = False
 
     def attach(self, optimizer: torch.optim.Optimizer) -> None:
         """Acts after each step that an optimizer takes: under accumulation or gradient scaling, not every batch.
@@ -43,13 +49,41 @@ class ProjectionHook:
             optimizer: The optimizer, or accelerate's wrapper of one.
 
         Raises:
-            UserError: If it is attached already, or the optimizer does not train what is projected.
+            UserError: If it is attached already, or see `claim`.
         """
         if self._handle is not None:
             raise UserError("a projection must be attached once, it is attached already: call remove() first")
-        optimizer = getattr(optimizer, "optimizer", optimizer)  # the wrapper has no hooks of its own
-        self.projector.check_optimizer(optimizer)
-        self._handle = optimizer.register_step_post_hook(lambda *_: self.end_step(self.num_steps + 1))
+        self._handle = self.claim(optimizer).register_step_post_hook(self._act)
+        self._is_confirmed = False
+
+    def claim(self, optimizer: Any) -> torch.optim.Optimizer:
+        """Checks that an optimizer can be projected after, and makes this its one projection until `remove`.
+
+        Returns:
+            The torch optimizer, without a wrapper.
+
+        Raises:
+            UserError: If it has a projection already, does not train what is projected, or is no optimizer of torch.
+        """
+        inner = getattr(optimizer, "optimizer", optimizer)  # accelerate's wrapper has no hooks of its own
+        if not isinstance(inner, torch.optim.Optimizer):
+            raise UserError(
+                f"the optimizer must be one of torch, got {type(inner).__name__}: DeepSpeed's are projected by `fit "
+                "--trainer.strategy zero1`, zero2 and zero3 alone"
+            )
+        if _CLAIMED.get(inner, self) is not self:
+            raise UserError("an optimizer must have one projection, this one has one already: call its remove() first")
+        self.projector.check_optimizer(inner)
+        _CLAIMED[inner] = self
+        return inner
+
+    def _act(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        if not self._is_confirmed:  # sharding after the attachment puts other parameters into the optimizer
+            self.projector.check_optimizer(optimizer)
+            self._is_confirmed = True
+        self.end_step(self.num_steps + 1)
+        if self.moments and self.num_steps % self.every_n_steps == 0:
+            self.projector.project_moments(optimizer)
 
     def attach_masters(self, masters: ZeroMasters) -> None:
         """Acts after each step of ZeRO's optimizer, group by group, before the module's weights are made of masters."""
@@ -89,6 +123,8 @@ class ProjectionHook:
 
     def remove(self) -> None:
         """Lets go of the optimizer: nothing is projected from now on."""
+        for optimizer in [one for one, hook in _CLAIMED.items() if hook is self]:
+            del _CLAIMED[optimizer]
         if self._handle is not None:
             self._handle.remove()
             self._handle = None
@@ -101,6 +137,8 @@ def attach_projection(
     *,
     component: Component = "parallel",
     every_n_steps: int = 1,
+    origin: str | None = None,
+    moments: bool = False,
 ) -> ProjectionHook:
     """Keeps a model's update in one component of a subspace from now on, in any training loop.
 
@@ -111,20 +149,26 @@ def attach_projection(
         subspace: Which subspace; its reference must name the checkpoint that the update is measured from.
         component: ``parallel`` or ``orthogonal``.
         every_n_steps: Optimizer steps from one projection to the next.
+        origin: The checkpoint that the update is measured from, of a model that has moved already: the reference where
+            a run goes on, another one where the update of before is to stay. None for the reference, which the model
+            must be at.
+        moments: Project the optimizer's first moments too; see `ProjectUpdate`.
 
     Returns:
         The hook: ``remove()`` ends the projection, ``projector`` can also measure.
 
     Raises:
-        UserError: If the checkpoints and the model do not fit each other, the optimizer trains none of what is
-            projected, or `every_n_steps` is below 1.
+        UserError: If the checkpoints and the model do not fit each other, the model has moved from the reference and
+            there is no origin, the optimizer does not train what is projected or has a projection already, or
+            `every_n_steps` is below 1.
     """
     check_steps(every_n_steps)
     device = next(model.parameters()).device
-    hook = ProjectionHook(
-        UpdateProjector(prepare_subspace(subspace, device=device), component=component), every_n_steps=every_n_steps
-    )
+    prepared = prepare_subspace(subspace, device=device, origin=origin)
+    hook = ProjectionHook(UpdateProjector(prepared, component=component), every_n_steps=every_n_steps, moments=moments)
     hook.projector.bind(model)
+    if origin is None:
+        hook.projector.check_start()
     hook.attach(optimizer)
     return hook
 

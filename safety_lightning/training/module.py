@@ -23,7 +23,7 @@ from safety_lightning.errors import UserError
 from safety_lightning.projection import gather
 from safety_lightning.training.lora import LoraSettings, add_lora
 from safety_lightning.training.loss import compute_token_losses, sum_token_losses
-from safety_lightning.training.optimization import Schedule, make_schedule
+from safety_lightning.training.optimization import Schedule, check_accumulation, make_schedule
 from safety_lightning.training.strategies import (
     announce_step,
     count_shards,
@@ -54,6 +54,8 @@ class CausalLMModule(L.LightningModule):
         gradient_checkpointing: Recompute activations in the backward pass to save memory.
         attention: Attention implementation of transformers.
         lora: Train a LoRA adapter in place of the weights, by these settings; None trains all weights.
+        compile: Compile the model by `torch.compile` with this backend (``inductor`` wants a C++ compiler, on a GPU
+            Triton); None runs it as it is.
 
     Raises:
         UserError: If `warmup_share` is outside [0, 1).
@@ -71,6 +73,7 @@ class CausalLMModule(L.LightningModule):
         gradient_checkpointing: bool = False,
         attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa",
         lora: LoraSettings | None = None,
+        compile: Literal["inductor", "aot_eager", "eager"] | None = None,
     ) -> None:
         super().__init__()
         if not 0 <= warmup_share < 1:
@@ -84,6 +87,7 @@ class CausalLMModule(L.LightningModule):
         self.gradient_checkpointing = gradient_checkpointing
         self.attention = attention
         self.lora = lora
+        self.backend = compile
         self.val_loss = MeanMetric()
         self._float32_buffers: dict[str, Tensor] = {}
         self._val_examples: list[tuple[Tensor, Tensor]] = []
@@ -96,6 +100,7 @@ class CausalLMModule(L.LightningModule):
         """Loads the model, once; Lightning calls this before it restores a checkpoint."""
         if "model" in self._modules:
             return
+        check_accumulation(self.trainer)
         model = load_model(
             self.checkpoint or self.reference,
             dtype=torch.float32,
@@ -113,6 +118,8 @@ class CausalLMModule(L.LightningModule):
             add_lora(model, self.lora, reference=self.reference)
             shard_model(model, self.trainer)
         self.model = model.train()
+        if self.backend is not None:
+            self.model.compile(backend=self.backend)  # in place: its parameters keep their names
 
     def configure_optimizers(self) -> Any:
         """Makes the optimizer, and the warm-up and schedule over all optimizer steps of the run."""

@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from transformers import (
     get_constant_schedule,
@@ -73,6 +75,21 @@ def check_optimizer(
                 raise UserError(f"model.optimizer must have finite settings, got {name} {value}")
 
 
+def check_accumulation(trainer: L.Trainer) -> None:
+    """Raises UserError if a callback changes the accumulation that the strategy or the Trainer has been told."""
+    if any(isinstance(one, GradientAccumulationScheduler) for one in trainer.callbacks):  # type: ignore[attr-defined]
+        if isinstance(trainer.strategy, DeepSpeedStrategy):
+            raise UserError(
+                "trainer.callbacks must hold no GradientAccumulationScheduler under ZeRO, whose accumulation cannot "
+                "change: set trainer.accumulate_grad_batches"
+            )
+        if trainer.accumulate_grad_batches != 1:
+            raise UserError(
+                "trainer.accumulate_grad_batches must be 1 beside a GradientAccumulationScheduler, got "
+                f"{trainer.accumulate_grad_batches}"
+            )
+
+
 def check_steps_taken(trainer: L.Trainer) -> None:
     """Checks the options of a Trainer that it takes unseen, and that would train nothing, or away from the data.
 
@@ -82,6 +99,7 @@ def check_steps_taken(trainer: L.Trainer) -> None:
     for name in ("max_steps", "max_epochs", "limit_train_batches"):
         if getattr(trainer, name) == 0:
             raise UserError(f"trainer.{name} must not be 0: nothing would be trained")
+    check_accumulation(trainer)
     if trainer.accumulate_grad_batches < 1:
         raise UserError(f"trainer.accumulate_grad_batches must be at least 1, got {trainer.accumulate_grad_batches}")
     if trainer.gradient_clip_val is not None and not trainer.gradient_clip_val >= 0:

@@ -23,6 +23,8 @@ class ProjectUpdateTrainerCallback(TrainerCallback):
         component: ``parallel`` or ``orthogonal``.
         when: ``every_n_steps``, or once at the ``end``.
         every_n_steps: Optimizer steps from one projection to the next.
+        origin: The checkpoint that the update is measured from, of a model that has moved already; None for the
+            reference, which the model must be at unless a checkpoint of the Trainer is resumed.
 
     Raises:
         UserError: If the checkpoints do not fit each other, or `every_n_steps` is below 1.
@@ -34,18 +36,27 @@ class ProjectUpdateTrainerCallback(TrainerCallback):
         component: Component = "parallel",
         when: When = "every_n_steps",
         every_n_steps: int = 1,
+        origin: str | None = None,
     ) -> None:
         check_steps(every_n_steps)
         self.when: When = when
-        self.projector = UpdateProjector(prepare_subspace(subspace), component=component)
+        self.origin = origin
+        self.projector = UpdateProjector(prepare_subspace(subspace, origin=origin), component=component)
         self._hook = ProjectionHook(self.projector, every_n_steps=every_n_steps)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Binds the projector to the live weights."""
+        """Binds the projector to the live weights.
+
+        Raises:
+            UserError: If the model has moved from the reference, or the optimizer does not train what is projected.
+        """
         model: nn.Module = kwargs["model"]
         self.projector.bind(model)
+        if self.origin is None and state.global_step == 0:
+            self.projector.check_start()
+        self._hook.claim(kwargs["optimizer"])
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Projects after the optimizer's step."""
@@ -58,3 +69,4 @@ class ProjectUpdateTrainerCallback(TrainerCallback):
         """Projects the final model."""
         if self.when == "end":
             self.projector.project()
+        self._hook.remove()

@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
 from torch import nn
 
@@ -45,6 +46,10 @@ class ProjectUpdate(L.Callback):
         every_n_steps: Optimizer steps from one projection to the next.
         origin: The checkpoint from which the update is measured, where that is not the subspace's reference: training
             that goes on from a fine-tune, and leaves what that has learned as it is.
+        moments: Project the optimizer's first moments (of Adam, or SGD's momentum) whenever weights are projected. A
+            moment remembers gradients in directions whose steps are taken back each time; without that memory, it and
+            the clipping of gradients behind it speak of the kept directions alone. Weights are projected all the same:
+            Adam divides a moment element by element, so that a projected moment makes no projected step.
         storage_dtype: The dtype that the result will be stored in; the final weights are rounded to it, so that what
             is measured is what is saved, and the leak tells what rounding undid. ``source`` is that of the checkpoint
             that the fit starts from.
@@ -58,7 +63,7 @@ class ProjectUpdate(L.Callback):
             (none without a monitor) where the projection acted during training, else the whole update.
 
     Raises:
-        UserError: If `every_n_steps` is below 1.
+        UserError: If `every_n_steps` is below 1, or moments are to be projected at the end.
     """
 
     def __init__(
@@ -68,16 +73,20 @@ class ProjectUpdate(L.Callback):
         when: When = "every_n_steps",
         every_n_steps: int = 1,
         origin: str | None = None,
+        moments: bool = False,
         storage_dtype: StorageDtype = "float32",
         tied: Tied = "once",
         folder: str | None = None,
     ) -> None:
         check_steps(every_n_steps)
+        if moments and when == "end":
+            raise UserError("projection.moments must be false where projection.when is end: training is over then")
         self.subspace = subspace
         self.component: Component = component
         self.when: When = when
         self.every_n_steps = every_n_steps
         self.origin = origin
+        self.moments = moments
         self.storage_dtype: StorageDtype = storage_dtype
         self.tied: Tied = tied
         self.folder = folder
@@ -105,6 +114,16 @@ class ProjectUpdate(L.Callback):
                 "trainer.strategy must be zero1, zero2 or zero3 (which train CausalLMModule) or fsdp2 (which trains "
                 "any module) in place of Lightning's own deepspeed, whose gradients and weights are out of reach"
             )
+        if self.moments and isinstance(strategy, ZeroStrategy):
+            raise UserError("projection.moments must be false under ZeRO, which keeps moments in pieces of its own")
+
+    def _check_order(self, trainer: L.Trainer) -> None:
+        """Raises UserError if averages take the weights' place after what is projected at the end is measured."""
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]
+        behind = callbacks[callbacks.index(self) :] if self in callbacks else []
+        for one in behind:
+            if isinstance(one, WeightAveraging):
+                raise UserError(f"{type(one).__name__} must stand before ProjectUpdate in the callbacks, it is behind")
 
     def prepare(self, device: torch.device | str = "cpu") -> None:
         """Checks the checkpoints and spans the subspace, once; writes nothing.
@@ -115,7 +134,7 @@ class ProjectUpdate(L.Callback):
         if self.subspace is not None and self.hook is None:
             prepared = prepare_subspace(self.subspace, device=device, origin=self.origin)
             projector = UpdateProjector(prepared, component=self.component)
-            self.hook = ProjectionHook(projector, every_n_steps=self.every_n_steps)
+            self.hook = ProjectionHook(projector, every_n_steps=self.every_n_steps, moments=self.moments)
 
     def save(self) -> None:
         """Saves the subspace where its spec says, unless it is there already."""
@@ -138,6 +157,7 @@ class ProjectUpdate(L.Callback):
         if self.subspace is None or stage != "fit":
             return
         self.check_strategy(trainer)
+        self._check_order(trainer)
         self.prepare(trainer.strategy.root_device)
         if trainer.is_global_zero:
             self.save()
@@ -146,6 +166,8 @@ class ProjectUpdate(L.Callback):
         """Binds the projector to the live weights."""
         if self.hook is not None:
             self.hook.projector.bind(find_model(pl_module), find=find_locate(trainer))
+            if self.origin is None and trainer.ckpt_path is None and trainer.global_step == 0:
+                self.hook.projector.check_start()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Hooks the projector to the optimizer: not before, for FSDP2 takes an empty step where a run is resumed."""
