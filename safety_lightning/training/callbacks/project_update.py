@@ -14,6 +14,7 @@ from safety_lightning.checkpoints import StorageDtype
 from safety_lightning.errors import UserError
 from safety_lightning.projection import (
     Component,
+    Keep,
     ProjectionRow,
     SubspaceSpec,
     Tied,
@@ -48,6 +49,9 @@ class ProjectUpdate(L.Callback):
             is measured is what is saved, and the leak tells what rounding undid. ``source`` is the reference's own.
         tied: Count tied weights ``once`` in the rows, or ``each`` time they are named, as the paper's release.
         folder: Where ``projection.csv`` is written; None writes none.
+        keep: Where reference and bases are between projections: on the ``device``; in the memory of the ``host``
+            (pinned beside a GPU), from which they come a matrix at a time; or ``file``, which reads the reference
+            from its file each time, for ``when: end``.
 
     Attributes:
         hook: What projects after the optimizer's steps; None before `prepare`, and without a subspace.
@@ -69,6 +73,7 @@ class ProjectUpdate(L.Callback):
         storage_dtype: StorageDtype = "float32",
         tied: Tied = "once",
         folder: str | None = None,
+        keep: Keep = "device",
     ) -> None:
         check_steps(every_n_steps)
         self.subspace = subspace
@@ -79,6 +84,7 @@ class ProjectUpdate(L.Callback):
         self.storage_dtype: StorageDtype = storage_dtype
         self.tied: Tied = tied
         self.folder = folder
+        self.keep: Keep = keep
         self.hook: ProjectionHook | None = None
         self.rows: list[ProjectionRow] = []
         self.measures: list[UpdateMeasure] = []
@@ -112,7 +118,7 @@ class ProjectUpdate(L.Callback):
         """
         if self.subspace is not None and self.hook is None:
             prepared = prepare_subspace(self.subspace, device=device, origin=self.origin)
-            projector = UpdateProjector(prepared, component=self.component)
+            projector = UpdateProjector(prepared, component=self.component, keep=self.keep)
             self.hook = ProjectionHook(projector, every_n_steps=self.every_n_steps)
 
     def save(self) -> None:

@@ -62,7 +62,8 @@ class ProjectionSize:
     Attributes:
         reference: Bytes of the reference where it is kept on the device, whole.
         host_reference: Bytes of the reference where it is kept in the host's memory, whole.
-        bases: Bytes of all bases.
+        bases: Bytes of all bases that are kept on the device.
+        host_bases: Bytes of all bases: where they were spanned, they stay in the host's memory.
         largest: Float32 bytes for the largest matrix: twice its size while it is measured, and its coordinates.
         watched: Float32 bytes of the weights that are copied where increments are measured.
     """
@@ -70,6 +71,7 @@ class ProjectionSize:
     reference: float = 0.0
     host_reference: float = 0.0
     bases: float = 0.0
+    host_bases: float = 0.0
     largest: float = 0.0
     watched: float = 0.0
 
@@ -93,10 +95,12 @@ def size_projection(settings: FitSettings, slots: Sequence[MatrixSlot], *, store
     is_watched = settings.is_monitored and settings.when == "every_n_steps"
     bases = float(sum(_FLOAT * m * rank for (m, _), rank in zip(dims, ranks, strict=True)))
     if settings.lora is not None:  # a factor is projected, whose reference is zero
-        return ProjectionSize(bases=bases, largest=max(largest))
+        return ProjectionSize(bases=bases, host_bases=bases, largest=max(largest))
     return ProjectionSize(
-        reference=numbers * width,
-        bases=bases,
+        reference=numbers * width if settings.keep == "device" else 0.0,
+        host_reference=numbers * width if settings.keep == "host" else 0.0,
+        bases=bases if settings.keep == "device" or settings.on_cpu else 0.0,
+        host_bases=bases,
         largest=max(largest),
         watched=numbers * (2 if settings.is_true_half else _FLOAT) if is_watched else 0.0,
     )
@@ -143,7 +147,7 @@ def size_device(
         reference=reference + (on_host if settings.on_cpu else 0.0),
         bases=bases,
         passing=max(step, projection.largest / part if is_left and part > 1 else projection.largest),
-        host=0.0 if settings.on_cpu else on_host + projection.bases,
+        host=0.0 if settings.on_cpu else on_host + projection.host_bases,
     )
 
 

@@ -47,6 +47,7 @@ def read_options(config: Any, module: CausalLMModule, projection: ProjectUpdate)
         max_epochs=trainer.max_epochs,
         subspace=projection.subspace,
         when=projection.when,
+        keep=projection.keep,
         is_monitored=config.monitor.every_n_steps > 0,
         num_saved=2 if config.save.keep_unprojected and projection.when == "end" else 1,
     )

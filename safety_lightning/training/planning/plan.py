@@ -90,7 +90,7 @@ def plan_fit(config: PreTrainedConfig, data: DataCounts, settings: FitSettings) 
         projection_work=num_projections * count_projection_work(slots, settings),
         disk_bytes=_COPIES * (num_weights * weight + num_trained * state[0])
         + settings.num_saved * 4 * (num_weights if settings.lora is None else num_trained)
-        + projection.bases,
+        + projection.host_bases,
     )
 
 

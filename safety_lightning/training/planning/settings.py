@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from safety_lightning.projection import SubspaceSpec
+from safety_lightning.projection import Keep, SubspaceSpec
 from safety_lightning.training.hook import When
 from safety_lightning.training.lora import LoraSettings
 
@@ -51,6 +51,7 @@ class FitSettings:
         max_epochs: Bound of the epochs; None is what the Trainer takes then.
         subspace: The subspace; None projects nothing.
         when: When it is projected.
+        keep: Where reference and bases are between projections.
         is_monitored: Whether increments are measured.
         num_saved: How many models are saved.
     """
@@ -68,6 +69,7 @@ class FitSettings:
     max_epochs: int | None = None
     subspace: SubspaceSpec | None = None
     when: When = "every_n_steps"
+    keep: Keep = "device"
     is_monitored: bool = False
     num_saved: int = 1
 
