@@ -45,8 +45,8 @@ class HeldNumbers:
 
 
 Keep = Literal["device", "host", "file"]
-"""Where reference and bases are between projections: on the parameter's device; in the host's memory (pinned where there
-is a GPU); or the bases in the host's memory, and the reference read from its file each time."""
+"""Where reference and bases are between projections: on the parameter's device; in the host's memory, pinned beside a
+GPU; or the bases in the host's memory, and the reference read from its file each time."""
 Locate = Callable[[nn.Parameter], HeldNumbers]
 """Finds what this process holds of a parameter; asked anew each time, for strategies move a parameter's storage."""
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from safety_lightning.projection import Keep, SubspaceSpec
 from safety_lightning.training.hook import When
 from safety_lightning.training.lora import LoraSettings
+from safety_lightning.training.optimization import choose_fused
 
 Sharing = Literal["single", "ddp", "fsdp2", "zero1", "zero2", "zero3"]
 """The strategies that memory is told for; ``single`` is one process."""
@@ -107,7 +108,8 @@ def measure_state(make_optimizer: Callable[[Any], torch.optim.Optimizer], dtype:
     trial.grad = torch.ones_like(trial)
     optimizer.step()
     num_bytes = sum(_count_bytes(one) for state in optimizer.state.values() for one in state.values())
-    is_foreach = optimizer.defaults.get("foreach") is not False and not optimizer.defaults.get("fused")
+    choose_fused(optimizer, device_type="cpu")  # as the fit does on a GPU
+    is_foreach = optimizer.defaults.get("foreach") is not False and not optimizer.param_groups[0].get("fused")
     passing = trial.element_size() if is_foreach and "foreach" in optimizer.defaults else 0
     return num_bytes / trial.numel(), float(passing)
 
