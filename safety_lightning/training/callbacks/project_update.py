@@ -194,6 +194,7 @@ class ProjectUpdate(L.Callback):
                 if hasattr(callback, "on_before_projection"):
                     callback.on_before_projection(trainer, pl_module)
             if masters is None:
+                model.zero_grad()  # frees what a half-precision model needs to grow
                 model.float()  # half-precision weights would round the result before its own dtype does
             projector.project()
         round_weights(model, self.storage_dtype, projector.prepared.reference, find=find_locate(trainer))
