@@ -85,7 +85,7 @@ class StochasticAdamW(torch.optim.Optimizer):
         _write(state["exp_avg"], first)
         _write(state["exp_avg_sq"], second)
         corrections = 1 - first_beta ** state["step"], 1 - second_beta ** state["step"]
-        denominator = second.div_(corrections[1]).sqrt_().add_(group["eps"])
+        denominator = (second / corrections[1]).sqrt_().add_(group["eps"])
         weights = parameter.float() * (1 - group["lr"] * group["weight_decay"])
         _write(parameter, weights.addcdiv_(first, denominator, value=-group["lr"] / corrections[0]))
 
