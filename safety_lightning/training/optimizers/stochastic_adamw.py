@@ -74,6 +74,7 @@ class StochasticAdamW(torch.optim.Optimizer):
         return loss
 
     def _step_one(self, parameter: Tensor, group: dict[str, Any]) -> None:
+        assert parameter.grad is not None
         state = self.state[parameter]
         if not state:
             state["step"] = 0
