@@ -35,7 +35,8 @@ def _bare_argv(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_config_parses_in_both_profiles(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sound = resolve(capsys, "fit", file)
     paper = resolve(capsys, "fit", file, ROOT / "configs/profile/paper.yaml")
-    assert name_profile(read_settings(sound)) == "sound"
+    is_half = sound["trainer"]["precision"] == "bf16-true"  # whose rounding at random neither profile has
+    assert name_profile(read_settings(sound)) == ("mixed" if is_half else "sound")
     assert name_profile(read_settings(paper)) == "paper"
     assert paper["model"]["optimizer"]["init_args"]["lr"] == sound["model"]["optimizer"]["init_args"]["lr"]
 

@@ -14,12 +14,13 @@ _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?", re.
 _HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.bin.index.json"]
 
 
-def locate_model(reference: str | Path) -> Path:
+def locate_model(reference: str | Path, *, with_weights: bool = True) -> Path:
     """Returns the local folder that holds a model.
 
     Args:
         reference: A local folder, a hub name with an optional revision (``org/name@rev``) or ``lab:NAME``.
             A hub name is downloaded into the Hugging Face cache, without pickles and without code.
+        with_weights: Whether the weights of a hub name are downloaded too.
 
     Returns:
         An existing folder.
@@ -39,7 +40,7 @@ def locate_model(reference: str | Path) -> Path:
         raise UserError(f"a model must be a folder, a hub name or lab:NAME, got the file {text}")
     if _means_path(text):
         raise UserError(f"model folder {text} does not exist (nor is it a hub name ORG/NAME or lab:NAME)")
-    return _download(text)
+    return _download(text, _HUB_FILES if with_weights else _HUB_FILES[1:])
 
 
 def _means_path(text: str) -> bool:
@@ -92,13 +93,13 @@ def _resolve_lab(reference: str) -> Path:
     return LAB_FOLDER / name
 
 
-def _download(reference: str) -> Path:
+def _download(reference: str, patterns: list[str]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     name, revision = split_revision(reference)
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=_HUB_FILES))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
         raise UserError(
             f"model {reference} is no local folder, and the hub did not give it: {str(error).splitlines()[0]}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Literal
 
@@ -67,18 +67,36 @@ def select_slots(
     Raises:
         UserError: If a pattern matches nothing or nothing is left.
     """
-    floating = [info.name for info in checkpoint.infos.values() if info.dtype is not None]
     tied = tied_output(checkpoint)
-    names = select_names(
-        sorted(name for name in floating if name != tied),
-        include=include,
-        exclude=exclude,
-    )
+    shapes = {one.name: one.shape for one in checkpoint.infos.values() if one.dtype is not None and one.name != tied}
     model_type = str(checkpoint.config.get("model_type", ""))
+    return select_named_slots(shapes, include=include, exclude=exclude, vectors=vectors, model_type=model_type)
+
+
+def select_named_slots(
+    shapes: Mapping[str, tuple[int, ...]],
+    *,
+    include: Sequence[str] = ("*",),
+    exclude: Sequence[str] = (),
+    vectors: Vectors = "project",
+    model_type: str = "",
+) -> list[MatrixSlot]:
+    """Does what `select_slots` does for tensors of which names and shapes alone are known, tied ones named once.
+
+    Args:
+        shapes: Shapes of the floating tensors by name.
+        include: See `select_names`.
+        exclude: See `select_names`.
+        vectors: See `select_slots`.
+        model_type: The ``model_type`` of the model's config.
+
+    Raises:
+        UserError: If a pattern matches nothing or nothing is left.
+    """
     slots = [
         slot
-        for name in names
-        for slot in find_slots(name, checkpoint.infos[name].shape, model_type=model_type)
+        for name in select_names(sorted(shapes), include=include, exclude=exclude)
+        for slot in find_slots(name, shapes[name], model_type=model_type)
         if vectors == "project" or not slot.is_vector
     ]
     if not slots:

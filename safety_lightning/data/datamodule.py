@@ -116,8 +116,11 @@ class InstructionData(LightningDataModule):
                 f"got both: {self.validation!r} and {self.num_validation}"
             )
 
-    def prepare(self) -> None:
+    def prepare(self, *, keep: bool = True) -> None:
         """Reads, mixes, encodes and checks everything, once; further calls do nothing.
+
+        Args:
+            keep: Whether encoded data is kept on the disk, and taken from there.
 
         Raises:
             UserError: If the tokenizer, a source or the data does not fit the settings.
@@ -129,13 +132,19 @@ class InstructionData(LightningDataModule):
         tokenizer = load_tokenizer(self.model)
         check_template(tokenizer, self.options.template)
         parts = {name: part for name, part in zip(("train", "validation"), self._collect(), strict=True) if part}
-        folder = find_cache_folder(self.cache_dir)
+        folder = find_cache_folder(self.cache_dir) if keep else None
         encodings = {
             name: encode_dataset(tokenizer, part, self.options, cache_folder=folder) for name, part in parts.items()
         }
         self._counts = {name: _count_kinds(parts[name], encodings[name].dataset) for name in parts}
         self.tokenizer = tokenizer
         self._encodings = encodings
+
+    @property
+    def training_set(self) -> EncodedDataset:
+        """The encoded training examples."""
+        self.prepare()
+        return self._encodings["train"].dataset
 
     def summary(self) -> dict[str, Any]:
         """Returns what was read, left out and encoded, as plain values for the run's manifest."""

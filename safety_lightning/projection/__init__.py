@@ -12,7 +12,7 @@ operators    the maths on one matrix, pure torch, for live weights and whole che
 
 from safety_lightning.projection.adapters import has_adapters
 from safety_lightning.projection.operators import Component, compute_chance, project_update, sum_squares
-from safety_lightning.projection.parts import HeldNumbers, Locate, locate
+from safety_lightning.projection.parts import HeldNumbers, Keep, Locate, locate
 from safety_lightning.projection.projector import UpdateProjector, match_parameters
 from safety_lightning.projection.rows import (
     ProjectionRow,
@@ -29,6 +29,7 @@ from safety_lightning.projection.spec import PreparedSubspace, SubspaceSpec, pre
 __all__ = [
     "Component",
     "HeldNumbers",
+    "Keep",
     "Locate",
     "PreparedSubspace",
     "ProjectionRow",

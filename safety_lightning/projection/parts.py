@@ -9,10 +9,10 @@ K = rank.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 import torch.distributed as dist
@@ -44,6 +44,9 @@ class HeldNumbers:
     cuts_rows: bool = False
 
 
+Keep = Literal["device", "host", "file"]
+"""Where reference and bases are between projections: on the parameter's device; in the host's memory, pinned beside a
+GPU; or the bases in the host's memory, and the reference read from its file each time."""
 Locate = Callable[[nn.Parameter], HeldNumbers]
 """Finds what this process holds of a parameter; asked anew each time, for strategies move a parameter's storage."""
 
@@ -90,6 +93,7 @@ class MatrixPart:
             of them, ``(S, K)``, for the right.
         reference: Reference weights of the numbers that are held, 1-D, in a dtype that holds them exactly.
         span: Places of the first and behind the last of these numbers in the matrix as it is stored.
+        read: Reads the tensor's whole reference weights, where they are not kept; `reference` is empty then.
     """
 
     slot: MatrixSlot
@@ -99,6 +103,16 @@ class MatrixPart:
     basis: Tensor
     reference: Tensor
     span: tuple[int, int]
+    read: Callable[[], Tensor] | None = None
+
+    def load(self) -> MatrixPart:
+        """Returns the part with reference and basis on the parameter's device; itself where they are there."""
+        device = self.find(self.parameter).numbers.device
+        if self.read is None and self.basis.device == device:
+            return self
+        reference = self.reference if self.read is None else _cut(self.read(), self.slot, self.span)
+        basis, reference = (one.to(device, non_blocking=True) for one in (self.basis, reference))
+        return replace(self, basis=basis, reference=reference, read=None)
 
     @property
     def rank(self) -> int:
@@ -157,7 +171,7 @@ class MatrixPart:
         """Returns this part for another tensor of the same shape and sharding, whose reference is zero."""
         held = locate(tensor)
         zeros = torch.zeros(1, device=held.numbers.device).expand(self.span[1] - self.span[0])
-        return dataclasses.replace(self, find=lambda _: held, reference=zeros)
+        return replace(self, find=lambda _: held, reference=zeros, read=None)
 
     def is_at_reference(self) -> bool:
         """Whether the numbers that are held are the reference's, give or take a rounding to half precision."""
@@ -231,7 +245,15 @@ class MatrixPart:
 
 
 def take_part(
-    slot: MatrixSlot, parameter: nn.Parameter, *, find: Locate, reference: Tensor, basis: Tensor, side: Side
+    slot: MatrixSlot,
+    parameter: nn.Parameter,
+    *,
+    find: Locate,
+    reference: Tensor,
+    basis: Tensor,
+    side: Side,
+    keep: Keep = "device",
+    read: Callable[[], Tensor] | None = None,
 ) -> MatrixPart:
     """Takes what belongs to the numbers that this process holds.
 
@@ -242,18 +264,34 @@ def take_part(
         reference: The tensor's whole reference weights, rounded to the dtype that training began in.
         basis: Orthonormal columns, float32, whole.
         side: Which side of the matrix the basis lies on.
+        keep: Where the reference and the basis are kept.
+        read: Reads the reference anew; needed to keep it in its ``file``.
     """
     held, (begin, size) = find(parameter), (_find_begin(slot), slot.rows * slot.columns)
     first = min(max(held.start - begin, 0), size)
     span = first, max(first, min(held.start + held.numbers.numel() - begin, size))
     stored_side: Side = "left" if (side == "left") != slot.transposed else "right"
     device = held.numbers.device
-    if held.group is not None:
-        basis = basis[_find_rows(slot, span)].clone() if stored_side == "left" else basis
-        mine = reference.reshape(-1)[begin + span[0] : begin + span[1]].clone()
-    else:
-        mine = reference.reshape(-1)[begin : begin + size]
+    if held.group is not None and stored_side == "left":
+        basis = basis[_find_rows(slot, span)].clone()
+    if keep == "file":
+        return MatrixPart(slot, parameter, find, stored_side, _to_host(basis), reference.new_empty(0), span, read)
+    mine = _cut(reference, slot, span)
+    mine = mine.clone() if held.group is not None else mine
+    if keep == "host":
+        return MatrixPart(slot, parameter, find, stored_side, _to_host(basis), _to_host(mine), span)
     return MatrixPart(slot, parameter, find, stored_side, basis.to(device), mine.to(device), span)
+
+
+def _cut(reference: Tensor, slot: MatrixSlot, span: tuple[int, int]) -> Tensor:
+    """Returns the numbers of a tensor between two places of a matrix in it, 1-D."""
+    begin = _find_begin(slot)
+    return reference.reshape(-1)[begin + span[0] : begin + span[1]]
+
+
+def _to_host(tensor: Tensor) -> Tensor:
+    """Brings a tensor to the host's memory; from pinned memory a GPU takes it without the host waiting."""
+    return tensor.cpu().pin_memory() if torch.cuda.is_available() else tensor.cpu()
 
 
 def stored_shape(slot: MatrixSlot) -> tuple[int, int]:

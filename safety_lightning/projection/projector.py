@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+import functools
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 
-from safety_lightning.checkpoints import MatrixSlot
+from safety_lightning.checkpoints import CheckpointReader, MatrixSlot
 from safety_lightning.errors import UserError
 from safety_lightning.projection.adapters import AdaptedMatrix, check_base, find_adapted, has_adapters
 from safety_lightning.projection.names import match_names, strip_wrappers
 from safety_lightning.projection.operators import Component, sum_squares
-from safety_lightning.projection.parts import Locate, MatrixPart, add_up, locate, take_part
+from safety_lightning.projection.parts import Keep, Locate, MatrixPart, add_up, locate, take_part
 from safety_lightning.projection.rows import UpdateMeasure
 from safety_lightning.projection.sharding import Traffic, agree_on, measure_parts, project_parts
 from safety_lightning.projection.spec import PreparedSubspace
@@ -32,13 +33,16 @@ class UpdateProjector:
     Args:
         prepared: The subspace and its reference.
         component: Which part of the update is kept.
+        keep: Where reference and bases are between projections; they come to the device a matrix at a time. Those of
+            adapters are small, and always there.
 
     Attributes:
         traffic: What the last projection sent between processes.
     """
 
-    def __init__(self, prepared: PreparedSubspace, *, component: Component) -> None:
+    def __init__(self, prepared: PreparedSubspace, *, component: Component, keep: Keep = "device") -> None:
         self.prepared = prepared
+        self.keep: Keep = keep
         self.component: Component = component
         self.traffic = Traffic()
         self._parts: list[MatrixPart] = []
@@ -80,16 +84,26 @@ class UpdateProjector:
 
     def _bind_weights(self, model: nn.Module) -> None:
         live = match_parameters(model, [slot.tensor for slot in self.prepared.slots])
-        name, reference = "", torch.empty(0)
+        name, reference, read = "", torch.empty(0), None
         self._parts = []
         for slot in self.prepared.slots:
             parameter = live[slot.tensor]
             if slot.tensor != name:
                 name = slot.tensor
-                reference = _round_to(self.prepared.reference.read(name), parameter.dtype)
+                read = functools.partial(_read_rounded, self.prepared.reference, name, parameter.dtype)
+                reference = read()
                 _check_shape(name, parameter, reference)
             basis = self._bring_basis(slot, parameter)
-            part = take_part(slot, parameter, find=self._find, reference=reference, basis=basis, side=self.side)
+            part = take_part(
+                slot,
+                parameter,
+                find=self._find,
+                reference=reference,
+                basis=basis,
+                side=self.side,
+                keep=self.keep,
+                read=read,
+            )
             self._parts.append(part)
 
     def _bind_adapters(self, model: nn.Module) -> None:
@@ -147,7 +161,7 @@ class UpdateProjector:
         if self._adapted:
             moved = [one.slot.tensor for one in self._adapted if bool(self._find(one.b).numbers.any())]
         else:
-            moved = sorted({part.slot.tensor for part in self._parts if not part.is_at_reference()})
+            moved = sorted({part.slot.tensor for part in self._parts if not part.load().is_at_reference()})
         if moved:
             raise UserError(
                 f"the model must be at the reference {self.prepared.reference.folder} when the projection is attached, "
@@ -225,10 +239,10 @@ class UpdateProjector:
             total += float(add_up(sum_squares(removed), part.home))
         return (1 - share) ** 2 * total
 
-    def _list_penalized(self) -> list[MatrixPart]:
+    def _list_penalized(self) -> Iterator[MatrixPart]:
         if self._adapted:
             raise UserError("a penalty must have a model whose weights themselves are trained, got LoRA adapters")
-        return self._parts
+        return (part.load() for part in self._parts)
 
     @torch.no_grad()
     @in_full_precision()
@@ -275,6 +289,10 @@ def _describe(
         num_stuck=int(num_stuck),
         num_weights=slot.rows * slot.columns,
     )
+
+
+def _read_rounded(checkpoint: CheckpointReader, name: str, dtype: torch.dtype) -> Tensor:
+    return _round_to(checkpoint.read(name), dtype)
 
 
 def _round_to(reference: Tensor, dtype: torch.dtype) -> Tensor:

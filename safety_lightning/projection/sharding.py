@@ -66,7 +66,7 @@ def project_parts(parts: Sequence[MatrixPart], *, component: Component, bucket_b
         What was sent.
     """
     traffic = Traffic()
-    for part in (part for part in parts if part.group is None):
+    for part in (part.load() for part in parts if part.group is None):
         update = part.read_update()
         part.write(part.compute(update), component, out=update)
     waiting: _Bucket | None = None
@@ -94,8 +94,8 @@ def measure_parts(parts: Sequence[MatrixPart], starts: Sequence[Tensor | None]) 
     begun = {id(part): start for part, start in zip(parts, starts, strict=True)}
     places = {id(part): place for place, part in enumerate(parts)}
     for part, coordinates in _compute_all(parts, begun):
-        start = begun[id(part)]
-        sums[places[id(part)]] = _measure(part, part.reference if start is None else start, coordinates)
+        start, loaded = begun[id(part)], part.load()
+        sums[places[id(part)]] = _measure(loaded, loaded.reference if start is None else start, coordinates)
     for group, members in itertools.groupby(range(len(parts)), key=lambda place: parts[place].home):
         if group is not None:
             mine = list(members)
@@ -145,11 +145,12 @@ class _Bucket:
     def __init__(self, parts: Sequence[MatrixPart], begun: dict[int, Tensor | None], traffic: Traffic) -> None:
         self.parts = parts
         sizes = [shape[0] * shape[1] for part in parts if (shape := part.coordinates_shape)]
-        self.numbers = parts[0].basis.new_zeros(sum(sizes))
+        self.numbers = parts[0].view_numbers().new_zeros(sum(sizes), dtype=torch.float32)
         views = self.numbers.split(sizes)
         self.views = [view.view(part.coordinates_shape) for view, part in zip(views, parts, strict=True)]
         for part, view in zip(parts, self.views, strict=True):
-            part.compute(part.read_update(begun.get(id(part))), out=view)
+            loaded = part.load()
+            loaded.compute(loaded.read_update(begun.get(id(part))), out=view)
         self.work = dist.all_reduce(self.numbers, group=parts[0].group, async_op=True)
         traffic.num_all_reduces += 1
         traffic.num_bytes += self.numbers.numel() * self.numbers.element_size()
@@ -162,7 +163,7 @@ class _Bucket:
     def write(self, component: Component) -> None:
         """Waits, and projects each matrix."""
         for part, coordinates in self.read():
-            part.write(coordinates, component)
+            part.load().write(coordinates, component)
 
 
 def _fill_buckets(
@@ -185,7 +186,8 @@ def _fill_buckets(
 def _compute_all(parts: Sequence[MatrixPart], begun: dict[int, Tensor | None]) -> Iterator[tuple[MatrixPart, Tensor]]:
     """Yields every matrix with the coordinates of its whole update."""
     for part in (part for part in parts if part.group is None):
-        yield part, part.compute(part.read_update(begun[id(part)]))
+        loaded = part.load()
+        yield part, loaded.compute(loaded.read_update(begun[id(part)]))
     for bucket in _fill_buckets(parts, BUCKET_BYTES, Traffic(), begun):
         yield from bucket.read()
 

@@ -32,11 +32,15 @@ def compute_token_losses(model: PreTrainedModel, batch: dict[str, Tensor]) -> tu
 
     Logits are made only for positions at which some example of the batch is scored: prompts cost no output layer.
 
+    Args:
+        model: A causal language model.
+        batch: As for `sum_token_losses`; ``positions``, where given, are what `find_positions` returns.
+
     Returns:
         Losses in nats, float32, ``(B, S)``, zero where nothing is scored, and the mask of scored entries, ``(B, S)``.
     """
     targets_BT = batch["labels"][:, 1:]
-    positions_S = (targets_BT != IGNORED_LABEL).any(dim=0).nonzero().squeeze(1)
+    positions_S = batch["positions"] if "positions" in batch else find_positions(batch["labels"])
     targets_BS = targets_BT[:, positions_S]
     inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "use_cache": False}
     if _keeps_logits(model):
@@ -47,6 +51,14 @@ def compute_token_losses(model: PreTrainedModel, batch: dict[str, Tensor]) -> tu
         logits_BSV.float().flatten(0, 1), targets_BS.flatten(), ignore_index=IGNORED_LABEL, reduction="none"
     )
     return losses.view_as(targets_BS), targets_BS != IGNORED_LABEL
+
+
+def find_positions(labels_BT: Tensor) -> Tensor:
+    """Returns the positions at which the next token of some example is scored, int64, ``(S,)``.
+
+    On a GPU their number must be waited for; found before the batch goes there, they cost no waiting.
+    """
+    return (labels_BT[:, 1:] != IGNORED_LABEL).any(dim=0).nonzero().squeeze(1)
 
 
 def _keeps_logits(model: PreTrainedModel) -> bool:

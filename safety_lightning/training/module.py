@@ -22,8 +22,8 @@ from safety_lightning.checkpoints import CheckpointReader, load_model
 from safety_lightning.errors import UserError
 from safety_lightning.projection import gather
 from safety_lightning.training.lora import LoraSettings, add_lora
-from safety_lightning.training.loss import compute_token_losses, sum_token_losses
-from safety_lightning.training.optimization import Schedule, check_accumulation, make_schedule
+from safety_lightning.training.loss import compute_token_losses, find_positions, sum_token_losses
+from safety_lightning.training.optimization import Schedule, check_accumulation, choose_fused, make_schedule
 from safety_lightning.training.strategies import (
     announce_step,
     count_shards,
@@ -124,6 +124,7 @@ class CausalLMModule(L.LightningModule):
     def configure_optimizers(self) -> Any:
         """Makes the optimizer, and the warm-up and schedule over all optimizer steps of the run."""
         optimizer = self.make_optimizer(parameter for parameter in self.parameters() if parameter.requires_grad)
+        choose_fused(optimizer)
         if self.make_scheduler is not None:
             scheduler: Any = self.make_scheduler(optimizer)
         else:
@@ -144,6 +145,10 @@ class CausalLMModule(L.LightningModule):
         """Readies the model for validation without a fit before it."""
         self.restore_float32_buffers()
         self._val_examples = []
+
+    def on_before_batch_transfer(self, batch: dict[str, Tensor], dataloader_idx: int) -> dict[str, Tensor]:
+        """Finds the scored positions while the batch is in the host's memory, so that nothing waits for a GPU."""
+        return {**batch, "positions": find_positions(batch["labels"])}
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Returns the summed token loss; `on_before_optimizer_step` divides by the tokens of all micro-batches."""
@@ -228,7 +233,7 @@ class CausalLMModule(L.LightningModule):
             "epoch": self.trainer.current_epoch,
             "train/perplexity": loss.exp(),
             "train/lr": self.trainer.optimizers[0].param_groups[0]["lr"],
-            "train/tokens_per_second": window.num_seen_tokens * self.trainer.world_size / seconds,
+            "train/tokens_per_second": int(window.num_seen_tokens) * self.trainer.world_size / seconds,
             "train/samples_per_second": window.num_samples * self.trainer.world_size / seconds,
         }
         if self._masters is None:
@@ -259,7 +264,7 @@ class _Window:
     def __init__(self) -> None:
         self.loss_sum = torch.zeros(())
         self.num_tokens = torch.zeros(())
-        self.num_seen_tokens = 0
+        self.num_seen_tokens = torch.zeros((), dtype=torch.int64)
         self.num_samples = 0
         self.started_seconds = time.perf_counter()
 
@@ -267,5 +272,6 @@ class _Window:
         """Adds a micro-batch."""
         self.loss_sum = self.loss_sum.to(loss_sum.device) + loss_sum
         self.num_tokens = self.num_tokens.to(num_tokens.device) + num_tokens
-        self.num_seen_tokens += int(batch["attention_mask"].sum())
+        seen = batch["attention_mask"].sum()  # on its device: a number on the host would have to be waited for
+        self.num_seen_tokens = self.num_seen_tokens.to(seen.device) + seen
         self.num_samples += len(batch["input_ids"])

@@ -264,6 +264,35 @@ def test_rounding_of_the_reference_is_no_update(
         assert torch.equal(weights.float(), start.read(name).to(dtype).float())
 
 
+@pytest.mark.parametrize("component", ["parallel", "orthogonal"])
+@pytest.mark.parametrize("keep", ["device", "host", "file"])
+def test_a_reference_in_its_own_dtype_gives_the_weights_of_a_float32_one(
+    spec: SubspaceSpec, tmp_path: Path, component: str, keep: str
+) -> None:
+    """Bit for bit, wherever it is kept."""
+    folders = {"own": (torch.bfloat16, keep), "wide": (torch.float32, "device")}
+    found, dtypes = {}, {}
+    for name, (dtype, place) in folders.items():
+        for role, source in (("base", spec.base), ("reference", spec.reference)):
+            model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16).to(dtype)
+            model.save_pretrained(tmp_path / name / role)
+        folder = tmp_path / name
+        pair = SubspaceSpec(base=str(folder / "base"), reference=str(folder / "reference"), fraction=0.25)
+        model = AutoModelForCausalLM.from_pretrained(folder / "reference", dtype=torch.float32)
+        projector = UpdateProjector(prepare_subspace(pair), component=component, keep=place)
+        projector.bind(model)
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(2):
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter.add_(1e-3 * torch.randn(parameter.shape, generator=generator))
+            projector.project()
+        found[name], dtypes[name] = read_weights(model), {part.reference.dtype for part in projector._parts}
+        found[name]["energies"] = torch.tensor([one.inside for one in projector.measure()], dtype=torch.float64)
+    assert dtypes == {"own": {torch.bfloat16}, "wide": {torch.float32}}
+    assert all(torch.equal(tensor, found["wide"][name]) for name, tensor in found["own"].items())
+
+
 def test_autocast_around_a_plain_loop_does_not_reach_the_projection(spec: SubspaceSpec, pico_aligned: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(pico_aligned).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.0)

@@ -6,11 +6,12 @@ import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
+from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 
-from safety_lightning.checkpoints import check_model
+from safety_lightning.checkpoints import check_model, load_config, locate_model
 from safety_lightning.cli.verbs.base import VerbCLI, place_judges
 from safety_lightning.cli.verbs.checkpoints import AtomicCheckpointIO, find_newest, remove_stopped
 from safety_lightning.cli.verbs.dashboard import log_outcome
@@ -24,6 +25,7 @@ from safety_lightning.system.processes import process_rank
 from safety_lightning.training.callbacks import MonitorUpdate, PenalizeUpdate, ProjectUpdate
 from safety_lightning.training.lora import check_peft, check_targets
 from safety_lightning.training.optimization import check_optimizer, check_steps_taken
+from safety_lightning.training.planning import count_data, plan_fit, print_plan, read_options
 
 _COPIES_ON_DISK = 5  # checkpoint of weights and two moments, once more while it is replaced, and the saved models
 
@@ -33,6 +35,7 @@ class FitCLI(TrainingCLI):
 
     verb = "fit"
     may_change: ClassVar[tuple[str, ...]] = (  # how long it trains, what it logs, when checkpoints are written
+        "dry_run",
         "trainer.max_steps",
         "trainer.max_epochs",
         "monitor.every_n_steps",
@@ -42,6 +45,30 @@ class FitCLI(TrainingCLI):
         *(f"checkpoint.{name}" for name in ("save_on_exception", "save_on_train_epoch_end", "monitor", "mode")),
     )
     before_fit, after_fit = VerbCLI.prepare_run, VerbCLI.finish_run
+
+    def add_groups(self, parser: LightningArgumentParser) -> None:
+        """Adds the plan to the groups of a fine-tune."""
+        super().add_groups(parser)
+        help_text = "Print what the fit would take in memory, work and disk, and do nothing; no weight is read."
+        parser.add_argument("--dry_run", type=bool, default=False, help=help_text)
+
+    def before_instantiate_classes(self) -> None:
+        """Prints the plan and ends, where that is asked for: before there is a run folder, and without its devices."""
+        if self.config[self.verb].dry_run:
+            self.print_plan()
+            raise SystemExit(0)
+        super().before_instantiate_classes()
+
+    def print_plan(self) -> None:
+        """Prints what the fit would take."""
+        made = self.parser.instantiate_classes(self.config)[self.verb]
+        if process_rank() != 0:
+            return
+        folder = locate_model(made.model.reference, with_weights=False)
+        config = load_config(folder)
+        made.data.model = str(folder)
+        settings = read_options(self.config[self.verb], made.model, made.projection)
+        print_plan(plan_fit(config, count_data(made.data), settings))
 
     @property
     def checkpoint_folder(self) -> str:

@@ -15,6 +15,7 @@ from safety_lightning.checkpoints import CheckpointReader, StorageDtype, locate_
 from safety_lightning.errors import UserError
 from safety_lightning.projection import (
     Component,
+    Keep,
     ProjectionRow,
     SubspaceSpec,
     Tied,
@@ -55,6 +56,9 @@ class ProjectUpdate(L.Callback):
             that the fit starts from.
         tied: Count tied weights ``once`` in the rows, or ``each`` time they are named, as the paper's release.
         folder: Where ``projection.csv`` is written; None writes none.
+        keep: Where reference and bases are between projections: on the ``device``; in the memory of the ``host``
+            (pinned beside a GPU), from which they come a matrix at a time; or ``file``, which reads the reference
+            from its file each time, for ``when: end``.
 
     Attributes:
         hook: What projects after the optimizer's steps; None before `prepare`, and without a subspace.
@@ -77,6 +81,7 @@ class ProjectUpdate(L.Callback):
         storage_dtype: StorageDtype = "float32",
         tied: Tied = "once",
         folder: str | None = None,
+        keep: Keep = "device",
     ) -> None:
         check_steps(every_n_steps)
         if moments and when == "end":
@@ -90,6 +95,7 @@ class ProjectUpdate(L.Callback):
         self.storage_dtype: StorageDtype = storage_dtype
         self.tied: Tied = tied
         self.folder = folder
+        self.keep: Keep = keep
         self.hook: ProjectionHook | None = None
         self.rows: list[ProjectionRow] = []
         self.measures: list[UpdateMeasure] = []
@@ -133,7 +139,7 @@ class ProjectUpdate(L.Callback):
         """
         if self.subspace is not None and self.hook is None:
             prepared = prepare_subspace(self.subspace, device=device, origin=self.origin)
-            projector = UpdateProjector(prepared, component=self.component)
+            projector = UpdateProjector(prepared, component=self.component, keep=self.keep)
             self.hook = ProjectionHook(projector, every_n_steps=self.every_n_steps, moments=self.moments)
 
     def save(self) -> None:
@@ -212,6 +218,7 @@ class ProjectUpdate(L.Callback):
                 if hasattr(callback, "on_before_projection"):
                     callback.on_before_projection(trainer, pl_module)
             if masters is None:
+                model.zero_grad()  # frees what a half-precision model needs to grow
                 model.float()  # half-precision weights would round the result before its own dtype does
             projector.project()
         start = projector.prepared.reference

@@ -1,0 +1,54 @@
+"""Small updates of bfloat16 weights: lost by rounding to the nearest, kept in the mean by rounding at random."""
+
+import pytest
+import torch
+
+from safety_lightning.errors import UserError
+from safety_lightning.training.optimizers import StochasticAdamW
+from safety_lightning.training.optimizers.stochastic_adamw import round_at_random
+
+
+def train(kind: type[torch.optim.Optimizer], dtype: torch.dtype, num_steps: int = 40) -> tuple[torch.Tensor, float]:
+    """Returns the update, float32, and the stuck share of weights of std 0.02 at learning rate 1e-5."""
+    generator = torch.Generator().manual_seed(0)
+    start = (0.02 * torch.randn(100, 100, generator=generator)).bfloat16()
+    slope = torch.randn(100, 100, generator=generator)
+    weights = torch.nn.Parameter(start.clone().to(dtype))
+    optimizer = kind([weights], lr=1e-5, weight_decay=0.0)
+    torch.manual_seed(1)
+    for _ in range(num_steps):
+        weights.grad = (slope + 0.5 * torch.randn(100, 100, generator=generator)).to(dtype)
+        optimizer.step()
+    update = weights.detach().float() - start.float()
+    return update, float((update == 0).float().mean())
+
+
+def test_small_updates_are_lost_in_bfloat16_and_kept_when_rounded_at_random() -> None:
+    exact, _ = train(torch.optim.AdamW, torch.float32)
+    plain, plain_stuck = train(torch.optim.AdamW, torch.bfloat16)
+    cured, cured_stuck = train(StochasticAdamW, torch.bfloat16)
+    cosine = torch.nn.functional.cosine_similarity
+    near_plain, near_cured = (float(cosine(one.flatten(), exact.flatten(), dim=0)) for one in (plain, cured))
+    assert plain_stuck > 0.5 > cured_stuck
+    assert near_plain < 0.6 < 0.8 < near_cured
+    slope = float((cured * exact).sum() / (exact * exact).sum())  # right in the mean
+    assert slope == pytest.approx(1, abs=0.1)
+
+
+def test_float32_weights_are_trained_as_by_torch() -> None:
+    exact, _ = train(torch.optim.AdamW, torch.float32)
+    torch.testing.assert_close(train(StochasticAdamW, torch.float32)[0], exact, atol=1e-7, rtol=0)
+
+
+def test_rounding_at_random_is_right_in_the_mean_and_never_beyond_a_neighbour() -> None:
+    numbers = torch.tensor([1.001, -0.3333, 3e-6]).repeat(20_000, 1)
+    rounded = round_at_random(numbers, torch.Generator().manual_seed(0)).float()
+    torch.testing.assert_close(rounded.double().mean(0), numbers[0].double(), atol=0, rtol=2e-4)
+    assert all(len(column.unique()) == 2 for column in rounded.T)
+    exact = torch.tensor([1.0, -0.5, 0.0])
+    assert torch.equal(round_at_random(exact).float(), exact)
+
+
+def test_settings_out_of_range_are_named() -> None:
+    with pytest.raises(UserError, match=r"betas must be in \[0, 1\)"):
+        StochasticAdamW([torch.nn.Parameter(torch.zeros(1))], betas=(0.9, 1.0))
