@@ -34,9 +34,6 @@ class StudyGraph:
         self.is_light = is_light
         self._weights = {name: self._hash_weights(name) for name in (run.base, run.reference) if name is not None}
         self._stand_in = run.reference or run.base
-        self._model_bytes = 4 * sum(
-            info.num_numbers for info in CheckpointReader(locate_model(self._stand_in)).infos.values()
-        )
         self.reference = run.reference or self._make_reference()
         self.finetunes = self._make_finetunes()
         self.measures = self._make_measures()
@@ -136,7 +133,6 @@ class StudyGraph:
             model=model,
             stand_in=self._stand_in,
             fit_seed=seed,
-            model_bytes=self._model_bytes,
         )
 
     def _make_measures(self) -> list[MeasureStage]:

@@ -13,12 +13,8 @@ from typing import Any
 from safety_lightning.files import atomic_path, write_atomically
 from safety_lightning.study.comparing import ActivationOverlapStage, EnergyStage, WeightOverlapStage
 from safety_lightning.study.measuring import VALUES, MeasureStage
-from safety_lightning.study.report.write import write_report
 from safety_lightning.study.stages import RECORDS, Stage
-from safety_lightning.study.statistics.nulls import NullRow, count_nulls
 from safety_lightning.study.statistics.settings import StatisticsSettings
-from safety_lightning.study.statistics.values import read_values
-from safety_lightning.study.statistics.write import write_statistics
 from safety_lightning.tables import write_csv
 
 _RESULTS = ("variants.csv", "variants.parquet", "selectivity.csv", "verdict.json")
@@ -44,8 +40,12 @@ class StatisticsStage(Stage):
     activations: tuple[ActivationOverlapStage, ...]
     num_blunt: int | None = None
 
-    def run(self, study: Path) -> None:
+    def run(self, study: Path) -> None:  # what it imports is heavy, and a plan does without
         """Gathers values and overlaps in the study's folder, and makes the statistics."""
+        from safety_lightning.study.statistics.nulls import NullRow, count_nulls
+        from safety_lightning.study.statistics.values import read_values
+        from safety_lightning.study.statistics.write import write_statistics
+
         energies = read_energies(study / self.energies.folder / "energy.csv")
         gather_values(self.measured, energies, study, stands_in=self.num_blunt is not None)
         if self.weights is not None:
@@ -75,6 +75,8 @@ class ReportStage(Stage):
 
     def run(self, study: Path) -> None:
         """Writes them, with what each kind of stage took."""
+        from safety_lightning.study.report.write import write_report
+
         costs: dict[str, float] = {}
         for file in sorted((study / RECORDS).glob("*.json")):
             kind = file.name.partition(".")[0]
