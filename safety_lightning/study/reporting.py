@@ -15,6 +15,7 @@ from safety_lightning.study.comparing import ActivationOverlapStage, EnergyStage
 from safety_lightning.study.measuring import VALUES, MeasureStage
 from safety_lightning.study.stages import RECORDS, Stage
 from safety_lightning.study.statistics.settings import StatisticsSettings
+from safety_lightning.study.views import BOARD
 from safety_lightning.tables import write_csv
 
 _RESULTS = ("variants.csv", "variants.parquet", "selectivity.csv", "verdict.json")
@@ -75,7 +76,9 @@ class ReportStage(Stage):
 
     def run(self, study: Path) -> None:
         """Writes them, with what each kind of stage took."""
+        from safety_lightning.study.report.results import read_results
         from safety_lightning.study.report.write import write_report
+        from safety_lightning.study.views.dashboard import write_dashboard
 
         costs: dict[str, float] = {}
         for file in sorted((study / RECORDS).glob("*.json")):
@@ -83,10 +86,14 @@ class ReportStage(Stage):
             costs[f"{kind}_seconds"] = costs.get(f"{kind}_seconds", 0.0) + json.loads(file.read_text())["seconds"]
         write_atomically(study / "settings.json", json.dumps({**self.facts, "costs": costs}, indent=2) + "\n")
         write_report(study)
+        results = read_results(study)
+        write_dashboard(study, results.variants, results.verdict.sentence)
 
     def list_outputs(self, study: Path) -> list[Path]:
-        """Lists pages and figures."""
-        return [study / "report.md", study / "report.html", *sorted((study / self.folder).rglob("*.*"))]
+        """Lists pages, figures, and what TensorBoard shows."""
+        board = [file for file in (study / BOARD).rglob("*") if file.is_file()]
+        pages = [study / "report.md", study / "report.html"]
+        return [*pages, *sorted((study / self.folder).rglob("*.*")), *sorted(board)]
 
 
 def _copy(file: Path, to: Path) -> None:

@@ -78,7 +78,7 @@ def _list_options(data: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _read(place: str, options: Any) -> PaidJudge | None:
-    given = {"class_path": options} if isinstance(options, str) else dict(options or {})
+    given: dict[str, Any] = {"class_path": options} if isinstance(options, str) else dict(options or {})
     name = str(given.get("class_path", ""))
     kind = getattr(judges, name.rpartition(".")[2], None)
     if not name or (kind is not None and not issubclass(kind, OpenAIJudge)):
