@@ -157,6 +157,8 @@ class StudyPlan:
         measures: What is measured.
         overlap: Which overlaps are measured.
         statistics: How the verdict is made; see the statistics' settings.
+        compare_profiles: Compare overlaps once more under every departure of the profile `paper`, on the same
+            fine-tunes.
         null: A random subspace takes the place of the safety subspace: ``separable`` is then false.
         seed: Seed of variants, resamples and random subspaces.
         overrides: Single settings inside nested options, as PATH=VALUE; --fit.trainer.max_steps 7 is one of them.
@@ -173,6 +175,7 @@ class StudyPlan:
     measures: MeasureSettings = field(default_factory=MeasureSettings)
     overlap: OverlapChoice = field(default_factory=OverlapChoice)
     statistics: Options = field(default_factory=dict)
+    compare_profiles: bool = False
     null: bool = False
     seed: int = 0
     overrides: list[str] = field(default_factory=list)

@@ -27,6 +27,9 @@ from safety_lightning.tables import read_csv, read_parquet
 LAYER_ENERGIES = Path("energies/tensors.parquet")
 """Where a study's run of `project` tells the energy of every matrix."""
 
+PROFILES = Path("profiles/table/profiles.csv")
+"""Where a study tells what each departure between the profiles changes, if it was asked to compare them."""
+
 
 @dataclass(frozen=True)
 class LayerEnergy:
@@ -46,6 +49,33 @@ class LayerEnergy:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ProfileRow:
+    """What an overlap is under one departure of the paper, beside what it is in the study.
+
+    Attributes:
+        setting: The setting in which they part, or ``the whole profile paper``.
+        paper: What the paper did.
+        sound: What is done instead.
+        measure: What was measured of which pair, or why nothing was.
+        eta: Share of energy that the bases hold.
+        value_paper: The overlap as the paper would have it.
+        value_sound: The study's.
+        chance_paper: Chance of the first.
+        chance_sound: Chance of the second.
+    """
+
+    setting: str
+    paper: str
+    sound: str
+    measure: str
+    eta: float | None = None
+    value_paper: float | None = None
+    value_sound: float | None = None
+    chance_paper: float | None = None
+    chance_sound: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Results:
     """What a study left.
 
@@ -61,6 +91,7 @@ class Results:
         weights: Rows of the overlap of weights.
         activations: Rows of the overlap of activations.
         layers: Energies by layer.
+        profiles: What departures between the profiles change; empty where they were not compared.
         settings: ``settings.json``: ``config``, ``settings`` (the profiles' table), ``costs``, ``hashes``, and what the
             manifest tells of command and commit.
     """
@@ -76,6 +107,7 @@ class Results:
     weights: Sequence[Mapping[str, str]]
     activations: Sequence[Mapping[str, str]]
     layers: Sequence[LayerEnergy]
+    profiles: Sequence[ProfileRow]
     settings: Mapping[str, Any]
 
 
@@ -104,6 +136,7 @@ def read_results(study: Path) -> Results:
         weights=read_overlap(study / WEIGHTS),
         activations=read_overlap(study / ACTIVATIONS),
         layers=_read_layers(study / LAYER_ENERGIES),
+        profiles=read_csv(study / PROFILES, ProfileRow) if (study / PROFILES).is_file() else [],
         settings=_read_settings(study),
     )
 
