@@ -8,6 +8,7 @@ finetuning            pilots and fine-tunes: `fit`
 variants, measuring   the variants of each fine-tune, set into a model in memory and measured
 comparing             energies, overlaps of weights and of activations: `project`, `overlap`, `predict`
 statistics, report    selectivity with its uncertainty and a verdict; tables, figures, pages
+views                 what the results are shown in besides: TensorBoard
 command               `study` itself
 """
 

@@ -6,7 +6,7 @@ import contextlib
 import io
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -19,7 +19,7 @@ from safety_lightning.printing import format_seconds
 from safety_lightning.runs import RunFolder, describe_command, describe_environment
 from safety_lightning.study.executors import open_pool
 from safety_lightning.study.plan import StudyGraph
-from safety_lightning.study.planning import print_plan
+from safety_lightning.study.planning import Estimator, print_plan, sum_disk
 from safety_lightning.study.running import choose_stages, run_stages
 from safety_lightning.study.settings import StudyRun
 from safety_lightning.study.stages import Stage, StageStore, hash_values
@@ -46,10 +46,10 @@ def study(run: StudyRun) -> None:
     chosen = choose_stages(stages, run.only, store)
     began = time.monotonic()
     waiting = [one for one in chosen if not store.is_done(one)]
+    _check_disk(run, folder, waiting)
     for stage in {_describe_check(one): one for one in waiting}.values():
         with quietly():
             stage.check(run.out)
-    folder.check(num_bytes=sum(stage.estimate(run.out).disk_bytes for stage in waiting))
     with folder.releasing() if not run.only else contextlib.nullcontext():
         if not run.only:
             folder.acquire()
@@ -75,6 +75,13 @@ def quietly() -> Iterator[None]:
         at = next((place for place, line in enumerate(lines) if line.startswith("error:")), len(lines) - 1)
         print("\n".join(lines[max(at, 0) :]), file=sys.stderr)  # noqa: T201 (a command's own error)
         raise
+
+
+def _check_disk(run: StudyRun, folder: RunFolder, waiting: Sequence[Stage]) -> None:
+    """Raises UserError if the stages that wait leave more than the disk has room for."""
+    estimator = Estimator(run)
+    needed = sum_disk([estimator.estimate(stage) for stage in waiting], num_workers=run.workers.num_workers)
+    folder.check(num_bytes=needed)
 
 
 def _write_settings(run: StudyRun, folder: RunFolder) -> None:

@@ -13,11 +13,10 @@ import yaml
 from safety_lightning.cli import main
 from safety_lightning.cli.configs import check_config
 from safety_lightning.files import hash_file, remove, write_atomically
-from safety_lightning.study.stages import RECORDS, Estimate, Stage
+from safety_lightning.study.stages import RECORDS, Stage
 
 QUIET = {"compare": {"tasks": []}, "projection": {"subspace": None}, "trainer": {"enable_model_summary": False}}
 """What a fine-tune of a study does without: it is measured by the study, and its variants are projected."""
-_COPIES = 4  # a fit's checkpoint of weights and two moments, and its model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,14 +28,12 @@ class FitStage(Stage):
         model: The model that it starts from: a name, or the stage that makes it.
         stand_in: A model of the same shape, by which options are checked while there is none.
         fit_seed: The seed of the fit.
-        model_bytes: The size of the model in float32.
     """
 
     options: Mapping[str, Any]
     model: str | FitStage
     stand_in: str
     fit_seed: int
-    model_bytes: int = 0
 
     def find_model(self, study: Path) -> Path:
         """Returns the folder of the model that the stage makes."""
@@ -50,10 +47,6 @@ class FitStage(Stage):
     def check(self, study: Path) -> None:
         """Checks data, models and options of the fit as it will check them itself."""
         check_options("fit", self._make_options(self.stand_in))
-
-    def estimate(self, study: Path) -> Estimate:
-        """Says what the fit will take."""
-        return Estimate(memory_bytes=_COPIES * self.model_bytes, disk_bytes=self.model_bytes)
 
     def list_outputs(self, study: Path) -> list[Path]:
         """Lists the files of the model."""

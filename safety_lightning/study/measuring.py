@@ -9,21 +9,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, cast, get_args, get_type_hints
 
 import torch
 from jsonargparse import ArgumentError
 from torch import nn
 from tqdm import tqdm
-from transformers import PreTrainedModel
 
 from safety_lightning.checkpoints import load_config, load_model, load_tokenizer
 from safety_lightning.cli.commands import CommandParser
 from safety_lightning.cli.errors import shorten
 from safety_lightning.errors import UserError
-from safety_lightning.evaluation import LiveEvaluation, PromptValues
-from safety_lightning.evaluation.datamodule import find_context
-from safety_lightning.evaluation.tasks import TaskName, TaskSuite
 from safety_lightning.files import PartStore, write_atomically
 from safety_lightning.printing import open_console, show_line
 from safety_lightning.study.finetuning import FitStage, find_name, merge
@@ -33,6 +29,12 @@ from safety_lightning.study.variants import StudyVariant, ValueRow
 from safety_lightning.sweep import SweepSettings, VariantLoader, open_inputs
 from safety_lightning.system.devices import choose_device
 from safety_lightning.tables import write_parquet
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from safety_lightning.evaluation import PromptValues
+    from safety_lightning.evaluation.tasks import TaskSuite
 
 VALUES = "values.parquet"
 
@@ -189,6 +191,9 @@ class Bench:
     """
 
     def __init__(self, reference: str, settings: MeasureSettings, device: Device) -> None:
+        from safety_lightning.evaluation import LiveEvaluation  # a plan does without
+        from safety_lightning.evaluation.datamodule import find_context
+
         self.reference = reference
         self.settings = settings
         self.device = choose_device(device)
@@ -229,7 +234,7 @@ class Bench:
 
     def _load(self, model: str) -> PreTrainedModel:
         loaded: nn.Module = load_model(model, dtype=getattr(torch, self.settings.dtype))
-        return cast(PreTrainedModel, loaded.to(self.device))
+        return cast("PreTrainedModel", loaded.to(self.device))
 
 
 def read_suite(options: Mapping[str, Any]) -> TaskSuite:
@@ -238,6 +243,8 @@ def read_suite(options: Mapping[str, Any]) -> TaskSuite:
     Raises:
         UserError: If they are not what `test` would take.
     """
+    from safety_lightning.evaluation.tasks import TaskSuite
+
     parser = CommandParser(exit_on_error=False)
     parser.add_class_arguments(TaskSuite, "data")
     try:
@@ -253,6 +260,8 @@ def choose_measures(settings: MeasureSettings) -> dict[str, Any]:
     Raises:
         UserError: If no task has one of the measures.
     """
+    from safety_lightning.evaluation.tasks import TaskName
+
     wanted = (settings.utility, settings.harm)
     known = {name: _list_measures(name) for name in get_args(TaskName)}
     tasks = [task for task in settings.data.get("tasks", []) if set(wanted) & set(known[task])]
@@ -267,6 +276,8 @@ def choose_measures(settings: MeasureSettings) -> dict[str, Any]:
 
 def _list_measures(task: str) -> tuple[str, ...]:
     """Returns what can be measured on a task by name; none where it cannot be chosen."""
+    from safety_lightning.evaluation.tasks import TaskSuite
+
     hints = get_type_hints(get_type_hints(TaskSuite)[task])
     return get_args(get_args(hints["measures"])[0]) if "measures" in hints else ()
 

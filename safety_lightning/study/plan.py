@@ -18,6 +18,7 @@ from safety_lightning.study.settings import KINDS, Kind, StudyRun
 from safety_lightning.study.stages import Stage, sort_stages
 from safety_lightning.study.statistics.settings import StatisticsSettings
 from safety_lightning.study.variants import StudyVariant, list_study_variants
+from safety_lightning.study.views.profiles import make_profile_stages
 
 
 class StudyGraph:
@@ -34,9 +35,6 @@ class StudyGraph:
         self.is_light = is_light
         self._weights = {name: self._hash_weights(name) for name in (run.base, run.reference) if name is not None}
         self._stand_in = run.reference or run.base
-        self._model_bytes = 4 * sum(
-            info.num_numbers for info in CheckpointReader(locate_model(self._stand_in)).infos.values()
-        )
         self.reference = run.reference or self._make_reference()
         self.finetunes = self._make_finetunes()
         self.measures = self._make_measures()
@@ -58,9 +56,12 @@ class StudyGraph:
             activations=tuple(one for one in overlaps if isinstance(one, ActivationOverlapStage)),
             num_blunt=min(5, self.run.variants.num_draws) if self.run.null else None,
         )
+        profiles = make_profile_stages(overlaps) if self.run.compare_profiles else []
         facts = {"settings": self._list_departures(), "hashes": self._weights}
-        report = ReportStage(name="report", folder="figures", needs=(statistics,), recipe=facts, facts=facts)
-        return sort_stages([*made, statistics, report])
+        report = ReportStage(
+            name="report", folder="figures", needs=(statistics, *profiles[-1:]), recipe=facts, facts=facts
+        )
+        return sort_stages([*made, *profiles, statistics, report])
 
     def _list_departures(self) -> list[dict[str, Any]]:
         """Lists what was chosen of the settings in which the profiles part; those that are not named are of `sound`."""
@@ -136,7 +137,6 @@ class StudyGraph:
             model=model,
             stand_in=self._stand_in,
             fit_seed=seed,
-            model_bytes=self._model_bytes,
         )
 
     def _make_measures(self) -> list[MeasureStage]:

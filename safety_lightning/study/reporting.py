@@ -13,13 +13,10 @@ from typing import Any
 from safety_lightning.files import atomic_path, write_atomically
 from safety_lightning.study.comparing import ActivationOverlapStage, EnergyStage, WeightOverlapStage
 from safety_lightning.study.measuring import VALUES, MeasureStage
-from safety_lightning.study.report.write import write_report
 from safety_lightning.study.stages import RECORDS, Stage
-from safety_lightning.study.statistics.nulls import NULLS, NullRow, count_nulls
 from safety_lightning.study.statistics.settings import StatisticsSettings
-from safety_lightning.study.statistics.tables.excess import ACTIVATION_LAYERS, ACTIVATIONS, WEIGHTS
 from safety_lightning.study.statistics.values import RANDOM, SAFETY, read_values
-from safety_lightning.study.statistics.write import RESULTS, write_statistics
+from safety_lightning.study.views import BOARD
 from safety_lightning.tables import write_csv
 
 
@@ -43,8 +40,12 @@ class StatisticsStage(Stage):
     activations: tuple[ActivationOverlapStage, ...]
     num_blunt: int | None = None
 
-    def run(self, study: Path) -> None:
+    def run(self, study: Path) -> None:  # what it imports is heavy, and a plan does without
         """Gathers values and overlaps in the study's folder, and makes the statistics."""
+        from safety_lightning.study.statistics.nulls import NULLS, NullRow, count_nulls
+        from safety_lightning.study.statistics.tables.excess import ACTIVATION_LAYERS, ACTIVATIONS, WEIGHTS
+        from safety_lightning.study.statistics.write import write_statistics
+
         energies = read_energies(study / self.energies.folder / "energy.csv")
         gather_values(self.measured, energies, study, stands_in=self.num_blunt is not None)
         if self.weights is not None:
@@ -59,6 +60,10 @@ class StatisticsStage(Stage):
 
     def list_outputs(self, study: Path) -> list[Path]:
         """Lists what was gathered and what came of it; the report's files lie beside them, and are its own."""
+        from safety_lightning.study.statistics.nulls import NULLS
+        from safety_lightning.study.statistics.tables.excess import ACTIVATION_LAYERS, ACTIVATIONS, WEIGHTS
+        from safety_lightning.study.statistics.write import RESULTS
+
         names = [VALUES, *RESULTS]
         names += [WEIGHTS] if self.weights is not None else []
         names += [ACTIVATIONS, ACTIVATION_LAYERS] if self.activations else []
@@ -80,6 +85,10 @@ class ReportStage(Stage):
 
     def run(self, study: Path) -> None:
         """Writes them, with what each kind of stage took."""
+        from safety_lightning.study.report.results import read_results
+        from safety_lightning.study.report.write import write_report
+        from safety_lightning.study.views.dashboard import write_dashboard
+
         costs: dict[str, float] = {}
         for file in sorted((study / RECORDS).glob("*.json")):
             kind = file.name.partition(".")[0]
@@ -87,9 +96,12 @@ class ReportStage(Stage):
         settings = study / "settings.json"
         write_atomically(settings, json.dumps({**self.facts, "costs": costs}, indent=2) + "\n")
         self.written[:] = [settings, *write_report(study)]
+        results = read_results(study)
+        write_dashboard(study, results.variants, results.verdict.sentence)
+        self.written.extend(file for file in sorted((study / BOARD).rglob("*")) if file.is_file())
 
     def list_outputs(self, study: Path) -> list[Path]:
-        """Lists pages, figures and tables."""
+        """Lists pages, figures, tables, and what TensorBoard shows."""
         return self.written
 
 

@@ -116,6 +116,9 @@ class ExecutorSettings:
         max_retries: How often a task is run again whose worker was lost.
         address: The Ray cluster; null joins the one at hand or starts one on this machine.
         slurm: Options of submitit for Slurm: partition, time, memory.
+        teraflops: Rate of matrix products on a task's machine, in 10^12 operations a second, for the plan of a study
+            that will run elsewhere; null measures this machine.
+        gigabytes_per_second: Rate at which it reads memory; null measures this machine.
     """
 
     num_workers: int = 1
@@ -124,11 +127,17 @@ class ExecutorSettings:
     max_retries: int = 3
     address: str | None = None
     slurm: Options = field(default_factory=dict)
+    teraflops: float | None = None
+    gigabytes_per_second: float | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("num_workers", 1), ("num_cpus", 1), ("num_gpus", 0), ("max_retries", 0)):
             if getattr(self, name) < least:
                 raise UserError(f"workers.{name} must be at least {least}, got {getattr(self, name)}")
+        for name in ("teraflops", "gigabytes_per_second"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UserError(f"workers.{name} must be above 0, got {value:g}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +157,8 @@ class StudyPlan:
         measures: What is measured.
         overlap: Which overlaps are measured.
         statistics: How the verdict is made; see the statistics' settings.
+        compare_profiles: Compare overlaps once more under every departure of the profile `paper`, on the same
+            fine-tunes.
         null: A random subspace takes the place of the safety subspace: ``separable`` is then false.
         seed: Seed of variants, resamples and random subspaces.
         overrides: Single settings inside nested options, as PATH=VALUE; --fit.trainer.max_steps 7 is one of them.
@@ -164,6 +175,7 @@ class StudyPlan:
     measures: MeasureSettings = field(default_factory=MeasureSettings)
     overlap: OverlapChoice = field(default_factory=OverlapChoice)
     statistics: Options = field(default_factory=dict)
+    compare_profiles: bool = False
     null: bool = False
     seed: int = 0
     overrides: list[str] = field(default_factory=list)

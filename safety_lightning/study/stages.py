@@ -23,19 +23,6 @@ RECORDS = "stages"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """What a stage will take.
-
-    Attributes:
-        memory_bytes: Largest memory.
-        disk_bytes: What stays on the disk.
-    """
-
-    memory_bytes: int = 0
-    disk_bytes: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
 class Stage(ABC):
     """One piece of work of a study.
 
@@ -61,10 +48,6 @@ class Stage(ABC):
         Raises:
             UserError: If the stage could not run.
         """
-
-    def estimate(self, study: Path) -> Estimate:
-        """Says what the work will take, before any stage has run."""
-        return Estimate()
 
     def list_outputs(self, study: Path) -> list[Path]:
         """Lists the files that the stage leaves, once it is done."""

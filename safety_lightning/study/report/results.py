@@ -29,6 +29,9 @@ from safety_lightning.tables import read_arrow, read_csv, read_parquet
 LAYER_ENERGIES = Path("energies/tensors.parquet")
 """Where a study's run of `project` tells the energy of every matrix."""
 
+PROFILES = Path("profiles/table/profiles.csv")
+"""Where a study tells what each departure between the profiles changes, if it was asked to compare them."""
+
 
 @dataclass(frozen=True)
 class LayerEnergy:
@@ -45,6 +48,33 @@ class LayerEnergy:
     fraction: float
     layer: int
     energy_kept: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProfileRow:
+    """What an overlap is under one departure of the paper, beside what it is in the study.
+
+    Attributes:
+        setting: The setting in which they part, or ``the whole profile paper``.
+        paper: What the paper did.
+        sound: What is done instead.
+        measure: What was measured of which pair, or why nothing was.
+        eta: Share of energy that the bases hold.
+        value_paper: The overlap as the paper would have it.
+        value_sound: The study's.
+        chance_paper: Chance of the first.
+        chance_sound: Chance of the second.
+    """
+
+    setting: str
+    paper: str
+    sound: str
+    measure: str
+    eta: float | None = None
+    value_paper: float | None = None
+    value_sound: float | None = None
+    chance_paper: float | None = None
+    chance_sound: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +95,7 @@ class Results:
         activations: Overlap of activations, averaged over layers.
         activation_layers: Overlap of activations by layer.
         layers: Energies by layer.
+        profiles: What departures between the profiles change; empty where they were not compared.
         settings: ``settings.json``: ``config``, ``settings`` (the profiles' table), ``costs``, ``hashes``, and what the
             manifest tells of command and commit.
     """
@@ -82,6 +113,7 @@ class Results:
     activations: Sequence[AverageRow]
     activation_layers: Sequence[ActivationRow]
     layers: Sequence[LayerEnergy]
+    profiles: Sequence[ProfileRow]
     settings: Mapping[str, Any]
 
 
@@ -117,6 +149,7 @@ def read_results(study: Path) -> Results:
         activations=read_overlap(study / ACTIVATIONS, AverageRow),
         activation_layers=read_overlap(study / ACTIVATION_LAYERS, ActivationRow),
         layers=_read_layers(study / LAYER_ENERGIES),
+        profiles=read_csv(study / PROFILES, ProfileRow) if (study / PROFILES).is_file() else [],
         settings=_read_settings(study),
     )
 

@@ -20,6 +20,7 @@ def list_sheets(results: Results) -> list[Sheet]:
         _list_points(results),
         _list_attacks(results),
         _list_excesses(results),
+        _list_profiles(results),
     ]
     return [sheet for sheet in made if sheet.rows]
 
@@ -144,6 +145,29 @@ def _list_excesses(results: Results) -> Sheet:
         ],
         note="The first pair would overlap more than the second if safety had directions of its own. Layers of one "
         "model are no sample, so that no interval is given.",
+    )
+
+
+def _list_profiles(results: Results) -> Sheet:
+    """Sets the departures beside each other at the share of energy that is nearest to 0.9."""
+    etas = {row.eta for row in results.profiles if row.eta is not None}
+    shown = min(etas, key=lambda eta: abs(eta - 0.9)) if etas else None
+    return Sheet(
+        name="profiles",
+        title="What each departure of the paper changes, on the same fine-tunes",
+        columns=(
+            *("setting", "paper", "sound", "measure", "value_paper", "value_sound", "chance_paper", "chance_sound"),
+        ),
+        rows=[
+            (
+                *(row.setting, row.paper, row.sound, row.measure),
+                *(row.value_paper, row.value_sound, row.chance_paper, row.chance_sound),
+            )
+            for row in results.profiles
+            if row.eta in (None, shown)
+        ],
+        note=f"Each line changes one setting and leaves all others sound; the last of a pair changes all. Overlaps at "
+        f"η = {shown or 0.9:g}; those of chance beside them.",
     )
 
 

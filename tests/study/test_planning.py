@@ -1,0 +1,137 @@
+"""The plan of a study: from headers and options, with what is not known left empty."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from safety_lightning.checkpoints import CheckpointReader
+from safety_lightning.cli import main
+from safety_lightning.study.plan import StudyGraph
+from safety_lightning.study.planning import Estimator, sum_disk
+from safety_lightning.study.planning.estimates import Estimate
+from safety_lightning.study.planning.judging import list_paid_judges
+from safety_lightning.study.planning.measures import plan_measurements
+from safety_lightning.study.planning.table import format_estimates
+from safety_lightning.study.planning.texts import measure_source
+from safety_lightning.study.planning.training import count_training_tokens
+from safety_lightning.study.settings import KINDS, ExecutorSettings, MeasureSettings, StudyRun
+from tests.kills import ROOT
+from tests.sweep.test_cost import list_llama, write_hollow
+
+JUDGE = {"class_path": "OpenAIJudge", "init_args": {"model": "gpt-4o-mini"}}
+HARMFUL = {"source": {"preset": "advbench"}, "measures": ["harmfulness", "target_token_probability"]}
+
+
+def test_the_plan_of_seven_billion_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layouts = list(list_llama(3584, 18944, 28, 152064, 512))
+    base, reference = (str(write_hollow(tmp_path / name, layouts, monkeypatch)) for name in ("base", "reference"))
+    monkeypatch.setattr(CheckpointReader, "read_part", None)  # a weight that is read fails
+    monkeypatch.setattr(CheckpointReader, "hash_files", None)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    words = ["study", "--config", str(ROOT / "configs/study/qwen2.5-7b.yaml"), "--out", str(tmp_path / "out")]
+    rates = ["--workers.teraflops", "400", "--workers.gigabytes_per_second", "2000"]
+    main([*words, "--base", base, "--reference", reference, "--dry_run", "true", *rates])
+    printed = capsys.readouterr().out
+    assert "400 Tflop a second of matrix products, 2000 GB a second (as named)" in printed
+    assert "its key in OPENAI_API_KEY is missing" in printed
+    lines = {line.split()[0]: line.split() for line in printed.splitlines() if line.strip()}
+    weights = sum(layout.num_bytes for layout in layouts) // 2
+    tokens = 3 * 512 * (20000 + 4000 + 25000)
+    hours, minutes = divmod(round(8 * weights * tokens / (0.4 * 400e12) / 60), 60)
+    assert lines["finetune"][1:7] == ["9", "0", f"{hours}", "h", f"{minutes}", "min"]
+    num_answered = 2 + 3 * 10  # plain models and subspaces; scales and further draws are blunt, and given no answers
+    assert lines["measure"][-3] == f"{9 * 520 * num_answered:,}"
+    assert max(len(line) for line in printed.partition("Left ")[0].splitlines()) <= 80
+    assert not (tmp_path / "out").exists()
+
+
+def test_lengths_of_local_data_are_measured_and_those_of_the_hub_are_not() -> None:
+    assert measure_source("advbench", None).num_rows == 520
+    assert measure_source({"preset": "metamathqa"}, None).num_rows is None
+    assert measure_source({"preset": "metamathqa", "size": 7}, None).num_rows == 7
+    lab = measure_source({"preset": "lab:useful", "size": 4850}, None)
+    assert lab.num_rows == 4850
+    assert measure_source({"path": "nowhere.jsonl"}, None).num_rows is None
+
+
+@pytest.mark.parametrize(
+    ("trainer", "data", "rows"),
+    [
+        ({"max_steps": 10, "accumulate_grad_batches": 4}, {"batch_size": 3}, 120),
+        ({"max_epochs": 2}, {"useful": {"preset": "metamathqa", "size": 50}}, 100),
+        ({"max_epochs": 1, "limit_train_batches": 0.1}, {"useful": {"preset": "metamathqa", "size": 50}}, 5),
+        ({"max_epochs": 1, "limit_train_batches": 5}, {"useful": {"preset": "metamathqa", "size": 50}}, 5),
+        ({}, {"useful": {"preset": "metamathqa"}}, None),
+    ],
+)
+def test_tokens_of_a_fit(trainer: dict[str, Any], data: dict[str, Any], rows: int | None) -> None:
+    found = count_training_tokens({"trainer": trainer, "data": {"max_length_tokens": 64} | data}, None)
+    assert found == (None if rows is None else 64 * rows)
+
+
+def test_paid_judges_and_their_price(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    [judge] = list_paid_judges({"tasks": ["harmful"], "judge": JUDGE, "second_judge": "RuleJudge"})
+    assert (judge.prices, judge.has_key) == ((0.15, 0.60), False)
+    near, far = judge.price(100), judge.price(1_000_100)
+    assert near is not None
+    assert far is not None
+    assert far - near == pytest.approx(0.15)
+    monkeypatch.setenv("OPENAI_API_KEY", "x")
+    elsewhere = JUDGE | {"init_args": {"model": "gpt-4o-mini", "base_url": "http://localhost:1/v1"}}
+    [judge] = list_paid_judges({"tasks": ["harmful"], "judge": elsewhere})
+    assert judge.has_key
+    assert judge.price(100) is None
+    assert list_paid_judges({"tasks": ["gsm8k"], "judge": JUDGE}) == []
+    assert list_paid_judges({"tasks": ["harmful"], "judge": JUDGE, "harmful": {"measures": ["refusal_log_odds"]}}) == []
+
+
+def test_short_measurements_ask_no_judge_unless_the_verdict_needs_one() -> None:
+    data = {"tasks": ["gsm8k", "harmful"], "harmful": HARMFUL, "judge": JUDGE}
+    settings = MeasureSettings(utility="solution_token_probability", harm="target_token_probability", data=data)
+    plans = plan_measurements(settings, None)
+    assert (plans[False].num_judged, plans[True].num_judged) == (520, 0)
+    assert plans[True].written_tokens == 0.0
+    assert plan_measurements(MeasureSettings(harm="harmfulness", data=data), None)[True].num_judged == 520
+    unknown = data | {"harmful": HARMFUL | {"source": {"path": "somebody/something"}}}
+    assert plan_measurements(MeasureSettings(data=unknown), None)[False].num_judged is None
+
+
+def test_what_is_not_known_is_empty() -> None:
+    known, unknown = Estimate(seconds=60.0, num_judged=3, usd=0.5), Estimate(num_judged=None, usd=None)
+    assert format_estimates([known], num_workers=1) == ["1 min", "", "", "3", "0.50 USD"]
+    assert format_estimates([unknown], num_workers=1) == ["", "", "", "", ""]
+    assert format_estimates([known, unknown], num_workers=1)[3:] == ["", ""]
+
+
+def test_the_disk_holds_what_stays_and_what_runs_at_once() -> None:
+    estimates = [Estimate(disk_bytes=1, scratch_bytes=size) for size in (10, 30, 20)]
+    assert [sum_disk(estimates, num_workers=number) for number in (1, 2, 3)] == [33, 53, 63]
+
+
+def test_time_is_work_over_rate(tmp_path: Path) -> None:
+    def plan(rate: float) -> list[float | None]:
+        workers = ExecutorSettings(teraflops=rate, gigabytes_per_second=1e9)
+        measures = MeasureSettings(data={"tasks": ["lab"], "lab": {"measures": ["solution_probability"]}})
+        data = {"data": {"kind": "useful", "useful": {"preset": "lab:useful", "size": 64}}, "trainer": {"max_steps": 5}}
+        run = StudyRun(
+            base="lab:base",
+            reference="lab:aligned",
+            finetunes=dict.fromkeys(KINDS, data),
+            measures=measures,
+            workers=workers,
+            out=tmp_path / "out",
+            device="cpu",
+        )
+        estimator = Estimator(run)
+        return [estimator.estimate(stage).seconds for stage in StudyGraph(run, is_light=True).list_stages()]
+
+    slow, fast = plan(1.0), plan(10.0)
+    assert [one is None for one in slow] == [one is None for one in fast]
+    assert [one for one in slow if one] == pytest.approx([10 * one for one in fast if one], rel=1e-3)
+    assert sum(one is None for one in slow) == 2  # statistics and report
