@@ -48,7 +48,7 @@ def measure_variants(num_pairs: int) -> list[Result]:
         for variant in find_sequence():  # reads checkpoints and draws directions
             loader.load(model, variant)
         slow, _ = time_call(partial(plain.load, model, make_variant("orthogonal", 0.5)))
-        notes = {OTHER: f"anew: {slow:.1f} s"}  # which that variant is
+        notes = {OTHER: f"; anew: {slow:.1f} s"}  # which that variant is
         return [
             time_against(copy, partial(loader.load, model), kind, found, num_pairs, notes.get(kind, ""))
             for kind, found in list_kinds().items()
@@ -94,7 +94,7 @@ def time_against(
             copying += time_call(copy)[0]
             loading += time_call(partial(load, variant))[0]
         ratios.append(loading / copying)
-        shown = f"{loading / (len(variants) - 1):.2f} s, a copy {copying / (len(variants) - 1):.2f} s; {note}"
+        shown = f"{loading / (len(variants) - 1):.2f} s, a copy {copying / (len(variants) - 1):.2f} s{note}"
     return Result(f"{ALIKE}: {kind}", "≤ 1.5", ratios, shown)
 
 
