@@ -11,6 +11,7 @@ from safety_lightning.profiles import EVALUATION_SETTINGS, SETTINGS, name_profil
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted(ROOT.glob("configs/**/*.yaml"))
 FITS = [file for file in CONFIGS if file.parent.name in ("configs", "fit")]
+LAYERED = {f"qwen2.5-7b-{name}": "qwen2.5-7b" for name in ("fsdp2", "zero2", "zero3")}  # what each stands behind
 TESTS = [file for file in CONFIGS if file.parent.name == "test"]
 PROJECTS = [file for file in CONFIGS if file.parent.name == "project"]
 STUDIES = [file for file in CONFIGS if file.parent.name == "study"]
@@ -33,8 +34,10 @@ def _bare_argv(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("file", FITS, ids=lambda file: str(file.relative_to(ROOT)))
 def test_config_parses_in_both_profiles(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    sound = resolve(capsys, "fit", file)
-    paper = resolve(capsys, "fit", file, ROOT / "configs/profile/paper.yaml")
+    files = [file.with_name(f"{LAYERED[file.stem]}.yaml"), file] if file.stem in LAYERED else [file]
+    sound = resolve(capsys, "fit", *files)
+    assert sound["model"]["model"]
+    paper = resolve(capsys, "fit", *files, ROOT / "configs/profile/paper.yaml")
     is_half = sound["trainer"]["precision"] == "bf16-true"  # whose rounding at random neither profile has
     assert name_profile(read_settings(sound)) == ("mixed" if is_half else "sound")
     assert name_profile(read_settings(paper)) == "paper"
@@ -75,6 +78,8 @@ def test_header_holds_the_exact_command(file: Path) -> None:
     comments = [line for line in file.read_text().splitlines() if line.startswith("#")]
     command = next(line for line in comments if "python -m safety_lightning" in line)
     assert str(file.relative_to(ROOT)) in command
+    if file.stem in LAYERED:
+        assert f"--config configs/fit/{LAYERED[file.stem]}.yaml --config" in command
 
 
 def test_fit_configs_serve_validate(capsys: pytest.CaptureFixture[str]) -> None:

@@ -108,8 +108,9 @@ def load_model(
         )
     model: PreTrainedModel = loaded[0]
     if reader.is_wrapped:  # or it would be saved under the wrapper's names again
-        others = [one for one in model._weight_conversions or [] if not _UNWRAP.keys() & set(one.source_patterns)]
-        model._weight_conversions = others or None
+        made: Any = model
+        others = [one for one in made._weight_conversions or [] if not _UNWRAP.keys() & set(one.source_patterns)]
+        made._weight_conversions = others or None
     model._zero3 = keeper  # transformers forgets of ZeRO-3 when nobody holds it
     _check_found(folder, loaded[1])
     (reference if isinstance(reference, CheckpointReader) else reader).check_unchanged()

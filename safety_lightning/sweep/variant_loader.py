@@ -127,11 +127,13 @@ class PlainLoader:
 
 
 class VariantLoader(PlainLoader):
-    """Turns a live model into one variant after the other, in little more time than its weights are copied.
+    """Turns a live model into one variant after the other; docs/benchmarks.md has its time beside that of a copy.
 
-    Every checkpoint is read once. Its matrices, the directions and the update's coordinates in them are kept where
-    there is room. The part of an update inside a subspace goes from a fraction to the next by the difference alone, so
-    that variants are best loaded in the order of `sort_variants`; the weights are the same in any order, bit for bit.
+    The matrices that take part are read once of each checkpoint (of the reference twice: once for the delta); all other
+    tensors are read anew for each variant. The matrices, the directions and the update's coordinates in them are kept
+    where there is room. The part of an update inside a subspace goes from a fraction to the next by the difference
+    alone, so that variants are best loaded in the order of `sort_variants`; the weights are the same in any order, bit
+    for bit.
     A method that looks at numbers (see `Needs`) is loaded the plain way.
 
     Args:

@@ -1,4 +1,4 @@
-"""What is needed of DeepSpeed's ZeRO under private names: each of them stands here, and a test says when one is gone.
+"""What is needed of DeepSpeed's ZeRO's optimizers under private names; a test says when one is gone.
 
 ZeRO keeps float32 masters of the weights, flat and shared out, and rounds them into the module after each step of the
 optimizer within. What is done to masters right after that step is in the weights of the next forward pass.

@@ -31,6 +31,7 @@ METHODS: list[Method] = [
     *(Scale(alpha=0.1 * step) for step in range(1, 10)),
 ]
 ALIKE = "time of loading a variant ÷ time of copying its weights"
+OTHER = "the other component"
 
 
 def measure_variants(num_pairs: int) -> list[Result]:
@@ -47,8 +48,9 @@ def measure_variants(num_pairs: int) -> list[Result]:
         for variant in find_sequence():  # reads checkpoints and draws directions
             loader.load(model, variant)
         slow, _ = time_call(partial(plain.load, model, make_variant("orthogonal", 0.5)))
+        notes = {OTHER: f"; anew: {slow:.1f} s"}  # which that variant is
         return [
-            time_against(copy, partial(loader.load, model), kind, found, num_pairs, f"anew: {slow:.1f} s")
+            time_against(copy, partial(loader.load, model), kind, found, num_pairs, notes.get(kind, ""))
             for kind, found in list_kinds().items()
         ]
 
@@ -58,7 +60,7 @@ def list_kinds() -> dict[str, list[Variant]]:
     halves = [make_variant("parallel", 0.5), make_variant("orthogonal", 0.5)]
     return {
         "`scale`": [Variant(finetuned="tuned", method=Scale(alpha=alpha)) for alpha in (0.1, 0.7)],
-        "the other component": halves,
+        OTHER: halves,
         "the next fraction, a quarter further": [make_variant("parallel", 0.25), halves[0]],
         "5 fractions, both components, 9 scales, in the best order": find_sequence(),
     }
@@ -92,7 +94,7 @@ def time_against(
             copying += time_call(copy)[0]
             loading += time_call(partial(load, variant))[0]
         ratios.append(loading / copying)
-        shown = f"{loading / (len(variants) - 1):.2f} s, a copy {copying / (len(variants) - 1):.2f} s; {note}"
+        shown = f"{loading / (len(variants) - 1):.2f} s, a copy {copying / (len(variants) - 1):.2f} s{note}"
     return Result(f"{ALIKE}: {kind}", "≤ 1.5", ratios, shown)
 
 

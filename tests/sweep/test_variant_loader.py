@@ -1,5 +1,6 @@
 """Variants in a live model against the plain way and float64; what came before changes no bit."""
 
+import errno
 import itertools
 import random
 from collections import Counter
@@ -37,7 +38,7 @@ from safety_lightning.sweep import PlainLoader, SweepSettings, VariantLoader, op
 from safety_lightning.sweep.folder import SweepFolder
 from safety_lightning.sweep.inputs import SweepInputs
 from safety_lightning.sweep.sweep import Sweep
-from safety_lightning.sweep.variants import Directions
+from safety_lightning.sweep.variants import Directions, shelf
 from safety_lightning.system.randomness import seed_generator
 from tests import reference as slow
 from tests.conftest import copy_checkpoint
@@ -246,6 +247,23 @@ def test_where_parts_are_kept_changes_no_bit(
     assert list(tmp_path.iterdir()) == []
     loader.close()
     assert_equal(loader.load(make_model(models), variants[0]), expected[0])
+
+
+def test_scratch_files_take_no_more_than_the_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[int] = []
+    monkeypatch.setattr(shelf, "allocate", lambda stream, size: (taken.append(size), stream.truncate(size)))
+    held = shelf.Shelf(torch.device("cpu"), "disk", scratch=tmp_path, room_bytes=1000)
+    for group in ("a", "b"):
+        held.keep(group, "weights", torch.ones(10))
+        assert torch.equal(held.find(group, "weights"), torch.ones(10))
+    assert taken == [1000, 960]
+
+    def refuse(stream: Any, size: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shelf, "allocate", refuse)
+    assert torch.equal(held.keep("c", "weights", torch.ones(10)), torch.ones(10))
+    assert held.find("c", "weights") is None
 
 
 @pytest.fixture

@@ -63,7 +63,7 @@ class ProfilesStage(Stage):
         """Writes the table; settings that would need other fine-tunes or measurements have no values."""
         rows = [row for one in self.compared for row in _list_rows(one, study)]
         for settings, words in _LEFT_OUT:
-            rows += [ProfileRow(**_name(one), measure=words) for one in settings]
+            rows += [ProfileRow(measure=words, **_name(one)) for one in settings]
         write_csv(study / PROFILES, ProfileRow, rows)
 
 
@@ -146,7 +146,7 @@ def _compare(name: str, chosen: Sequence[Setting], subject: str, departed: Stage
     return Compared(name=name, paper=words["paper"], sound=words["sound"], subject=subject, departed=departed, own=own)
 
 
-def _name(setting: Setting) -> dict[str, str]:
+def _name(setting: Setting) -> dict[str, Any]:
     values = {"paper": setting.paper, "sound": setting.sound}
     return {"setting": setting.name} | {
         name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()

@@ -1,4 +1,4 @@
-"""What `VariantLoader` keeps, so that a checkpoint is read once and a variant costs little more than its weights.
+"""What `VariantLoader` keeps, so that the matrices that take part are read once and not made anew for each variant.
 
 shelf        holds tensors where there is room: on the device, in memory, in a scratch file
 weights      the matrices of reference and finetuned models, read once each

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from safety_lightning.checkpoints import allocate
 from safety_lightning.errors import UserError
-from safety_lightning.system.disks import explain_full_disk
+from safety_lightning.system.disks import DiskFullError, explain_full_disk
 
 Place = Literal["auto", "device", "host", "disk", "nowhere"]
 
@@ -90,7 +90,12 @@ class Shelf:
             place = self._find_room(tensor.nbytes)
             if place is None:
                 return tensor
-            kept = held.tensors[name] = self._make(held, place, tensor)
+            try:
+                kept = held.tensors[name] = self._make(held, place, tensor)
+            except (DiskFullError, OSError, torch.OutOfMemoryError) as error:
+                _logger.warning("%s has less room than it said, nothing more is kept there: %s", place, error)
+                self._room[place] = 0
+                return tensor
             held.num_bytes[place] = held.num_bytes.get(place, 0) + tensor.nbytes
             self._room[place] -= tensor.nbytes
         elif kept.data_ptr() != tensor.data_ptr():
@@ -124,7 +129,7 @@ class Shelf:
             return tensor.clone()
         if place == "host":
             return tensor.to("cpu", copy=True)
-        made = held.slab.take(tensor, self.scratch)
+        made = held.slab.take(tensor, self.scratch, room=self._room[place])
         return made.copy_(tensor)
 
     def _count_free(self, place: str) -> int:
@@ -142,11 +147,11 @@ class _Slab:
         self._bytes = torch.empty(0, dtype=torch.uint8)
         self._taken = 0
 
-    def take(self, like: Tensor, folder: Path) -> Tensor:
-        """Returns room for a tensor, contiguous, of the same shape and dtype."""
+    def take(self, like: Tensor, folder: Path, *, room: int) -> Tensor:
+        """Returns a place for a tensor, contiguous, of its shape and dtype; a new file takes the room at most."""
         start = -(-self._taken // _ALIGNMENT) * _ALIGNMENT
         if start + like.nbytes > len(self._bytes):
-            self._bytes, start = _map_scratch(folder, max(_SLAB_BYTES, like.nbytes)), 0
+            self._bytes, start = _map_scratch(folder, max(min(_SLAB_BYTES, room), like.nbytes)), 0
         self._taken = start + like.nbytes
         return self._bytes[start : self._taken].view(like.dtype).view(like.shape)
 
