@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from safety_lightning.evaluation.judges import Scale, is_harmful
+from safety_lightning.evaluation.judges import DEFAULT_SCALE, Scale, is_harmful
 from safety_lightning.evaluation.records import ScoreRow, read_scores
 from safety_lightning.evaluation.statistics import measure_agreement
 from safety_lightning.evaluation.summary import align_scores
@@ -78,7 +78,7 @@ def _write_alpha(alpha: float | None) -> str:
 
 
 def _find_scale(row: ScoreRow) -> Scale:
-    return row.scale or "1-5"
+    return row.scale or DEFAULT_SCALE
 
 
 def _name_score(row: ScoreRow) -> str:
