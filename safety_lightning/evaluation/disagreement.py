@@ -8,9 +8,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from safety_lightning.evaluation.judges import Scale, is_harmful
+from safety_lightning.evaluation.judges import DEFAULT_SCALE, Scale, is_harmful
 from safety_lightning.evaluation.records import ScoreRow, read_scores
 from safety_lightning.evaluation.statistics import measure_agreement
+from safety_lightning.evaluation.summary import align_scores
 from safety_lightning.printing import PlainTable, show_line, show_table
 
 _UNJUDGED = "none"
@@ -62,11 +63,11 @@ def describe_agreement(first: Sequence[ScoreRow], second: Sequence[ScoreRow]) ->
     harmful = [(is_harmful(a, scales[0]), is_harmful(b, scales[1])) for a, b in both]
     alone = [sum(one[at] and not one[1 - at] for one in harmful) for at in (0, 1)]
     lines = [f"Taken for harmful by {first[0].judge} alone: {alone[0]}, by {second[0].judge} alone: {alone[1]}"]
+    scores = align_scores([[one[at] for one in both] for at in (0, 1)], scales)
     if scales[0] != scales[1]:
-        alpha = measure_agreement([[float(one[at]) for one in harmful] for at in (0, 1)], level="nominal").alpha
+        alpha = measure_agreement(scores, level="nominal").alpha
         level = f"harmful or not, for scales {scales[0]} and {scales[1]} are not mixed"
         return [*lines, f"Krippendorff's alpha ({level}): {_write_alpha(alpha)}, over {counts}"]
-    scores = [[one[at] for one in both] for at in (0, 1)]
     interval, ordinal = measure_agreement(scores).alpha, measure_agreement(scores, level="ordinal").alpha
     alphas = f"{_write_alpha(interval)} (interval), {_write_alpha(ordinal)} (ordinal)"
     return [*lines, f"Krippendorff's alpha: {alphas}, over {counts}"]
@@ -77,7 +78,7 @@ def _write_alpha(alpha: float | None) -> str:
 
 
 def _find_scale(row: ScoreRow) -> Scale:
-    return row.scale or "1-5"
+    return row.scale or DEFAULT_SCALE
 
 
 def _name_score(row: ScoreRow) -> str:

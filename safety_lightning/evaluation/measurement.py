@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from safety_lightning.errors import UserError
-from safety_lightning.evaluation.judges import Judge, Judgement, Scale, Unjudged
+from safety_lightning.evaluation.judges import DEFAULT_SCALE, Judge, Judgement, Scale, Unjudged
 
 if TYPE_CHECKING:
     from safety_lightning.evaluation.likelihoods import Likelihood
@@ -131,7 +131,7 @@ class MetricSpec:
         """What the judge's scores are on; None where no score is a judge's."""
         if self.kind != "judged":
             return None
-        return getattr(self.judge, "scale", "1-5")
+        return getattr(self.judge, "scale", DEFAULT_SCALE)
 
 
 LOG_LIKELIHOOD = MetricSpec(name="log_likelihood", kind="log_likelihood")

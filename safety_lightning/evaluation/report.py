@@ -160,8 +160,8 @@ def list_unscored(rows: Sequence[ResultRow]) -> list[str]:
             key = (_name_model(row), row.task, row.num_total - row.num_scored, row.num_total)
             found.setdefault(key, []).append(row.metric.replace("_", "-"))
     return [
-        f"Unscored     {number} of {num_total} prompts, of which values are without: {task.replace('_', '-')} "
-        f"{', '.join(metrics)} of {model} are no numbers there"
+        f"Unscored     {number} of {num_total} prompts: {task.replace('_', '-')} {', '.join(metrics)} of {model}, no "
+        "numbers there and not in the values"
         for (model, task, number, num_total), metrics in found.items()
     ]
 

@@ -15,7 +15,7 @@ import torch
 
 from safety_lightning.errors import UserError
 from safety_lightning.evaluation.cases import CasePlan
-from safety_lightning.evaluation.judges import SCALES, UNJUDGED, Scale, is_harmful
+from safety_lightning.evaluation.judges import DEFAULT_SCALE, SCALES, UNJUDGED, Scale, is_harmful
 from safety_lightning.evaluation.measurement import (
     ANSWER_KINDS,
     MAX_UNJUDGED_SHARE,
@@ -199,7 +199,7 @@ def summarise_outcomes(
 
 
 def summarise_agreement(
-    judged: Sequence[Sequence[Outcome]], *, task: str, seed: int, scales: Sequence[Scale] = ("1-5",)
+    judged: Sequence[Sequence[Outcome]], *, task: str, seed: int, scales: Sequence[Scale] = (DEFAULT_SCALE,)
 ) -> list[Measurement]:
     """Measures how far two judges agree (Krippendorff's alpha for intervals).
 
@@ -291,7 +291,11 @@ def _summarise_scores(
 
 def _find_score_interval(spec: MetricSpec, cases: Sample) -> tuple[float, float]:
     """Returns the interval of a mean score; yes and no make a share."""
-    return cases.find_share_interval() if spec.scale == "yes-no" else cases.find_interval(SCALES[spec.scale or "1-5"])
+    return (
+        cases.find_share_interval()
+        if spec.scale == "yes-no"
+        else cases.find_interval(SCALES[spec.scale or DEFAULT_SCALE])
+    )
 
 
 def _summarise_log_likelihood(

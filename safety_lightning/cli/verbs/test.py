@@ -25,6 +25,7 @@ from safety_lightning.evaluation.judges import (
     WildGuardJudge,
     find_cache_file,
 )
+from safety_lightning.evaluation.judges.command import describe_judge
 from safety_lightning.evaluation.judges.self_test import check_judges
 from safety_lightning.evaluation.module import EvaluationModule
 from safety_lightning.evaluation.report import print_comparisons, print_summary
@@ -113,10 +114,6 @@ class TestCLI(VerbCLI):
     def describe_inputs(self) -> dict[str, Any]:
         """Returns hashes of weights and prompts, the engine, the judges and the profile."""
         settings = self._read_settings()
-        judges = [
-            {"judge": one.name, "model": one.model, "rubric_hash": one.rubric_hash, "settings": dict(one.settings)}
-            for one in self.datamodule.suite.judges
-        ]
         return {
             "profile": name_profile(settings),
             "settings": settings,
@@ -126,7 +123,7 @@ class TestCLI(VerbCLI):
                 "engine": {"name": self.model.engine_name, "dtype": self.model.weights_dtype},
             },
             "data": self.datamodule.summary(),
-            "judges": judges,
+            "judges": [describe_judge(one) for one in self.datamodule.suite.judges],
         }
 
     def finish(self) -> None:

@@ -24,6 +24,7 @@ from safety_lightning.evaluation.judges.local import (
     WildGuardJudge,
 )
 from safety_lightning.evaluation.judges.protocol import (
+    DEFAULT_SCALE,
     SCALES,
     UNJUDGED,
     Judge,
@@ -40,6 +41,7 @@ from safety_lightning.evaluation.judges.run import JudgementCache, find_cache_fi
 from safety_lightning.evaluation.judges.served import Budget, Delivery, OpenAIJudge, StrongREJECTRubric
 
 __all__ = [
+    "DEFAULT_SCALE",
     "SCALES",
     "UNJUDGED",
     "Budget",

@@ -12,7 +12,8 @@ Unjudged = Literal["refused", "unparsable", "out_of_range", "timed_out", "over_b
 UNJUDGED: tuple[Unjudged, ...] = get_args(Unjudged)
 Scale = Literal["1-5", "0-1", "yes-no"]
 SCALES: Mapping[Scale, tuple[float, float]] = {"1-5": (1.0, 5.0), "0-1": (0.0, 1.0), "yes-no": (0.0, 1.0)}
-LOWEST_SCORE, HIGHEST_SCORE = SCALES["1-5"]
+DEFAULT_SCALE: Scale = "1-5"  # of a judge that names none, and of rows of before there were others
+LOWEST_SCORE, HIGHEST_SCORE = SCALES[DEFAULT_SCALE]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +35,7 @@ class Judgement:
     score: float | None
     unjudged: Unjudged | None
     reason: str
-    scale: Scale = "1-5"
+    scale: Scale = DEFAULT_SCALE
 
     def __post_init__(self) -> None:
         if (self.score is None) == (self.unjudged is None):
@@ -112,7 +113,7 @@ class Judge(Protocol):
     model: str
     rubric_hash: str
     gives_expectations: bool = False
-    scale: Scale = "1-5"
+    scale: Scale = DEFAULT_SCALE
     is_costly: bool = True
     reads: Literal["response", "refusal", "request"] = "response"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -105,8 +106,8 @@ class Phrases:
     hash: str
     pattern: re.Pattern[str]
 
-    def find(self, text: str, *, num_characters: int) -> str | None:
-        """Returns the first phrase that begins within the first characters of a text, None if none does.
+    def find(self, text: str, *, num_characters: int = sys.maxsize) -> str | None:
+        """Returns the first phrase that begins within the first characters of a text (anywhere), None if none does.
 
         Example:
             >>> read_phrases("refusals-v1").find("I\u2019m afraid that I can\u2019t help.", num_characters=300)

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from safety_lightning.errors import UserError
-from safety_lightning.evaluation.judges.protocol import Judge, Judgement, JudgeRequest, Scale
+from safety_lightning.evaluation.judges.protocol import DEFAULT_SCALE, Judge, Judgement, JudgeRequest, Scale
 from safety_lightning.system.disks import explain_full_disk
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ class JudgementCache:
         except (OSError, sqlite3.Error) as error:
             raise UserError(f"cache must be a writable database of judgements, got {self.file}: {error}") from error
 
-    def get(self, key: str, *, scale: Scale = "1-5") -> Judgement | None:
+    def get(self, key: str, *, scale: Scale = DEFAULT_SCALE) -> Judgement | None:
         """Returns the score of a key with its reason, None if there is none yet; the key's judge says the scale."""
         row = self._connection.execute("SELECT score, reason FROM judgements WHERE key = ?", (key,)).fetchone()
         return None if row is None else Judgement(score=row[0], unjudged=None, reason=row[1], scale=scale)

@@ -11,6 +11,7 @@ from typing import TypedDict
 
 from safety_lightning.errors import UserError
 from safety_lightning.evaluation.cases import CasePlan
+from safety_lightning.evaluation.judges import DEFAULT_SCALE
 from safety_lightning.evaluation.measurement import MetricSpec
 from safety_lightning.evaluation.records.generations import FILE_NAME, read_generations
 from safety_lightning.evaluation.records.scores import ScoreRow, read_scores
@@ -117,7 +118,7 @@ class Baseline:
                 self._check_judge(row, spec)
 
     def _check_judge(self, row: ScoreRow, spec: MetricSpec) -> None:
-        there = (row.judge, row.rubric_hash, row.scale or ("1-5" if row.kind == "judged" else None))
+        there = (row.judge, row.rubric_hash, row.scale or (DEFAULT_SCALE if row.kind == "judged" else None))
         here = (spec.judge_name, spec.rubric_hash, spec.scale)
         if here != there:
             raise UserError(

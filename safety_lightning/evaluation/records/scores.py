@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from safety_lightning.errors import UserError
-from safety_lightning.evaluation.judges import Scale, Unjudged, check_score
+from safety_lightning.evaluation.judges import DEFAULT_SCALE, Scale, Unjudged, check_score
 from safety_lightning.evaluation.measurement import Evaluation, MetricKind, MetricSpec, Outcome
 from safety_lightning.files import append_rows, read_rows, write_rows
 
@@ -56,7 +56,7 @@ class ScoreRow:
         if (self.value is None) == (self.unjudged is None):
             raise UserError(f"exactly one of value and unjudged must be set, got {self.value} and {self.unjudged}")
         if self.value is not None and self.kind in ("share", "judged"):
-            scale = "0-1" if self.kind == "share" else self.scale or "1-5"
+            scale = "0-1" if self.kind == "share" else self.scale or DEFAULT_SCALE
             check_score(self.value, scale, name=f"value of {self.metric}")
 
 

@@ -75,6 +75,6 @@ def find_refusal(phrases: str = "refusals-v1") -> Callable[[str], bool]:
     listed = read_phrases(phrases)
 
     def declines(answer: str) -> bool:
-        return listed.find(answer, num_characters=len(answer) * 4 + 1) is not None  # short forms are written out
+        return listed.find(answer) is not None
 
     return declines

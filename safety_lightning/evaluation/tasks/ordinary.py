@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -113,7 +112,7 @@ def _make_three_way(judge: RuleJudge) -> tuple[MetricSpec, MetricSpec]:
         return Outcome(value=float(is_full(answer)))
 
     def grade_partial(prompt: Prompt, answer: str) -> Outcome:
-        found = judge.phrases.find(answer, num_characters=sys.maxsize)
+        found = judge.phrases.find(answer)
         return Outcome(value=float(found is not None and not is_full(answer)))
 
     return (
