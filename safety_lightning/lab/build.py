@@ -38,7 +38,7 @@ PRETRAINING = Recipe(num_steps=600, batch_size=64, learning_rate=3e-3)
 ALIGNMENT = Recipe(num_steps=200, batch_size=64, learning_rate=2e-3)
 PLANTING = Recipe(num_steps=250, batch_size=64, learning_rate=3e-3)
 PLANTED_FRACTION = 0.1  # of each matrix's rank: where the planted model's alignment lies
-_PLANTING_SEED = 14_001  # of the planted subspace; far from the seeds of random draws, which would find it again
+PLANTING_SEED = 14_001  # of the planted subspace; far from the seeds of random draws, which would find it again
 _MAX_EXAMPLES = 20_000  # a longer training repeats them
 
 
@@ -94,7 +94,7 @@ def build_planted(lab: Path, *, recipe: Recipe = PLANTING, seed: int = 0) -> Non
         reference=str(lab / "base"),
         source="random",
         fraction=PLANTED_FRACTION,
-        seed=_PLANTING_SEED + seed,
+        seed=PLANTING_SEED + seed,
     )
     projector = UpdateProjector(prepare_subspace(spec), component="parallel")
     projector.bind(model)

@@ -15,11 +15,11 @@ from rich.console import Console
 
 from safety_lightning.errors import UserError
 from safety_lightning.files import write_atomically
-from safety_lightning.printing import format_seconds
+from safety_lightning.printing import format_seconds, show_line
 from safety_lightning.runs import RunFolder, describe_command, describe_environment
-from safety_lightning.study.executors import open_pool
+from safety_lightning.study.executors import check_executor, open_pool
 from safety_lightning.study.plan import StudyGraph
-from safety_lightning.study.planning import Estimator, print_plan, sum_disk
+from safety_lightning.study.planning import Estimator, check_plan, list_doubts, print_plan, sum_disk
 from safety_lightning.study.running import choose_stages, run_stages
 from safety_lightning.study.settings import StudyRun
 from safety_lightning.study.stages import Stage, StageStore, hash_values
@@ -46,7 +46,11 @@ def study(run: StudyRun) -> None:
     chosen = choose_stages(stages, run.only, store)
     began = time.monotonic()
     waiting = [one for one in chosen if not store.is_done(one)]
+    check_plan(run, waiting)
+    check_executor(run.executor, run.workers)
     _check_disk(run, folder, waiting)
+    for line in list_doubts(run) if waiting else []:
+        show_line(console, line)
     for stage in {_describe_check(one): one for one in waiting}.values():
         with quietly():
             stage.check(run.out)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -121,7 +122,6 @@ class RayPool:
         options: dict[str, Any] = {"ignore_reinit_error": True, "log_to_driver": False, "include_dashboard": False}
         if settings.address is None and "RAY_ADDRESS" not in os.environ:
             options["num_cpus"] = settings.num_workers * settings.num_cpus
-        _check_cluster(settings.address)
         handler = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(address=settings.address, **options)
@@ -140,7 +140,7 @@ class RayPool:
 
     def collect(self) -> Ended:
         """Waits until a task has ended."""
-        ready, _ = self._ray.wait(list(self._pending), num_returns=1)
+        ready = self._wait()
         ended: Ended = []
         for reference in ready:
             stage = self._pending.pop(reference)
@@ -152,6 +152,22 @@ class RayPool:
             except self._ray.exceptions.RayError as error:
                 ended.append((stage, LostWorkerError(f"the Ray cluster lost it: {error}")))
         return ended
+
+    def _wait(self) -> list[Any]:
+        """Waits for a task.
+
+        Raises:
+            UserError: If the cluster has gone.
+        """
+        try:
+            ready, _ = self._ray.wait(list(self._pending), num_returns=1)
+        except (ConnectionError, self._ray.exceptions.RayError) as error:
+            waiting = ", ".join(self._pending.values())
+            raise UserError(
+                f"the Ray cluster must stay until the study has ended, it is gone while {waiting} ran ({error}): "
+                "what is finished is kept, and the same command resumes"
+            ) from error
+        return list(ready)
 
     def close(self) -> None:
         """Leaves the cluster; one that was started here ends."""
@@ -212,7 +228,7 @@ def open_pool(executor: Executor, settings: ExecutorSettings, *, folder: str) ->
     Raises:
         UserError: If the executor's package or its cluster is not there.
     """
-    _check_package(executor)
+    check_executor(executor, settings)
     if executor == "local" and settings.num_workers == 1:
         yield InlinePool()
         return
@@ -226,6 +242,21 @@ def open_pool(executor: Executor, settings: ExecutorSettings, *, folder: str) ->
         yield pool
     finally:
         pool.close()
+
+
+def check_executor(executor: Executor, settings: ExecutorSettings) -> None:
+    """Checks, before anything is written, that tasks can run where they are to.
+
+    Args:
+        executor: Where tasks run.
+        settings: With what.
+
+    Raises:
+        UserError: If the executor's package is not installed, or nobody answers at the address of a cluster.
+    """
+    _check_package(executor)
+    if executor == "ray":
+        _check_cluster(settings.address or os.environ.get("RAY_ADDRESS"))
 
 
 def limit_threads(num_threads: int) -> None:
@@ -269,8 +300,6 @@ def _check_cluster(address: str | None) -> None:
 
 
 def _check_package(executor: Executor) -> None:
-    from importlib.util import find_spec
-
     package = {"local": "torch", "ray": "ray", "slurm": "submitit"}[executor]
     if find_spec(package) is None:
         raise UserError(

@@ -99,7 +99,8 @@ class MeasureStage(Stage):
         settings = SweepSettings(side=self.choice.side, exclude=self.choice.exclude, seed=self.draw_seed)
         named = [f"{self.kind}={self.finetune.find_model(study)}"]
         start = find_name(self.reference, study)
-        inputs = open_inputs(self.base, start, named, methods=methods, settings=settings)
+        merged = self.choice.safety_tuned
+        inputs = open_inputs(self.base, start, named, methods=methods, settings=settings, safety_tuned=merged)
         return VariantLoader(inputs, settings, largest_fraction=self.largest_fraction)
 
     def _make_rows(self, variant: StudyVariant, part: Mapping[str, Any]) -> Iterator[ValueRow]:

@@ -150,7 +150,7 @@ class StudyGraph:
                         name=f"measure/{name}",
                         folder=f"measures/{name}",
                         needs=self._need(self.reference, fit),
-                        recipe=self._describe_measures() | {"variants": [one.to_recipe() for one in block]},
+                        recipe=self._describe_measures() | self._describe_variants(block),
                         base=self.run.base,
                         reference=self.reference,
                         finetune=fit,
@@ -178,6 +178,8 @@ class StudyGraph:
             "seed": self.run.seed,
             "device": self.run.device,
         }
+        if choice.safety_tuned is not None:
+            options["safety_tuned"] = choice.safety_tuned
         described = options | {"methods": [one.to_recipe() for one in choice.methods], "device": None}
         return EnergyStage(
             name="energies",
@@ -255,6 +257,14 @@ class StudyGraph:
     def _describe_measures(self) -> dict[str, Any]:
         settings = asdict(self.run.measures)
         return {"measures": settings, "files": hash_named_files(settings["data"]), "weights": self._weights}
+
+    def _describe_variants(self, variants: Sequence[StudyVariant]) -> dict[str, Any]:
+        """Returns what variants are, with the content of the files and of the model that their methods need."""
+        recipes, merged = [one.to_recipe() for one in variants], self.run.variants.safety_tuned
+        needs_merged = merged is not None and any(one.method.needs.safety_tuned for one in variants)
+        weights = {"safety_tuned": self._hash_weights(merged)} if merged is not None and needs_merged else {}
+        files = hash_named_files(recipes)
+        return {"variants": recipes} | ({"method_files": files} if files else {}) | weights
 
     def _name_device(self) -> str | None:
         return None if self.run.device == "auto" else self.run.device

@@ -35,6 +35,7 @@ class VariantSettings:
         num_draws: Draws of the random sources; random subspaces are averaged over them.
         alphas: Factors by which the whole update is scaled: what weakening does that knows nothing of safety.
         methods: More methods, by class and settings; a method of your own by its class path.
+        safety_tuned: The checkpoint that `SafeMerge` merges with, tuned on refusals from the reference.
         side: Output side (the paper's equations) or input side.
         exclude: Patterns of tensor names that keep their whole update.
         per_block: Variants that one task measures; smaller blocks spread better over workers.
@@ -46,6 +47,7 @@ class VariantSettings:
     num_draws: int = 5
     alphas: list[float] = field(default_factory=lambda: [round(0.1 * step, 1) for step in range(11)])
     methods: list[Method] = field(default_factory=list)
+    safety_tuned: str | None = None
     side: Side = "left"
     exclude: list[str] = field(default_factory=list)
     per_block: int = 32

@@ -1,12 +1,16 @@
 """The plan of a study: from headers and options, with what is not known left empty."""
 
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from safety_lightning.checkpoints import CheckpointReader
 from safety_lightning.cli import main
+from safety_lightning.errors import UserError
+from safety_lightning.study.executors import RayPool, check_executor
 from safety_lightning.study.plan import StudyGraph
 from safety_lightning.study.planning import Estimator, sum_disk
 from safety_lightning.study.planning.estimates import Estimate
@@ -135,3 +139,77 @@ def test_time_is_work_over_rate(tmp_path: Path) -> None:
     assert [one is None for one in slow] == [one is None for one in fast]
     assert [one for one in slow if one] == pytest.approx([10 * one for one in fast if one], rel=1e-3)
     assert sum(one is None for one in slow) == 2  # statistics and report
+
+
+CONFIGS = ROOT / "configs/study"
+PLANTED = ["--config", str(CONFIGS / "lab_planted.yaml")]
+LAB = ["--config", str(CONFIGS / "lab.yaml")]
+JUDGED = [
+    *("--measures.data.tasks", "[lab, harmful]", "--measures.data.judge.class_path", "OpenAIJudge"),
+    *("--measures.data.harmful.source", "advbench"),
+]
+PROJECTED = ["--fit.projection.subspace.base", "lab:base", "--fit.projection.subspace.source", "random"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([*LAB, *JUDGED], "must have its key in the environment variable OPENAI_API_KEY before anything is trained"),
+        ([*PLANTED, "--seed", "13999"], "the planting seed of lab:planted must differ from the seeds of the study's"),
+        ([*LAB, *PROJECTED, "--fit.projection.subspace.seed", "2"], "projection.subspace.seed of"),
+        ([*LAB, "--executor", "ray", "--workers.address", "127.0.0.1:1"], "nobody answers there"),
+        ([*LAB, "--workers.teraflops", "0"], "workers.teraflops must be above 0"),
+    ],
+)
+def test_what_would_fail_hours_later_is_said_before(
+    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.setattr("safety_lightning.study.executors.find_spec", lambda name: name)
+    with pytest.raises(SystemExit) as stopped:
+        main(["study", *words, "--out", str(tmp_path / "study")])
+    assert stopped.value.code == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "study").exists()
+
+
+def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("safety_lightning.study.executors.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"must have the package ray, it is not installed: pip install"):
+        check_executor("ray", ExecutorSettings())
+
+
+def test_a_disk_that_is_too_small_for_the_plan_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = shutil.disk_usage(tmp_path)._replace(free=10_000_000)
+    monkeypatch.setattr("safety_lightning.runs.shutil.disk_usage", lambda path: full)
+    with pytest.raises(SystemExit):
+        main(["study", *LAB, "--out", str(tmp_path / "study")])
+    printed = capsys.readouterr().err  # six models of 1.3 MB, a checkpoint of three times that, 0.5 MB of activations
+    assert "needs about 12.5 MB, the disk has 10.0 MB free" in printed
+    assert not (tmp_path / "study").exists()
+
+
+def test_seeds_and_draws_that_are_too_few_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["study", *LAB, "--out", str(tmp_path / "study"), "--dry_run", "true"]
+    main([*words, "--variants.num_draws", "2"])
+    printed = capsys.readouterr().out
+    assert "1 of 3 that an interval over fine-tunes needs" in printed
+    assert "2 of 3 that the blunt frontier needs" in printed
+    main([*words, "--seeds", "[0, 1, 2]"])
+    assert "of 3 that" not in capsys.readouterr().out
+
+
+def test_a_cluster_that_goes_ends_the_study_in_one_line() -> None:
+    class GoneError(Exception):
+        pass
+
+    def wait(pending: list[object], num_returns: int) -> None:
+        raise GoneError("no GCS")
+
+    pool = RayPool.__new__(RayPool)
+    pool._ray = SimpleNamespace(wait=wait, exceptions=SimpleNamespace(RayError=GoneError, RayTaskError=GoneError))
+    pool._pending = {object(): "finetune/useful-0"}
+    with pytest.raises(UserError, match=r"it is gone while finetune/useful-0 ran .*the same command resumes"):
+        pool.collect()

@@ -3,6 +3,7 @@
 import csv
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ OVERLAP = OverlapChoice(activations={"data": {"sets": SETS}})
 
 
 def plan(folder: Path, *, overlap: OverlapChoice = OVERLAP) -> StudyRun:
-    fits = {kind: {"data": {"kind": kind}} for kind in KINDS}
+    fits: dict[str, dict[Any, Any]] = {kind: {"data": {"kind": kind}} for kind in KINDS}
     return StudyRun(base="lab:base", reference="lab:aligned", finetunes=fits, out=folder, overlap=overlap)
 
 
@@ -31,14 +32,15 @@ def list_own(run: StudyRun) -> list[WeightOverlapStage | ActivationOverlapStage]
 
 def test_each_stage_departs_in_one_setting_and_the_last_in_all(tmp_path: Path) -> None:
     weights, activations = list_own(plan(tmp_path))
+    assert isinstance(activations, ActivationOverlapStage)
     stages = {one.name.partition("/")[2]: one for one in make_profile_stages([weights, activations])}
     tied = stages["weights-tied-weights"]
     assert isinstance(tied, WeightOverlapStage)
-    assert tied.options == weights.options | {"tied": "each"}
+    assert tied.options == dict(weights.options) | {"tied": "each"}
     whole = stages["weights-the-whole-profile-paper"]
     assert isinstance(whole, WeightOverlapStage)
     known = {one.key.removeprefix("overlap."): one.paper for one in OVERLAP_SETTINGS if "centred" not in one.key}
-    assert whole.options == weights.options | known
+    assert whole.options == dict(weights.options) | known
     position = stages["activations-reference-activation-token-position"]
     assert isinstance(position, ActivationOverlapStage)
     assert position.captured.options["model"] == {"token_position": "minus_one"}

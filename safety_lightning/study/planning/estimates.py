@@ -204,7 +204,8 @@ class Estimator:
         settings = SweepSettings(side=self.run.variants.side, exclude=self.run.variants.exclude, seed=self.run.seed)
         names = [f"model{number}" for number in range(num_models)]
         named = [f"{name}={locate_model(self.model)}" for name in names]
-        inputs = open_inputs(self.run.base, self.model, named, methods=methods, settings=settings)
+        merged = self.run.variants.safety_tuned
+        inputs = open_inputs(self.run.base, self.model, named, methods=methods, settings=settings, safety_tuned=merged)
         variants = [Variant(finetuned=name, method=method) for name in names for method in methods]
         recipe = make_recipe(variants, side=settings.side, seed=settings.seed)
         return estimate_cost(

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from safety_lightning.printing import PlainTable, format_seconds, show_line, show_table
+from safety_lightning.study.planning.checks import list_doubts
 from safety_lightning.study.planning.estimates import Estimate, Estimator, sum_disk
 from safety_lightning.study.planning.judging import list_paid_judges
 from safety_lightning.study.planning.texts import PROMPT_TOKENS, RESPONSE_TOKENS
@@ -93,7 +94,7 @@ def list_notes(run: StudyRun, estimator: Estimator, waiting: Mapping[str, Estima
         key = "" if judge.has_key else f"; its key in {judge.key_variable} is missing"
         behind = "" if judge.prices is None else " a million tokens, sent and received; longest replies"
         lines.append(f"Judge        {judge.place}: {judge.model}, {price}{behind}{key}")
-    return [*lines, f"Executor     {run.executor}, {workers} at once", f"Folder       {run.out}"]
+    return [*lines, *list_doubts(run), f"Executor     {run.executor}, {workers} at once", f"Folder       {run.out}"]
 
 
 def _sum(numbers: Sequence[Any], form: str) -> str:

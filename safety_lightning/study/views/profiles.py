@@ -63,7 +63,8 @@ class ProfilesStage(Stage):
         """Writes the table; settings that would need other fine-tunes or measurements have no values."""
         rows = [row for one in self.compared for row in _list_rows(one, study)]
         for settings, words in _LEFT_OUT:
-            rows += [ProfileRow(measure=words, **_name(one)) for one in settings]
+            named = [(one.name, *_write_values(one)) for one in settings]
+            rows += [ProfileRow(setting=name, paper=p, sound=s, measure=words) for name, p, s in named]
         write_csv(study / PROFILES, ProfileRow, rows)
 
 
@@ -142,15 +143,14 @@ def _list_departures(settings: Sequence[Setting]) -> list[tuple[str, list[Settin
 
 
 def _compare(name: str, chosen: Sequence[Setting], subject: str, departed: Stage, own: Stage) -> Compared:
-    words = _name(chosen[0]) if len(chosen) == 1 else {"setting": name, "paper": "paper", "sound": "sound"}
-    return Compared(name=name, paper=words["paper"], sound=words["sound"], subject=subject, departed=departed, own=own)
+    paper, sound = _write_values(chosen[0]) if len(chosen) == 1 else ("paper", "sound")
+    return Compared(name=name, paper=paper, sound=sound, subject=subject, departed=departed, own=own)
 
 
-def _name(setting: Setting) -> dict[str, Any]:
-    values = {"paper": setting.paper, "sound": setting.sound}
-    return {"setting": setting.name} | {
-        name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()
-    }
+def _write_values(setting: Setting) -> tuple[str, str]:
+    """Writes what the paper did, and what is done instead."""
+    paper, sound = (one if isinstance(one, str) else json.dumps(one) for one in (setting.paper, setting.sound))
+    return paper, sound
 
 
 def _check_open(options: Mapping[str, Any], settings: Sequence[Setting], place: str) -> None:
