@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         LengthGroupedBatchSampler,
         Padding,
         collate_examples,
+        find_positions,
         pad_rows,
         pad_sequences,
     )
@@ -58,7 +59,7 @@ if TYPE_CHECKING:
     from safety_lightning.data.tables import check_column, read_table
 
 _PLACES = {
-    "batching": "LengthGroupedBatchSampler Padding collate_examples pad_rows pad_sequences",
+    "batching": "LengthGroupedBatchSampler Padding collate_examples find_positions pad_rows pad_sequences",
     "chat": "IGNORED_LABEL EncodedExample Template check_template encode_pairs encode_prompt encode_texts "
     "find_stop_ids render_prompt render_reply",
     "datamodule": "InstructionData",

@@ -78,6 +78,14 @@ def collate_examples(examples: Sequence[EncodedExample], *, pad_token_id: int) -
     return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
 
 
+def find_positions(labels_BT: Tensor) -> Tensor:
+    """Returns the positions at which the next token of some example is scored, int64, ``(S,)``.
+
+    On a GPU their number must be waited for; found before the batch goes there, they cost no waiting.
+    """
+    return (labels_BT[:, 1:] != IGNORED_LABEL).any(dim=0).nonzero().squeeze(1)
+
+
 class LengthGroupedBatchSampler(Sampler[list[int]]):
     """Draws batches of examples of similar length, in an order that depends on nothing but seed and epoch.
 

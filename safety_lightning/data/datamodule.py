@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch.utils.data import DataLoader, Subset
 from transformers import PreTrainedTokenizerBase
 
-from safety_lightning.data.batching import LengthGroupedBatchSampler, collate_examples
+from safety_lightning.data.batching import LengthGroupedBatchSampler, collate_examples, find_positions
 from safety_lightning.data.chat import EncodedExample, Template, check_template
 from safety_lightning.data.dataset import EncodedDataset, find_cache_folder
 from safety_lightning.data.encoding import Encoding, EncodingOptions, TooLong, encode_dataset
@@ -221,6 +221,13 @@ class InstructionData(LightningDataModule):
             collate_fn=self._make_collate(),
             generator=torch.Generator(),
         )
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Finds the scored positions while a batch is in the host's memory, for modules that take them."""
+        module: Any = getattr(self.trainer, "lightning_module", None)
+        if not getattr(module, "takes_positions", False):
+            return batch
+        return {**batch, "positions": find_positions(batch["labels"])}
 
     def _collect(self) -> tuple[list[Example], list[Example]]:
         """Reads and mixes the examples to train on and those to validate on."""

@@ -10,7 +10,7 @@ import inspect
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from safety_lightning.data import IGNORED_LABEL
+from safety_lightning.data import IGNORED_LABEL, find_positions
 
 
 def sum_token_losses(model: PreTrainedModel, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -51,14 +51,6 @@ def compute_token_losses(model: PreTrainedModel, batch: dict[str, Tensor]) -> tu
         logits_BSV.float().flatten(0, 1), targets_BS.flatten(), ignore_index=IGNORED_LABEL, reduction="none"
     )
     return losses.view_as(targets_BS), targets_BS != IGNORED_LABEL
-
-
-def find_positions(labels_BT: Tensor) -> Tensor:
-    """Returns the positions at which the next token of some example is scored, int64, ``(S,)``.
-
-    On a GPU their number must be waited for; found before the batch goes there, they cost no waiting.
-    """
-    return (labels_BT[:, 1:] != IGNORED_LABEL).any(dim=0).nonzero().squeeze(1)
 
 
 def _keeps_logits(model: PreTrainedModel) -> bool:

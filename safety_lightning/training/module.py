@@ -22,7 +22,7 @@ from safety_lightning.checkpoints import CheckpointReader, load_model
 from safety_lightning.errors import UserError
 from safety_lightning.projection import gather
 from safety_lightning.training.lora import LoraSettings, add_lora
-from safety_lightning.training.loss import compute_token_losses, find_positions, sum_token_losses
+from safety_lightning.training.loss import compute_token_losses, sum_token_losses
 from safety_lightning.training.optimization import Schedule, check_accumulation, choose_fused, make_schedule
 from safety_lightning.training.strategies import (
     announce_step,
@@ -62,6 +62,8 @@ class CausalLMModule(L.LightningModule):
     """
 
     model: PreTrainedModel
+
+    takes_positions = True  # of the scored tokens, which `InstructionData` finds before a batch goes to a GPU
 
     def __init__(
         self,
@@ -145,10 +147,6 @@ class CausalLMModule(L.LightningModule):
         """Readies the model for validation without a fit before it."""
         self.restore_float32_buffers()
         self._val_examples = []
-
-    def on_before_batch_transfer(self, batch: dict[str, Tensor], dataloader_idx: int) -> dict[str, Tensor]:
-        """Finds the scored positions while the batch is in the host's memory, so that nothing waits for a GPU."""
-        return {**batch, "positions": find_positions(batch["labels"])}
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Returns the summed token loss; `on_before_optimizer_step` divides by the tokens of all micro-batches."""

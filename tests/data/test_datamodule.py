@@ -114,6 +114,18 @@ def test_takes_validation_data_from_a_source_and_counts_what_is_shared(make_data
     assert len(list(data.val_dataloader())) == 7
 
 
+@pytest.mark.parametrize("takes", [True, False])
+def test_scored_positions_come_with_the_batch_where_a_module_takes_them(make_data, useful, takes):
+    data = make_data(useful=useful)
+    data.trainer = SimpleNamespace(lightning_module=SimpleNamespace(takes_positions=takes))
+    batch = next(iter(data.train_dataloader()))
+    moved = data.on_before_batch_transfer(batch, 0)
+    assert ("positions" in moved) == takes
+    if takes:
+        scored = {at - 1 for row in batch["labels"].tolist() for at, label in enumerate(row) if at and label != -100}
+        assert moved["positions"].tolist() == sorted(scored)
+
+
 def test_says_what_it_read(make_data, useful, harmful):
     source = InstructionSource(path=harmful, size=12)
     data = make_data(kind="contaminated", useful=useful, harmful=source)
