@@ -13,6 +13,7 @@ from safety_lightning.cli import main
 from safety_lightning.errors import UserError
 from safety_lightning.study.report import compare, write_report
 from safety_lightning.study.report import write as writing
+from safety_lightning.study.report.chart import PALETTE, Chart, Mark
 from safety_lightning.study.report.figures import NAMES, list_charts
 from safety_lightning.study.report.paper import find_model, list_paper_sheets, read_facts
 from safety_lightning.study.report.results import read_results
@@ -213,3 +214,11 @@ def test_damaged_results_are_named(planted_study: Path, tmp_path: Path) -> None:
     (study / "verdict.json").write_text("{}")
     with pytest.raises(UserError, match=r"verdict\.json must be a verdict, it is not"):
         read_results(study)
+
+
+def test_no_two_groups_of_a_scatter_look_alike() -> None:
+    marks = [Mark(panel="p", series=f"method {number}", x=0.1, y=0.2) for number in range(20)]
+    chart = Chart(name="n", title="t", text="x", kind="scatter", x_title="x", y_title="y", marks=marks)
+    looks = [(chart.colours[name], chart.shapes[name]) for name in chart.series]
+    assert len(set(looks)) == len(looks)
+    assert set(chart.shapes.values()) <= set(range(len(PALETTE)))
