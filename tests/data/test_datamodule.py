@@ -8,6 +8,7 @@ import pytest
 import torch
 from lightning.pytorch.cli import LightningCLI
 
+from safety_lightning.data import collate_examples
 from safety_lightning.data.datamodule import InstructionData
 from safety_lightning.data.sources import InstructionSource
 from safety_lightning.files import hash_file
@@ -118,7 +119,8 @@ def test_takes_validation_data_from_a_source_and_counts_what_is_shared(make_data
 def test_scored_positions_come_with_the_batch_where_a_module_takes_them(make_data, useful, takes):
     data = make_data(useful=useful)
     data.trainer = SimpleNamespace(lightning_module=SimpleNamespace(takes_positions=takes))
-    batch = next(iter(data.train_dataloader()))
+    data.prepare()
+    batch = collate_examples([data.training_set[0], data.training_set[1]], pad_token_id=0)
     moved = data.on_before_batch_transfer(batch, 0)
     assert ("positions" in moved) == takes
     if takes:

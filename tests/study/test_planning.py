@@ -209,7 +209,8 @@ def test_a_cluster_that_goes_ends_the_study_in_one_line() -> None:
         raise GoneError("no GCS")
 
     pool = RayPool.__new__(RayPool)
-    pool._ray = SimpleNamespace(wait=wait, exceptions=SimpleNamespace(RayError=GoneError, RayTaskError=GoneError))
+    ray: Any = SimpleNamespace(wait=wait, exceptions=SimpleNamespace(RayError=GoneError, RayTaskError=GoneError))
+    pool._ray = ray
     pool._pending = {object(): "finetune/useful-0"}
     with pytest.raises(UserError, match=r"it is gone while finetune/useful-0 ran .*the same command resumes"):
         pool.collect()

@@ -14,6 +14,7 @@ from safety_lightning.cli import main
 from safety_lightning.errors import UserError
 from safety_lightning.study.report import compare, write_report
 from safety_lightning.study.report import write as writing
+from safety_lightning.study.report.chart import PALETTE, Chart, Mark
 from safety_lightning.study.report.figures import NAMES, list_charts
 from safety_lightning.study.report.page import list_numbers
 from safety_lightning.study.report.paper import find_model, list_paper_sheets, read_facts
@@ -327,3 +328,11 @@ def test_a_long_table_is_referred_to_by_a_file_that_is_there(
     pattern = r"^Selectivity of the safety subspace: `(.*)` \(\d+ rows\)\.$"
     [named] = re.findall(pattern, (study / "report.md").read_text(), re.M)
     assert (study / named).is_file()
+
+
+def test_no_two_groups_of_a_scatter_look_alike() -> None:
+    marks = [Mark(panel="p", series=f"method {number}", x=0.1, y=0.2) for number in range(20)]
+    chart = Chart(name="n", title="t", text="x", kind="scatter", x_title="x", y_title="y", marks=marks)
+    looks = [(chart.colours[name], chart.shapes[name]) for name in chart.series]
+    assert len(set(looks)) == len(looks)
+    assert set(chart.shapes.values()) <= set(range(len(PALETTE)))

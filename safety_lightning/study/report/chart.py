@@ -103,6 +103,12 @@ class Chart:
         return list(dict.fromkeys(mark.series for mark in self.marks if mark.is_line))
 
     @property
+    def shapes(self) -> dict[str, int]:
+        """The number of each series' shape, below the palette's size: where colours come again, shapes are moved on."""
+        size = len(PALETTE)
+        return {name: (at + at // size) % size for at, name in enumerate(self.series)}
+
+    @property
     def colours(self) -> dict[str, str]:
         """The colour of each series; lines of a scatter have colours that no points have."""
         points = [name for name in self.series if name not in self.lines]

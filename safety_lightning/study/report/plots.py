@@ -73,7 +73,8 @@ def _list_ends(marks: Sequence[Mark]) -> list[tuple[float | None, float | None]]
 
 
 def _draw_scatter(place: Axes, chart: Chart, marks: Sequence[Mark]) -> None:
-    for at, (series, colour) in enumerate(chart.colours.items()):
+    for series, colour in chart.colours.items():
+        at = chart.shapes[series]
         own = [mark for mark in marks if mark.series == series]
         x, y = [mark.x for mark in own], [mark.y for mark in own]
         if own and own[0].is_line:

@@ -130,7 +130,7 @@ def _colour(chart: Chart) -> Spec:
 
 
 def _shape(chart: Chart) -> Spec:
-    shapes = ["stroke" if name in chart.lines else _SHAPES[at % len(_SHAPES)] for at, name in enumerate(chart.series)]
+    shapes = ["stroke" if name in chart.lines else _SHAPES[at] for name, at in chart.shapes.items()]
     scale = {"domain": chart.series, "range": shapes}
     return {"field": "series", "type": "nominal", "scale": scale, "title": None}
 

@@ -1,0 +1,43 @@
+"""Rivals in a study: what they add, and what of a finished study stays."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from safety_lightning.methods import GuardSpace, Method, SafeLora, SafeMerge
+from safety_lightning.study.measuring import MeasureStage
+from safety_lightning.study.plan import StudyGraph
+from safety_lightning.study.settings import KINDS, StudyRun, VariantSettings
+
+FITS = {str(kind): {"data": {"kind": kind}} for kind in KINDS}
+
+
+def plan(folder: Path, methods: list[Method], *, safety_tuned: str | None = None) -> dict[str, MeasureStage]:
+    chosen = VariantSettings(fractions=[0.5], num_draws=3, methods=methods, safety_tuned=safety_tuned, per_block=8)
+    run = StudyRun(base="lab:base", reference="lab:aligned", finetunes=FITS, variants=chosen, out=folder)
+    stages = StudyGraph(replace(run, pilot_share=0), is_light=True).list_stages()
+    return {one.name: one for one in stages if isinstance(one, MeasureStage)}
+
+
+def test_rivals_join_the_last_block_and_leave_the_others_as_they_are(tmp_path: Path) -> None:
+    before = plan(tmp_path, [])
+    after = plan(tmp_path, [SafeLora(), SafeMerge()], safety_tuned="lab:planted")
+    changed = {name for name, stage in before.items() if after[name].recipe != stage.recipe}
+    last = {f"measure/{kind}-0/{number}" for kind in KINDS for number in [len(before) // 3 - 1]}
+    assert changed == last
+    assert len(set(after) - set(before)) in (0, 3)  # at most one more block a fine-tune
+    variants = [one for stage in after.values() if stage.kind == "useful" for one in stage.variants]
+    assert [one.source for one in variants[-2:]] == ["safe_lora", "safe_merge"]
+    assert not any(one.is_blunt for one in variants[-2:])
+
+
+def test_a_rival_is_measured_again_when_its_file_or_its_model_is_another(tmp_path: Path) -> None:
+    file = tmp_path / "covariances.safetensors"
+    recipes = []
+    for content in (b"one", b"two"):
+        file.write_bytes(content)
+        stages = plan(tmp_path, [GuardSpace(covariances=str(file))])
+        recipes.append([stages[name].recipe for name in sorted(stages)])
+    differing = [one for one, other in zip(*recipes, strict=True) if one != other]
+    assert len(differing) == len(KINDS)
+    merged = [plan(tmp_path, [SafeMerge()], safety_tuned=name) for name in ("lab:planted", "lab:base")]
+    assert any(merged[0][name].recipe != merged[1][name].recipe for name in merged[0])
