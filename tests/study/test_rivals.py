@@ -3,10 +3,14 @@
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
+from safety_lightning.cli import main
 from safety_lightning.methods import GuardSpace, Method, SafeLora, SafeMerge
 from safety_lightning.study.measuring import MeasureStage
 from safety_lightning.study.plan import StudyGraph
 from safety_lightning.study.settings import KINDS, StudyRun, VariantSettings
+from tests.kills import ROOT
 
 FITS = {str(kind): {"data": {"kind": kind}} for kind in KINDS}
 
@@ -41,3 +45,15 @@ def test_a_rival_is_measured_again_when_its_file_or_its_model_is_another(tmp_pat
     assert len(differing) == len(KINDS)
     merged = [plan(tmp_path, [SafeMerge()], safety_tuned=name) for name in ("lab:planted", "lab:base")]
     assert any(merged[0][name].recipe != merged[1][name].recipe for name in merged[0])
+
+
+def test_the_overlay_of_asft_leaves_the_other_options_of_the_fits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[StudyRun] = []
+    monkeypatch.setattr("safety_lightning.study.command.print_plan", lambda run, *_, **__: seen.append(run))
+    configs = [word for name in ("lab", "lab_asft") for word in ("--config", str(ROOT / f"configs/study/{name}.yaml"))]
+    main(["study", *configs, "--out", str(tmp_path / "study"), "--dry_run", "true"])
+    [run] = seen
+    assert run.fit["trainer"]["max_steps"] == 150
+    assert run.fit["penalty"]["subspace"]["base"] == "lab:base"

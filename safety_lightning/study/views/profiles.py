@@ -8,15 +8,17 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safety_lightning.errors import UserError
 from safety_lightning.profiles import CAPTURE_SETTINGS, EVALUATION_SETTINGS, OVERLAP_SETTINGS, SETTINGS, Setting
 from safety_lightning.study.comparing import ActivationOverlapStage, WeightOverlapStage
 from safety_lightning.study.finetuning import merge
-from safety_lightning.study.report.results import PROFILES, ProfileRow
 from safety_lightning.study.stages import Stage
 from safety_lightning.tables import write_csv
+
+if TYPE_CHECKING:
+    from safety_lightning.study.report.results import ProfileRow
 
 _BESIDE = {"model.token_position": {"data": {"padding": "right"}}}  # Paper: the side on which position -1 is padding
 _QUICK = {"num_permutations": 0, "num_resamples": 0}
@@ -61,6 +63,8 @@ class ProfilesStage(Stage):
 
     def run(self, study: Path) -> None:
         """Writes the table; settings that would need other fine-tunes or measurements have no values."""
+        from safety_lightning.study.report.results import PROFILES, ProfileRow
+
         rows = [row for one in self.compared for row in _list_rows(one, study)]
         for settings, words in _LEFT_OUT:
             named = [(one.name, *_write_values(one)) for one in settings]
@@ -87,7 +91,7 @@ def make_profile_stages(overlaps: Sequence[Stage]) -> list[Stage]:
     recipe = {"compared": [{"name": one.name, "subject": one.subject, "own": one.own.name} for one in compared]}
     gathered = ProfilesStage(
         name="profiles/table",
-        folder=str(PROFILES.parent),
+        folder="profiles/table",
         needs=needs,
         recipe=recipe,
         compared=tuple(compared),
@@ -164,6 +168,8 @@ def _check_open(options: Mapping[str, Any], settings: Sequence[Setting], place: 
 
 
 def _list_rows(one: Compared, study: Path) -> Iterator[ProfileRow]:
+    from safety_lightning.study.report.results import ProfileRow
+
     paper, sound = (_read_means(study / stage.folder) for stage in (one.departed, one.own))
     for pair, eta in sound:
         value, chance = paper.get((pair, eta), (None, None))
