@@ -55,6 +55,10 @@ def prepare(out: Path = ROOT / "models", prompts: Path | None = None, num_steps:
         num_steps: Optimizer steps of safety tuning.
     """
     base, safe = out / "smollm2", out / "smollm2_safe"
+    if prompts is not None and safe.exists() and not (out / "harmful_train.csv").exists():
+        raise SystemExit(
+            f"error: {safe} must be free where prompts are given, it was fitted on other refusals: move it"
+        )
     out.mkdir(parents=True, exist_ok=True)
     if not base.exists():
         with tempfile.TemporaryDirectory(dir=out) as spare:

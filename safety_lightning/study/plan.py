@@ -20,6 +20,8 @@ from safety_lightning.study.statistics.settings import StatisticsSettings
 from safety_lightning.study.variants import StudyVariant, list_study_variants
 from safety_lightning.study.views.profiles import make_profile_stages
 
+_FORMAT = 2  # of the tables: those of a study of before are made anew
+
 
 class StudyGraph:
     """All stages of a study.
@@ -48,7 +50,7 @@ class StudyGraph:
             name="statistics",
             folder="tables",
             needs=(*self.measures, energies, *overlaps),
-            recipe={"statistics": asdict(settings), "null": self.run.null},
+            recipe={"statistics": asdict(settings), "null": self.run.null, "format": _FORMAT},
             settings=settings,
             measured=tuple(self.measures),
             energies=energies,
@@ -59,7 +61,12 @@ class StudyGraph:
         profiles = make_profile_stages(overlaps) if self.run.compare_profiles else []
         facts = {"settings": self._list_departures(), "hashes": self._weights}
         report = ReportStage(
-            name="report", folder="figures", needs=(statistics, *profiles[-1:]), recipe=facts, facts=facts
+            name="report",
+            folder="figures",
+            needs=(statistics, *profiles[-1:]),
+            recipe=facts,
+            facts=facts,
+            has_profiles=bool(profiles),
         )
         return sort_stages([*made, *profiles, statistics, report])
 
@@ -130,6 +137,7 @@ class StudyGraph:
             recipe={
                 "fit": options,
                 "seed": seed,
+                "data_seed": seed,  # which once was always 0: those fine-tunes are made anew
                 "files": hash_named_files(options),
                 "weights": self._weights[model] if isinstance(model, str) else None,
             },
@@ -185,7 +193,11 @@ class StudyGraph:
             name="energies",
             folder="energies",
             needs=self._need(self.reference, *self.finetunes.values()),
-            recipe={"options": described, "weights": self._weights},
+            recipe={
+                "options": described,
+                "weights": self._weights,
+                "read": self._hash_read(list_study_variants(self.run)),
+            },
             options=options,
             base=self.run.base,
             reference=self.reference,
@@ -260,11 +272,15 @@ class StudyGraph:
 
     def _describe_variants(self, variants: Sequence[StudyVariant]) -> dict[str, Any]:
         """Returns what variants are, with the content of the files and of the model that their methods need."""
-        recipes, merged = [one.to_recipe() for one in variants], self.run.variants.safety_tuned
+        return {"variants": [one.to_recipe() for one in variants]} | self._hash_read(variants)
+
+    def _hash_read(self, variants: Sequence[StudyVariant]) -> dict[str, Any]:
+        """Returns the content of the files and of the model that methods of variants need."""
+        merged = self.run.variants.safety_tuned
         needs_merged = merged is not None and any(one.method.needs.safety_tuned for one in variants)
         weights = {"safety_tuned": self._hash_weights(merged)} if merged is not None and needs_merged else {}
-        files = hash_named_files(recipes)
-        return {"variants": recipes} | ({"method_files": files} if files else {}) | weights
+        files = hash_named_files([one.to_recipe() for one in variants])
+        return ({"method_files": files} if files else {}) | weights
 
     def _name_device(self) -> str | None:
         return None if self.run.device == "auto" else self.run.device

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safety_lightning.files import atomic_path, write_atomically
+from safety_lightning.files import atomic_path, remove, write_atomically
 from safety_lightning.study.comparing import ActivationOverlapStage, EnergyStage, WeightOverlapStage
 from safety_lightning.study.measuring import VALUES, MeasureStage
 from safety_lightning.study.stages import RECORDS, Stage
@@ -77,18 +77,22 @@ class ReportStage(Stage):
 
     Attributes:
         facts: What the report tells besides results: ``settings`` and ``hashes``.
+        has_profiles: Whether profiles are compared; a table of before is not of these results.
         written: The files that were written, once the stage has run.
     """
 
     facts: Mapping[str, Any]
+    has_profiles: bool = False
     written: list[Path] = field(default_factory=list, compare=False)
 
     def run(self, study: Path) -> None:
         """Writes them, with what each kind of stage took."""
-        from safety_lightning.study.report.results import read_results
+        from safety_lightning.study.report.results import PROFILES, read_results
         from safety_lightning.study.report.write import write_report
         from safety_lightning.study.views.dashboard import write_dashboard
 
+        if not self.has_profiles:
+            remove((study / PROFILES).parent)
         costs: dict[str, float] = {}
         for file in sorted((study / RECORDS).glob("*.json")):
             kind = file.name.partition(".")[0]

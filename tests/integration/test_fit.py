@@ -97,7 +97,13 @@ def test_data_take_the_seed_of_the_run_unless_they_have_their_own(
 ) -> None:
     code, printed = run_cli("fit", *words, "--seed_everything", "7", *more, "--run_dir", str(tmp_path / "run"))
     assert code == 0, printed
-    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["data"]["seed"] == seed
+    config = tmp_path / "run" / "config.yaml"
+    assert yaml.safe_load(config.read_text())["data"]["seed"] == seed
+    model = ["--model.model", str(tmp_path / "run" / "model")]
+    for name, options in (("same", ["--config", str(config), *model]), ("again", [*words, *model])):
+        code, printed = run_cli("validate", *options, "--run_dir", str(tmp_path / name))
+        assert code == 0, printed
+        assert yaml.safe_load((tmp_path / name / "config.yaml").read_text())["data"]["seed"] == seed, name
 
 
 def test_validate_writes_the_loss_with_its_interval(run_cli: Run, words: list[str], tmp_path: Path) -> None:

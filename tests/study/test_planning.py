@@ -3,19 +3,21 @@
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 
 from safety_lightning.checkpoints import CheckpointReader
 from safety_lightning.cli import main
+from safety_lightning.data import InstructionSource, resolve_source
 from safety_lightning.errors import UserError
+from safety_lightning.evaluation.tasks import TaskSuite
 from safety_lightning.study.executors import RayPool, check_executor
 from safety_lightning.study.plan import StudyGraph
 from safety_lightning.study.planning import Estimator, sum_disk
 from safety_lightning.study.planning.estimates import Estimate
 from safety_lightning.study.planning.judging import list_paid_judges
-from safety_lightning.study.planning.measures import plan_measurements
+from safety_lightning.study.planning.measures import LENGTHS, SHOTS, SOURCES, plan_measurements
 from safety_lightning.study.planning.table import format_estimates
 from safety_lightning.study.planning.texts import measure_source
 from safety_lightning.study.planning.training import count_training_tokens
@@ -53,6 +55,35 @@ def test_the_plan_of_seven_billion_weights(
     assert not (tmp_path / "out").exists()
 
 
+def test_the_plan_knows_the_tasks_defaults() -> None:
+    hints = get_type_hints(TaskSuite)
+    for task, source in SOURCES.items():
+        own = hints[task]()
+        assert resolve_source(InstructionSource(**source) if isinstance(source, dict) else source) == resolve_source(
+            own.source
+        )
+        assert LENGTHS[task] in (0, getattr(own, "max_new_tokens", 0)), task
+        assert SHOTS.get(task, 0) == getattr(own, "num_shots", 0), task
+    assert [task for task, length in LENGTHS.items() if length == 0] == ["mmlu"]  # letters are read off probabilities
+
+
+def test_letters_are_read_and_never_written() -> None:
+    settings = MeasureSettings(data={"tasks": ["mmlu"]}, num_prompts=10)
+    plan = plan_measurements(settings, None)
+    assert plan[False].written_tokens == 0
+    assert plan[False].read_tokens > 0
+    assert plan[True].read_tokens == 0  # no measure of the verdict can be chosen there
+
+
+def test_a_machine_without_the_studys_device_plans_for_another(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    words = ["study", "--config", str(ROOT / "configs/study/lab.yaml"), "--out", str(tmp_path / "out"), "--dry_run"]
+    rates = ["--workers.teraflops", "400", "--workers.gigabytes_per_second", "2000"]
+    main([*words, "true", "--device", "cuda", *rates])
+    assert "as named" in capsys.readouterr().out
+
+
 def test_lengths_of_local_data_are_measured_and_those_of_the_hub_are_not() -> None:
     assert measure_source("advbench", None).num_rows == 520
     assert measure_source({"preset": "metamathqa"}, None).num_rows is None
@@ -70,6 +101,13 @@ def test_lengths_of_local_data_are_measured_and_those_of_the_hub_are_not() -> No
         ({"max_epochs": 1, "limit_train_batches": 0.1}, {"useful": {"preset": "metamathqa", "size": 50}}, 5),
         ({"max_epochs": 1, "limit_train_batches": 5}, {"useful": {"preset": "metamathqa", "size": 50}}, 5),
         ({}, {"useful": {"preset": "metamathqa"}}, None),
+        ({"max_epochs": -1}, {"useful": {"preset": "metamathqa", "size": 50}}, None),
+        (
+            {"max_epochs": 2, "max_steps": None, "limit_train_batches": None},
+            {"useful": {"preset": "metamathqa", "size": 50}},
+            100,
+        ),
+        ({"max_epochs": None}, {"useful": {"preset": "metamathqa", "size": 50}}, 50000),
     ],
 )
 def test_tokens_of_a_fit(trainer: dict[str, Any], data: dict[str, Any], rows: int | None) -> None:

@@ -10,16 +10,31 @@ from safety_lightning.methods import GuardSpace, Method, SafeLora, SafeMerge
 from safety_lightning.study.measuring import MeasureStage
 from safety_lightning.study.plan import StudyGraph
 from safety_lightning.study.settings import KINDS, StudyRun, VariantSettings
+from safety_lightning.study.stages import Stage
 from tests.kills import ROOT
 
 FITS = {str(kind): {"data": {"kind": kind}} for kind in KINDS}
 
 
-def plan(folder: Path, methods: list[Method], *, safety_tuned: str | None = None) -> dict[str, MeasureStage]:
+def list_stages(folder: Path, methods: list[Method], *, safety_tuned: str | None = None) -> list[Stage]:
     chosen = VariantSettings(fractions=[0.5], num_draws=3, methods=methods, safety_tuned=safety_tuned, per_block=8)
     run = StudyRun(base="lab:base", reference="lab:aligned", finetunes=FITS, variants=chosen, out=folder)
-    stages = StudyGraph(replace(run, pilot_share=0), is_light=True).list_stages()
+    return StudyGraph(replace(run, pilot_share=0), is_light=True).list_stages()
+
+
+def plan(folder: Path, methods: list[Method], *, safety_tuned: str | None = None) -> dict[str, MeasureStage]:
+    stages = list_stages(folder, methods, safety_tuned=safety_tuned)
     return {one.name: one for one in stages if isinstance(one, MeasureStage)}
+
+
+def test_two_variants_of_one_name_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    method = '{"class_path": "SafeMerge", "init_args": {"threshold": %s}}'
+    words = ["study", "--config", str(ROOT / "configs/study/lab.yaml"), "--out", str(tmp_path / "study")]
+    words += ["--variants.safety_tuned", "lab:planted", "--variants.methods", f"[{method % 0.1}, {method % 0.2}]"]
+    with pytest.raises(SystemExit):
+        main(words)
+    assert "variants of a study must have different names, got safe_merge twice" in capsys.readouterr().err
+    assert not (tmp_path / "study").exists()
 
 
 def test_rivals_join_the_last_block_and_leave_the_others_as_they_are(tmp_path: Path) -> None:
@@ -39,10 +54,9 @@ def test_a_rival_is_measured_again_when_its_file_or_its_model_is_another(tmp_pat
     recipes = []
     for content in (b"one", b"two"):
         file.write_bytes(content)
-        stages = plan(tmp_path, [GuardSpace(covariances=str(file))])
-        recipes.append([stages[name].recipe for name in sorted(stages)])
-    differing = [one for one, other in zip(*recipes, strict=True) if one != other]
-    assert len(differing) == len(KINDS)
+        recipes.append({one.name: one.recipe for one in list_stages(tmp_path, [GuardSpace(covariances=str(file))])})
+    differing = [name.partition("/")[0] for name in recipes[0] if recipes[0][name] != recipes[1][name]]
+    assert sorted(differing) == ["energies", *["measure"] * len(KINDS)]
     merged = [plan(tmp_path, [SafeMerge()], safety_tuned=name) for name in ("lab:planted", "lab:base")]
     assert any(merged[0][name].recipe != merged[1][name].recipe for name in merged[0])
 

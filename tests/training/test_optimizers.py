@@ -52,3 +52,40 @@ def test_rounding_at_random_is_right_in_the_mean_and_never_beyond_a_neighbour() 
 def test_settings_out_of_range_are_named() -> None:
     with pytest.raises(UserError, match=r"betas must be in \[0, 1\)"):
         StochasticAdamW([torch.nn.Parameter(torch.zeros(1))], betas=(0.9, 1.0))
+
+
+def test_what_is_not_finite_stays_what_it_is() -> None:
+    largest = torch.tensor([0x7FFFFFFF, 0x7FC00000, 0x7F800000, -0x800000], dtype=torch.int32).view(torch.float32)
+    rounded = round_at_random(largest.repeat(100)).float().view(100, 4)
+    assert rounded[:, :2].isnan().all()
+    assert torch.equal(rounded[:, 2:], torch.tensor([torch.inf, -torch.inf]).expand(100, 2))
+
+
+def test_copies_of_a_model_stay_copies_whatever_else_is_drawn() -> None:
+    copies = []
+    for num_drawn in (0, 7):  # as dropout does, for batches of other lengths
+        torch.manual_seed(0)
+        weights = torch.nn.Parameter(torch.linspace(-1, 1, 999).bfloat16())
+        optimizer = StochasticAdamW([weights], lr=1e-3)
+        for _ in range(3):
+            torch.rand(num_drawn)
+            weights.grad = weights.detach().sin()
+            optimizer.step()
+        copies.append(weights.detach())
+    assert torch.equal(*copies)
+
+
+def test_steps_in_parts_and_of_transposed_weights_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = torch.linspace(-1, 1, 60).view(6, 10)
+    found = []
+    for chunk, weights in ((1 << 22, start.clone()), (7, start.clone()), (7, start.T.contiguous().T)):
+        monkeypatch.setattr("safety_lightning.training.optimizers.stochastic_adamw._CHUNK", chunk)
+        parameter = torch.nn.Parameter(weights)
+        optimizer = StochasticAdamW([parameter], lr=1e-2)
+        for _ in range(3):
+            parameter.grad = parameter.detach().sin()
+            optimizer.step()
+        found.append(parameter.detach().clone())
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+    assert not torch.equal(found[0], start)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from safety_lightning.data import find_positions
 from safety_lightning.training import CausalLMModule
 from safety_lightning.training.optimization import choose_fused
 from tests.training.conftest import draw_batches, fit, make_module
@@ -24,7 +25,8 @@ def test_a_micro_batch_reads_no_number_off_a_device(
             return step(module, batch, batch_idx)
 
     monkeypatch.setattr(CausalLMModule, "training_step", watch)
-    fit(make_module(pico_aligned), draw_batches(2), tmp_path)
+    batches = [{**one, "positions": find_positions(one["labels"])} for one in draw_batches(2)]  # as `InstructionData`
+    fit(make_module(pico_aligned), batches, tmp_path)
     assert waits == []
 
 

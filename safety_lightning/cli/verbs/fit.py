@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from argparse import SUPPRESS
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -35,7 +36,6 @@ class FitCLI(TrainingCLI):
 
     verb = "fit"
     may_change: ClassVar[tuple[str, ...]] = (  # how long it trains, what it logs, when checkpoints are written
-        "dry_run",
         "trainer.max_steps",
         "trainer.max_epochs",
         "monitor.every_n_steps",
@@ -50,11 +50,11 @@ class FitCLI(TrainingCLI):
         """Adds the plan to the groups of a fine-tune."""
         super().add_groups(parser)
         help_text = "Print what the fit would take in memory, work and disk, and do nothing; no weight is read."
-        parser.add_argument("--dry_run", type=bool, default=False, help=help_text)
+        parser.add_argument("--dry_run", type=bool, default=SUPPRESS, help=help_text)  # `validate` takes its configs
 
     def before_instantiate_classes(self) -> None:
         """Prints the plan and ends, where that is asked for: before there is a run folder, and without its devices."""
-        if self.config[self.verb].dry_run:
+        if self.config[self.verb].get("dry_run"):
             self.print_plan()
             raise SystemExit(0)
         super().before_instantiate_classes()

@@ -60,7 +60,7 @@ class TrainingCLI(VerbCLI):
     def place_outputs(self, config: Any) -> None:
         """Puts results, models, checkpoints and the subspace into the run folder; one seed serves model and data."""
         if config.data.seed is None:
-            config.data.seed = int(config.seed_everything)
+            config.data.seed = self.find_seed(config)
         for group in ("projection", "compare", "behaviour", "save"):
             config[group].folder = config[group].folder or str(self.run.path)
         config.checkpoint.dirpath = config.checkpoint.dirpath or str(self.run.path / "checkpoints")
@@ -69,6 +69,10 @@ class TrainingCLI(VerbCLI):
             if subspace is not None:
                 subspace.reference = subspace.reference or config.model.model
                 subspace.file = subspace.file or str(self.run.path / file)
+
+    def find_seed(self, config: Any) -> int:
+        """Returns the seed of data that are given none."""
+        return int(config.seed_everything)
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """Shows optimizer steps unless told otherwise."""

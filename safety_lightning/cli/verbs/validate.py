@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
+import yaml
+
 from safety_lightning.cli.verbs.base import VerbCLI
 from safety_lightning.cli.verbs.training import TrainingCLI
 from safety_lightning.evaluation.callbacks.compare_models import check_validation
@@ -17,6 +22,14 @@ class ValidateCLI(TrainingCLI):
     verb = "validate"
     before_validate, after_validate = VerbCLI.prepare_run, VerbCLI.finish_run
     can_resume = False  # it takes no longer than a validation
+
+    def find_seed(self, config: Any) -> int:
+        """Returns the seed of the fit that left the model in its run folder: its held-out examples are validated on."""
+        file = Path(str(config.model.model)).parent / "config.yaml"
+        try:
+            return int(yaml.safe_load(file.read_text(encoding="utf-8"))["data"]["seed"])
+        except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):  # none, or of something else
+            return super().find_seed(config)
 
     def check(self) -> None:
         """Checks run folder and data."""

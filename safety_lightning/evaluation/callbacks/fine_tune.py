@@ -133,9 +133,11 @@ def measure_live(
 def take_reference(trainer: L.Trainer, module: CausalLMModule, behaviour: FineTuneEvaluation) -> None:
     """Takes what drifts are measured from before the first step, where it is the model itself: no second one is loaded.
 
+    A fit that resumes has its checkpoint's weights by now, and still counts its steps from 0: it loads the reference.
+
     Every process must call it.
     """
-    if trainer.global_step == 0 and measures_here(trainer):
+    if trainer.global_step == 0 and trainer.ckpt_path is None and measures_here(trainer):
         with enter_precision(trainer, module):
             behaviour.take_reference(trainer, module)
 

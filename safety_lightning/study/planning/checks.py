@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from safety_lightning.errors import UserError
@@ -24,8 +25,13 @@ def check_plan(run: StudyRun, waiting: Sequence[Stage]) -> None:
         waiting: The stages that will be run.
 
     Raises:
-        UserError: If a judge will have no key, or a random subspace of a fine-tune or of the lab is that of a draw.
+        UserError: If two variants have one name, a judge will have no key, or a random subspace of a fine-tune or of
+            the lab is that of a draw.
     """
+    counts = Counter((one.name, one.draw) for one in list_study_variants(run))
+    twice = [name for (name, _), number in counts.items() if number > 1]
+    if twice:
+        raise UserError(f"variants of a study must have different names, got {twice[0]} twice")
     if any(isinstance(one, MeasureStage | PilotStage) for one in waiting):
         _check_keys(run)
     draws = find_draw_seeds(run)

@@ -172,7 +172,7 @@ class Estimator:
 
     def _estimate_activations(self, stage: ActivationOverlapStage) -> Estimate:
         """Estimates decomposing every set in every layer, once by itself and once a permutation and a resample."""
-        options, sets = self.run.overlap.activation_overlap, stage.captured.options["data"]["sets"]
+        options, sets = stage.options, stage.captured.options["data"]["sets"]
         rows, _ = self._count_captured(stage.captured.options)
         width, depth = self._read_shape()
         if rows is None or width is None or depth is None:

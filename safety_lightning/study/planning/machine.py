@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
+from safety_lightning.errors import UserError
 from safety_lightning.study.settings import StudyRun
 from safety_lightning.system.devices import choose_device
 
@@ -59,7 +60,7 @@ def find_machine(run: StudyRun) -> Machine:
     Args:
         run: The study.
     """
-    device = choose_device(run.device)
+    device = _find_device(run)
     given, speed = run.workers.teraflops, run.workers.gigabytes_per_second
     flops = 1e12 * given if given is not None else _measure_products(device, run)
     rate = 1e9 * speed if speed is not None else _measure_copies(device)
@@ -68,6 +69,14 @@ def find_machine(run: StudyRun) -> Machine:
     return Machine(
         flops=flops, bytes_per_second=rate, source="as named" if all(named) else source + ", in part named" * any(named)
     )
+
+
+def _find_device(run: StudyRun) -> torch.device:
+    """Returns the study's device, or the CPU where this machine, which may only submit the tasks, has none such."""
+    try:
+        return choose_device(run.device)
+    except UserError:
+        return torch.device("cpu")
 
 
 def _measure_products(device: torch.device, run: StudyRun) -> float:

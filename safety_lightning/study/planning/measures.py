@@ -15,22 +15,23 @@ if TYPE_CHECKING:
 
 _ANSWERED = {"utility", "answer_kinds", "harmfulness", "over_refusal"}
 """Measures for which answers are generated; all others are read off probabilities."""
-_DEFAULTS: Mapping[str, Any] = {
+SOURCES: Mapping[str, Any] = {
     "gsm8k": {"preset": "gsm8k", "split": "test"},
     "math500": "math500",
     "mmlu": "mmlu",
     "harmful": "advbench",
-    "ordinary": "lab:ordinary",
+    "ordinary": "xstest",
 }
+"""What a task measures on by default; planning imports no task, which would take seconds."""
+SHOTS = {"gsm8k": 1}
+LENGTHS = {"gsm8k": 256, "math500": 256, "mmlu": 0, "harmful": 256, "ordinary": 128}
+"""The longest answer in tokens; letters are read off probabilities."""
 _ROLES = {
     "gsm8k": ("utility",),
-    "math500": ("utility",),
-    "mmlu": ("utility",),
     "harmful": ("harm",),
     "lab": ("utility", "harm"),
 }
-"""Which of the verdict's two measures a task has; planning imports no task, which would take seconds."""
-_SHOTS = {"gsm8k": 1, "mmlu": 5}
+"""Which of the verdict's two measures can be chosen on a task."""
 _LAB_TASKS, _LAB_PROMPTS, _LAB_ANSWER = 3, 200, 64
 
 
@@ -96,7 +97,7 @@ def _plan_task(
         rows = _LAB_TASKS * min(own.get("num_prompts", _LAB_PROMPTS), settings.num_prompts or 10**9)
         yield _measure(rows, texts, own, settings, judges=[], longest=_LAB_ANSWER, shots=0)
         return
-    texts = measure_source(own.get("source", _DEFAULTS.get(task)), tokenizer)
+    texts = measure_source(own.get("source", SOURCES.get(task)), tokenizer)
     known = [one for one in (texts.num_rows, settings.num_prompts) if one is not None]
     judges = [one for one in list_paid_judges(data) if one.task == task]
     yield _measure(
@@ -105,8 +106,8 @@ def _plan_task(
         own,
         settings,
         judges=judges,
-        longest=own.get("max_new_tokens", 256),
-        shots=own.get("num_shots", _SHOTS.get(task, 0)),
+        longest=own.get("max_new_tokens", LENGTHS.get(task, 256)),
+        shots=own.get("num_shots", SHOTS.get(task, 0)),
     )
 
 
@@ -125,7 +126,8 @@ def _measure(
         return Measurement(read_tokens=None, written_tokens=None, num_steps=None, num_judged=num_judged, usd=usd)
     measures = set(own.get("measures") or _ANSWERED)
     prompt = texts.prompt_tokens + shots * (texts.prompt_tokens + texts.response_tokens)
-    is_answered, is_probed = bool(measures & _ANSWERED), bool(measures - _ANSWERED)
+    is_answered = longest > 0 and bool(measures & _ANSWERED)
+    is_probed = longest == 0 or bool(measures - _ANSWERED)
     read = num_rows * (is_answered * prompt + is_probed * (prompt + texts.response_tokens))
     prices = [one.price(prompt + longest) for one in judges]
     return Measurement(

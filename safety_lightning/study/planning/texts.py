@@ -25,6 +25,7 @@ _ROWS = {
 }
 """Rows of what the tasks measure on: the test splits."""
 _SAMPLE = 32
+_measured: dict[tuple[str, int], Texts] = {}  # of this process: the stages of a study share their sources
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +52,13 @@ def measure_source(given: Any, tokenizer: PreTrainedTokenizerBase | None) -> Tex
         given: A source as options name it: a name, or its fields.
         tokenizer: The model's; None where it cannot be had.
     """
+    key = (repr(given), id(tokenizer))
+    if key not in _measured:
+        _measured[key] = _measure(given, tokenizer)
+    return _measured[key]
+
+
+def _measure(given: Any, tokenizer: PreTrainedTokenizerBase | None) -> Texts:
     try:
         source = resolve_source(InstructionSource(**given) if isinstance(given, Mapping) else given)
         path = str(source.path)

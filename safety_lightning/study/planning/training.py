@@ -16,6 +16,7 @@ _MIXED = {
     "safe": ("safe",),
     "contaminated": ("useful", "harmful"),
 }
+_EPOCHS = 1000  # Lightning's, where neither steps nor epochs are named
 _LENGTH = 512  # max_length_tokens of a fit whose options do not name one
 
 
@@ -28,7 +29,7 @@ def count_training_tokens(options: Mapping[str, Any], tokenizer: PreTrainedToken
         options: The options of the fit.
         tokenizer: The model's; None where it cannot be had.
     """
-    data, trainer = options.get("data", {}), options.get("trainer", {})
+    data, trainer = _drop_nulls(options.get("data")), _drop_nulls(options.get("trainer"))
     kinds = _MIXED.get(data.get("kind", "useful"), ("useful",))
     parts = [measure_source(data.get(kind, f"lab:{kind}"), tokenizer) for kind in kinds]
     longest = data.get("max_length_tokens", _LENGTH)
@@ -36,13 +37,17 @@ def count_training_tokens(options: Mapping[str, Any], tokenizer: PreTrainedToken
     steps = trainer.get("max_steps", -1)
     if steps >= 0:
         seen: float | None = steps * data.get("batch_size", 1) * trainer.get("accumulate_grad_batches", 1)
-    elif rows is None:
+    elif rows is None or trainer.get("max_epochs", _EPOCHS) < 0:
         return None
     else:
         limit = trainer.get("limit_train_batches", 1.0)
         share = limit if isinstance(limit, float) else min(1.0, limit * data.get("batch_size", 1) / rows)
-        seen = trainer.get("max_epochs", 1) * share * rows
+        seen = trainer.get("max_epochs", _EPOCHS) * share * rows
     return None if seen is None else seen * _average_length(parts, longest)
+
+
+def _drop_nulls(options: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {name: value for name, value in (options or {}).items() if value is not None}
 
 
 def _count_rows(data: Mapping[str, Any], parts: list[Texts]) -> int | None:

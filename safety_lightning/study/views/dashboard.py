@@ -92,13 +92,13 @@ def list_points(rows: Sequence[VariantRow]) -> list[Point]:
     Args:
         rows: Every variant under every metric.
     """
-    groups: dict[tuple[str, str, int], list[float]] = {}
+    groups: dict[tuple[str, str, int, float | None], list[float]] = {}
     for row in rows:
         steps = [0, 100] if row.source in ("reference", "finetuned") else [_find_step(row)]
         for step in steps:
             for tag, value in _list_values(row):
-                groups.setdefault((_name_run(row), tag, step), []).append(value)
-    return [Point(*key, fmean(values)) for key, values in groups.items()]
+                groups.setdefault((_name_run(row), tag, step, _find_share(row)), []).append(value)
+    return [Point(run, tag, step, fmean(values)) for (run, tag, step, _), values in groups.items()]
 
 
 def _list_values(row: VariantRow) -> Iterator[tuple[str, float]]:
@@ -109,8 +109,12 @@ def _list_values(row: VariantRow) -> Iterator[tuple[str, float]]:
 
 
 def _find_step(row: VariantRow) -> int:
-    share = row.fraction if row.fraction is not None else row.alpha
+    share = _find_share(row)
     return 0 if share is None else round(100 * share)
+
+
+def _find_share(row: VariantRow) -> float | None:
+    return row.fraction if row.fraction is not None else row.alpha
 
 
 def _name_run(row: VariantRow) -> str:

@@ -33,6 +33,7 @@ class DeviceMemory:
         reference: Reference weights, and where the host is the device the copy that increments are measured from.
         bases: Bases.
         passing: What the optimizer's step or the projection holds for a moment, the larger of the two.
+        ending: What a projection at the end holds instead of gradients: 16-bit weights grow to 32 bits for it.
         host: What the host's memory holds for the device, where it is another.
     """
 
@@ -46,13 +47,14 @@ class DeviceMemory:
     reference: float
     bases: float
     passing: float
+    ending: float
     host: float
 
     @property
     def peak(self) -> float:
         """The largest sum of a moment."""
         held = self.weights + self.gradients + self.moments + self.reference + self.bases
-        return held + max(self.gathered + self.activations, self.passing)
+        return max(held + max(self.gathered + self.activations, self.passing), held - self.gradients + self.ending)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +65,9 @@ class ProjectionSize:
         reference: Bytes of the reference where it is kept on the device, whole.
         host_reference: Bytes of the reference where it is kept in the host's memory, whole.
         bases: Bytes of all bases that are kept on the device.
-        host_bases: Bytes of all bases: where they were spanned, they stay in the host's memory.
+        host_bases: Bytes of all bases: where they were spanned, they stay in the host's memory; twice where they are
+            kept there, in memory of their own.
+        spanned: Bytes of all bases.
         largest: Float32 bytes for the largest matrix: twice its size while it is measured, and its coordinates.
         watched: Float32 bytes of the weights that are copied where increments are measured.
     """
@@ -72,6 +76,7 @@ class ProjectionSize:
     host_reference: float = 0.0
     bases: float = 0.0
     host_bases: float = 0.0
+    spanned: float = 0.0
     largest: float = 0.0
     watched: float = 0.0
 
@@ -95,12 +100,13 @@ def size_projection(settings: FitSettings, slots: Sequence[MatrixSlot], *, store
     is_watched = settings.is_monitored and settings.when == "every_n_steps"
     bases = float(sum(_FLOAT * m * rank for (m, _), rank in zip(dims, ranks, strict=True)))
     if settings.lora is not None:  # a factor is projected, whose reference is zero
-        return ProjectionSize(bases=bases, host_bases=bases, largest=max(largest))
+        return ProjectionSize(bases=bases, host_bases=bases, spanned=bases, largest=max(largest))
     return ProjectionSize(
         reference=numbers * width if settings.keep == "device" else 0.0,
         host_reference=numbers * width if settings.keep == "host" else 0.0,
         bases=bases if settings.keep == "device" or settings.on_cpu else 0.0,
-        host_bases=bases,
+        spanned=bases,
+        host_bases=bases if settings.keep == "device" or settings.on_cpu else 2 * bases,
         largest=max(largest),
         watched=numbers * (2 if settings.is_true_half else _FLOAT) if is_watched else 0.0,
     )
@@ -135,6 +141,9 @@ def size_device(
     is_left = settings.subspace is None or settings.subspace.side == "left"
     reference, bases = projection.reference / part, projection.bases / (part if is_left else 1)
     step = state[1] * num_trained / part
+    is_last = settings.subspace is not None and settings.when == "end"
+    largest = projection.largest / part if is_left and part > 1 else projection.largest
+    growth = cost.weight_bytes / part if settings.is_true_half and not is_zero else 0.0
     on_host = projection.watched / part + projection.host_reference / part
     return DeviceMemory(
         sharing=sharing,
@@ -146,7 +155,8 @@ def size_device(
         activations=cost.activation_bytes,
         reference=reference + (on_host if settings.on_cpu else 0.0),
         bases=bases,
-        passing=max(step, projection.largest / part if is_left and part > 1 else projection.largest),
+        passing=step if is_last else max(step, largest),
+        ending=growth + largest if is_last else 0.0,
         host=0.0 if settings.on_cpu else on_host + projection.host_bases,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -50,7 +51,20 @@ def read_options(config: Any, module: CausalLMModule, projection: ProjectUpdate)
         keep=projection.keep,
         is_monitored=config.monitor.every_n_steps > 0,
         num_saved=2 if config.save.keep_unprojected and projection.when == "end" else 1,
+        share_of_epoch=1.0 if trainer.limit_train_batches is None else trainer.limit_train_batches,
+        uncounted=tuple(list_uncounted(config)),
     )
+
+
+def list_uncounted(config: Any) -> Iterator[str]:
+    """Lists what options ask for that a plan does not count."""
+    for group in ("penalty", "monitor"):
+        if config[group].subspace is not None:
+            yield f"reference and bases of {group}.subspace"
+    if config.save.merge:
+        yield "the merged model on the disk"
+    if config.compare.tasks or config.behaviour.every_n_steps > 0:
+        yield "measuring (compare, behaviour)"
 
 
 def find_sharing(strategy: Any, num_devices: int) -> Sharing:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from transformers import PreTrainedConfig
 
 from safety_lightning.checkpoints import MatrixSlot, select_named_slots
+from safety_lightning.errors import UserError
 from safety_lightning.subspaces import rank_from_fraction
 from safety_lightning.training.planning.data import DataCounts
 from safety_lightning.training.planning.memory import DeviceMemory, ProjectionSize, size_device, size_projection
@@ -62,7 +63,7 @@ def plan_fit(config: PreTrainedConfig, data: DataCounts, settings: FitSettings) 
     """
     costs = {is_zero: _count(config, data.largest, settings, is_zero=is_zero) for is_zero in (False, True)}
     cost = costs[False][0]
-    slots = list_slots(config, cost.shapes, settings)
+    slots = list_slots(config, cost.shapes, settings, trained=cost.trained)
     stored = (getattr(config, "dtype", None) or torch.float32).itemsize
     projection = size_projection(settings, slots, stored_bytes=stored)
     devices = [
@@ -90,24 +91,32 @@ def plan_fit(config: PreTrainedConfig, data: DataCounts, settings: FitSettings) 
         projection_work=num_projections * count_projection_work(slots, settings),
         disk_bytes=_COPIES * (num_weights * weight + num_trained * state[0])
         + settings.num_saved * 4 * (num_weights if settings.lora is None else num_trained)
-        + projection.host_bases,
+        + projection.spanned,
     )
 
 
 def list_slots(
-    config: PreTrainedConfig, shapes: Mapping[str, tuple[int, ...]], settings: FitSettings
+    config: PreTrainedConfig,
+    shapes: Mapping[str, tuple[int, ...]],
+    settings: FitSettings,
+    *,
+    trained: Collection[str] = (),
 ) -> list[MatrixSlot]:
-    """Lists the matrices of the subspace; none without a projection."""
+    """Lists the matrices that are projected: of the subspace, and under LoRA with an adapter (names in ``trained``)."""
     spec = settings.subspace
     if spec is None:
         return []
-    return select_named_slots(
+    slots = select_named_slots(
         shapes,
         include=spec.include,
         exclude=spec.exclude,
         vectors=spec.vectors,
         model_type=str(config.model_type),
     )
+    if settings.lora is None:
+        return slots
+    adapted = tuple(name.partition(".lora_")[0] for name in trained)
+    return [one for one in slots if any(name.endswith(one.tensor.removesuffix(".weight")) for name in adapted)]
 
 
 def count_steps(data: DataCounts, settings: FitSettings) -> int | None:
@@ -115,7 +124,9 @@ def count_steps(data: DataCounts, settings: FitSettings) -> int | None:
     bound = math.inf if settings.max_steps == -1 else settings.max_steps
     if data.num_examples is not None:
         per_batch = data.largest.num_examples * settings.num_devices
-        epoch = math.ceil(math.ceil(data.num_examples / per_batch) / settings.accumulate)
+        batches, limit = math.ceil(data.num_examples / per_batch), settings.share_of_epoch
+        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+        epoch = math.ceil(batches / settings.accumulate)
         bound = min(bound, epoch * settings.num_epochs)
     return None if math.isinf(bound) else int(bound)
 
@@ -162,7 +173,13 @@ def _count(
     state = measure_state(settings.make_optimizer, kept)
     if settings.on_cpu:
         state = (state[0], 0.0)  # torch steps tensor by tensor there
-    return count_pass(config, largest, settings, dtype=dtype, autocast=autocast), dtype, state
+    try:
+        return count_pass(config, largest, settings, dtype=dtype, autocast=autocast), dtype, state
+    except RuntimeError as error:  # of an operation that fake tensors do not know: grouped experts under autocast
+        raise UserError(
+            f"dry_run must have a model whose pass can be counted, {config.model_type} under {settings.precision} is "
+            f"none ({str(error).splitlines()[0]}); a mixture of experts is counted under bf16-true"
+        ) from error
 
 
 def _size(

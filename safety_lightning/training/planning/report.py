@@ -36,6 +36,8 @@ def print_plan(plan: FitPlan, console: Console | None = None) -> None:
         share = f", of which projection {plan.projection_work / (plan.pass_work + plan.projection_work):.1%}"
         work = plan.pass_work + plan.projection_work
         _show(console, "Work", f"{work:.3g} floating-point operations{share if plan.num_matrices else ''}")
+    if plan.settings.uncounted:
+        _show(console, "Not counted", ", ".join(plan.settings.uncounted))
     _show(console, "Disk", f"{format_bytes(plan.disk_bytes)} of checkpoints, models and subspace")
 
 

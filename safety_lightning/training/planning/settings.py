@@ -55,6 +55,8 @@ class FitSettings:
         keep: Where reference and bases are between projections.
         is_monitored: Whether increments are measured.
         num_saved: How many models are saved.
+        share_of_epoch: The share of an epoch's batches that is trained on, or how many of them.
+        uncounted: What these options ask for that the plan does not count.
     """
 
     model: str
@@ -73,6 +75,8 @@ class FitSettings:
     keep: Keep = "device"
     is_monitored: bool = False
     num_saved: int = 1
+    share_of_epoch: float | int = 1.0
+    uncounted: tuple[str, ...] = ()
 
     @property
     def is_true_half(self) -> bool:

@@ -15,7 +15,9 @@ from safety_lightning.files import read_rows
 from safety_lightning.training.module import CausalLMModule
 
 
-def fit(folder: Path, *callbacks: L.Callback, max_steps: int = 4) -> CausalLMModule:
+def fit(
+    folder: Path, *callbacks: L.Callback, max_steps: int = 4, resume: Path | None = None, save: Path | None = None
+) -> CausalLMModule:
     L.seed_everything(0)
     module = CausalLMModule("lab:aligned", optimizer=lambda params: torch.optim.AdamW(params, lr=1e-3))
     data = InstructionData("lab:aligned", useful=InstructionSource(preset="lab:useful", size=32), batch_size=4)
@@ -32,7 +34,9 @@ def fit(folder: Path, *callbacks: L.Callback, max_steps: int = 4) -> CausalLMMod
         default_root_dir=folder,
         callbacks=list(callbacks),
     )
-    trainer.fit(module, datamodule=data)
+    trainer.fit(module, datamodule=data, ckpt_path=resume)
+    if save is not None:
+        trainer.save_checkpoint(save)
     return module
 
 
@@ -111,3 +115,12 @@ def test_the_reference_is_taken_before_the_first_step_and_loaded_no_second_time(
     assert len(drifts) == 2
     assert min(drifts) > 1e-6
     assert loaded == []
+
+
+def test_drift_of_a_resumed_fit_is_measured_from_the_reference_too(tmp_path: Path) -> None:
+    suite = TaskSuite(tasks=["lab"], lab=Lab(num_prompts=4, measures=["drift"]))
+    fit(tmp_path / "begun", max_steps=2, save=tmp_path / "step2.ckpt")
+    callbacks = EvaluateBehaviour(every_n_steps=4, suite=suite), CompareModels(suite=suite)  # which loads the reference
+    fit(tmp_path / "resumed", *callbacks, resume=tmp_path / "step2.ckpt")
+    drifts = {row.step: row.value for row in read_results(tmp_path / "resumed" / "results.jsonl") if row.value > 1e-9}
+    assert drifts[4] == drifts[None]
