@@ -61,7 +61,7 @@ class EvaluationModule(L.LightningModule):
     Args:
         model: The model: a folder, a hub name (``org/name@rev``) or ``lab:NAME``.
         engine: ``transformers``; ``continuous``, its continuous batching, for GPUs; ``vllm`` where it is installed;
-            ``auto`` is ``transformers``.
+            ``auto`` for ``continuous`` on a GPU, else ``transformers``.
         dtype: What the weights are computed in. Answers in two dtypes are never compared.
         attention: Attention implementation of transformers.
         reference: The model that a drift is measured from: a folder, a hub name or ``lab:NAME``.
@@ -93,7 +93,7 @@ class EvaluationModule(L.LightningModule):
         super().__init__()
         self.model_name = model
         self.checkpoint: CheckpointReader | None = None  # what is loaded, where a command has hashed it
-        self.engine_name: EngineName = "transformers" if engine == "auto" else engine
+        self.engine_name: EngineName = engine
         self.weights_dtype: str = dtype
         self.attention = attention
         self.reference_name = reference
@@ -112,11 +112,17 @@ class EvaluationModule(L.LightningModule):
 
     def configure_model(self) -> None:
         """Loads the model, once, unless it is in memory already or another engine loads it."""
+        self.choose_engine(self.trainer)
         if "model" in self._modules or self.engine_name == "vllm":
             return
         self.model = load_model(
             self.checkpoint or self.model_name, dtype=getattr(torch, self.weights_dtype), attention=self.attention
         ).eval()
+
+    def choose_engine(self, trainer: L.Trainer) -> None:
+        """Puts an engine in the place of ``auto``, once it is known where the model will be."""
+        if self.engine_name == "auto":
+            self.engine_name = "continuous" if trainer.strategy.root_device.type == "cuda" else "transformers"
 
     def check_engine(self) -> None:
         """Checks that the engine is installed; raises UserError."""
@@ -155,6 +161,7 @@ class EvaluationModule(L.LightningModule):
             raise UserError(f"limit_test_batches must be 1.0 (the size of a source makes a subset), got {limit}")
         if not isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy)):
             raise UserError(f"strategy must be auto or ddp, got {type(trainer.strategy).__name__}")
+        self.choose_engine(trainer)
 
     def on_test_start(self) -> None:
         """Makes the engine, and reads what an earlier run of the folder has answered."""

@@ -25,8 +25,8 @@ class SaveModel(L.Callback):
 
     Args:
         folder: Where ``model/`` is made; None saves nothing.
-        dtype: The dtype of the stored weights; ``source`` is that of the checkpoint
-            that the fit starts from.
+        dtype: The dtype of the stored weights; ``source`` is that of the checkpoint that the fit starts
+            from.
         keep_unprojected: Save the model from before a projection at the end as ``model_unprojected/``.
         merge: Of a LoRA fine-tune, save the whole model with its update merged into it, and the adapter beside it as
             ``adapter/``; else the adapter is the model.

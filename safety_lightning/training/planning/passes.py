@@ -1,7 +1,8 @@
 """A forward and backward pass over tensors that have shapes and no numbers: what it holds, and how much work it is.
 
-torch's own counting is used: its fake tensors know shapes and dtypes, and its trackers see every operation, so that any
-architecture of transformers is counted as it will run, in seconds.
+torch's own counting is used: its fake tensors know shapes and dtypes, and its trackers see every operation, so that an
+architecture of transformers is counted as it will run, in seconds. Grouped products of experts under autocast are not
+(torch 2.13).
 """
 
 from __future__ import annotations

@@ -67,6 +67,8 @@ def test_another_fault_of_a_prompt_is_an_error(model, tokenizer, prompts, monkey
         ContinuousEngine(model, tokenizer).answer(prompts[:2], LIMITS)
 
 
-def test_auto_is_the_engine_of_transformers():
-    assert EvaluationModule("lab:base").engine_name == "transformers"
-    assert EvaluationModule("lab:base", engine="continuous").engine_name == "continuous"
+@pytest.mark.parametrize(("device", "engine"), [("cuda", "continuous"), ("cpu", "transformers")])
+def test_the_device_chooses_the_engine(device, engine):
+    module = EvaluationModule("lab:base")
+    module.choose_engine(SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device(device))))
+    assert module.engine_name == engine
