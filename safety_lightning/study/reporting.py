@@ -92,7 +92,8 @@ class ReportStage(Stage):
         from safety_lightning.study.views.dashboard import write_dashboard
 
         if not self.has_profiles:
-            remove((study / PROFILES).parent)
+            for path in [(study / PROFILES).parent, *(study / "tables").glob(f"{PROFILES.stem}.*")]:
+                remove(path)
         costs: dict[str, float] = {}
         for file in sorted((study / RECORDS).glob("*.json")):
             kind = file.name.partition(".")[0]

@@ -10,6 +10,7 @@ import pyarrow.parquet as parquet
 import pytest
 
 from safety_lightning.study.report import write as writing
+from safety_lightning.study.report.results import PROFILES
 from safety_lightning.study.reporting import ReportStage, StatisticsStage
 from safety_lightning.study.stages import RECORDS
 from safety_lightning.study.statistics import StatisticsSettings
@@ -62,7 +63,12 @@ def test_the_last_stages_answer_for_all_that_they_write(
     monkeypatch.setattr(writing, "has_vega", lambda: False)
     (tmp_path / RECORDS).mkdir()
     report, before = ReportStage(name="report", folder="figures", facts={}), list_files(tmp_path)
+    stale = [tmp_path / PROFILES, *(tmp_path / "tables" / f"profiles.{ending}" for ending in ("csv", "md", "tex"))]
+    for file in stale:  # of other fine-tunes, when profiles were compared
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("setting\n")
     report.run(tmp_path)
+    assert not any(file.exists() for file in stale)
     assert set(report.list_outputs(tmp_path)) == list_files(tmp_path) - before
     assert set(stage.list_outputs(tmp_path)) == set(outputs)
 

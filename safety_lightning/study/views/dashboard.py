@@ -23,7 +23,8 @@ _SECTIONS = {"utility": "utility_higher_is_better", "harm": "harm_lower_is_bette
 _ENERGY = "energy/share_of_the_update_kept"
 _GUIDE = """\
 **How to read this board.** The horizontal axis (step) is a percentage: the fraction of directions that a subspace
-spans, for `scale` the factor of the whole update.
+spans, for `scale` the factor of the whole update. **Set smoothing to 0**: TensorBoard's own 0.6 bends curves of so few
+points.
 
 | run | shows |
 |---|---|
