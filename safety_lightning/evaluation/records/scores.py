@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -116,7 +117,11 @@ def add_scores(folder: Path, rows: Sequence[ScoreRow]) -> None:
 
 def _ends_whole(file: Path) -> bool:
     """Whether there is a file, and its last line is whole."""
-    return file.is_file() and file.read_bytes().endswith(b"\n")
+    if not file.is_file() or not file.stat().st_size:
+        return False
+    with file.open("rb") as stream:
+        stream.seek(-1, os.SEEK_END)
+        return stream.read() == b"\n"
 
 
 def write_scores(
