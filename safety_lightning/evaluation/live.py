@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from safety_lightning.errors import UserError
 from safety_lightning.evaluation.cases import check_context, make_plan
 from safety_lightning.evaluation.datamodule import find_context
-from safety_lightning.evaluation.engines import TransformersEngine
+from safety_lightning.evaluation.engines import LiveEngineName, TransformersEngine, choose_engine, make_engine
 from safety_lightning.evaluation.grading import measure_plan
 from safety_lightning.evaluation.judges import open_cache
 from safety_lightning.evaluation.likelihoods.probing import Reference, read_reference
@@ -32,6 +33,8 @@ class LiveEvaluation:
         max_context_tokens: The models' context; None reads it from the first model that is measured.
         max_unjudged_share: Largest share of answers that may be unjudged, in [0, 1].
         judgement_cache: Database of judgements; None is the user's own.
+        engine: What answers; ``auto`` takes `ContinuousEngine` for a model on a GPU. Its thread knows no autocast, so
+            that a model that computes under one is for `TransformersEngine`.
 
     Raises:
         UserError: If a number is out of its range, or a task cannot be read or encoded.
@@ -58,6 +61,7 @@ class LiveEvaluation:
         max_context_tokens: int | None = None,
         max_unjudged_share: float = MAX_UNJUDGED_SHARE,
         judgement_cache: Path | str | None = None,
+        engine: LiveEngineName | Literal["auto"] = "transformers",
     ) -> None:
         check_sizes(batch_size=batch_size, num_prompts=num_prompts)
         self.tokenizer = tokenizer
@@ -66,6 +70,7 @@ class LiveEvaluation:
         self.seed = seed
         self.max_unjudged_share = max_unjudged_share
         self.judgement_cache = judgement_cache
+        self.engine = engine
         self.plan = make_plan(
             suite.make_tasks(),
             tokenizer,
@@ -117,7 +122,8 @@ class LiveEvaluation:
             )
 
     def _make_engine(self, model: PreTrainedModel, dtype: str | None) -> TransformersEngine:
-        return TransformersEngine(model, self.tokenizer, batch_size=self.batch_size, dtype=dtype)
+        name = choose_engine(model.device) if self.engine == "auto" else self.engine
+        return make_engine(name, model, self.tokenizer, batch_size=self.batch_size, dtype=dtype)
 
 
 def check_sizes(*, batch_size: int, num_prompts: int | None) -> None:

@@ -20,7 +20,14 @@ from safety_lightning.errors import UserError
 from safety_lightning.evaluation.callbacks.progress import AnswerProgressBar, BatchProgress
 from safety_lightning.evaluation.cases import CasePlan
 from safety_lightning.evaluation.datamodule import EvaluationData
-from safety_lightning.evaluation.engines import ContinuousEngine, Engine, TransformersEngine, VLLMEngine, check_vllm
+from safety_lightning.evaluation.engines import (
+    Engine,
+    TransformersEngine,
+    VLLMEngine,
+    check_vllm,
+    choose_engine,
+    make_engine,
+)
 from safety_lightning.evaluation.grading import answer_cases, grade_cases, list_metrics
 from safety_lightning.evaluation.judges import open_cache
 from safety_lightning.evaluation.judges.local import ModelJudge, make_room
@@ -122,7 +129,7 @@ class EvaluationModule(L.LightningModule):
     def choose_engine(self, trainer: L.Trainer) -> None:
         """Puts an engine in the place of ``auto``, once it is known where the model will be."""
         if self.engine_name == "auto":
-            self.engine_name = "continuous" if trainer.strategy.root_device.type == "cuda" else "transformers"
+            self.engine_name = choose_engine(trainer.strategy.root_device)
 
     def check_engine(self) -> None:
         """Checks that the engine is installed; raises UserError."""
@@ -255,8 +262,8 @@ class EvaluationModule(L.LightningModule):
         assert self._data.tokenizer is not None
         if self.engine_name == "vllm":
             return VLLMEngine(self.model_name, self._data.tokenizer, dtype=self.weights_dtype)
-        engine = ContinuousEngine if self.engine_name == "continuous" else TransformersEngine
-        return engine(self.model, self._data.tokenizer, batch_size=self._data.batch_size)
+        assert self.engine_name != "auto"
+        return make_engine(self.engine_name, self.model, self._data.tokenizer, batch_size=self._data.batch_size)
 
     def _read_reference(self) -> Reference | None:
         """Reads what the drift is measured from, and lets the reference model go."""

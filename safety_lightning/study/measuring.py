@@ -206,6 +206,7 @@ class Bench:
                 batch_size=settings.batch_size,
                 num_prompts=settings.num_prompts,
                 max_context_tokens=context,
+                engine=settings.engine,
             )
             for options in (settings.data, choose_measures(settings))
         )

@@ -72,6 +72,8 @@ class MeasureSettings:
         batch_size: Prompts measured at once.
         num_prompts: Prompts of each task, its first ones; null takes all.
         dtype: What variants are computed in.
+        engine: What answers: ``transformers``, ``continuous`` (its continuous batching), or ``auto``, which is the
+            latter on a GPU.
         answers_blunt: Whether variants that only the blunt frontier needs are given whole answers too, besides the
             two measures of the verdict.
     """
@@ -82,6 +84,7 @@ class MeasureSettings:
     batch_size: int = 64
     num_prompts: int | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
+    engine: Literal["auto", "transformers", "continuous"] = "auto"
     answers_blunt: bool = False
 
 

@@ -6,9 +6,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from safety_lightning.checkpoints import load_model, load_tokenizer
 from safety_lightning.errors import UserError
-from safety_lightning.evaluation import EvaluationModule
+from safety_lightning.evaluation import EvaluationModule, LiveEvaluation
 from safety_lightning.evaluation.engines import AnswerLimits, ContinuousEngine, TransformersEngine
+from safety_lightning.evaluation.tasks import Lab, TaskSuite
 from tests.evaluation.engines.test_engines import model, prompts, tokenizer  # noqa: F401 (fixtures)
 
 LIMITS = AnswerLimits(max_new_tokens=6)
@@ -72,3 +74,13 @@ def test_the_device_chooses_the_engine(device, engine):
     module = EvaluationModule("lab:base")
     module.choose_engine(SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device(device))))
     assert module.engine_name == engine
+
+
+def test_a_model_in_memory_is_measured_by_either_engine_alike():
+    aligned, tokenizer, seen = load_model("lab:aligned", dtype=torch.float32), load_tokenizer("lab:aligned"), []
+    suite = TaskSuite(tasks=["lab"], lab=Lab(num_prompts=2, measures=["utility", "harmfulness"]))
+    for name in ("transformers", "continuous"):
+        found = LiveEvaluation(tokenizer, suite, engine=name).measure(aligned).values
+        seen.append({metric: one.values.tolist() for metric, one in found.items()})
+    assert seen[0] == seen[1]
+    assert {"utility", "harmfulness"} <= set(seen[0])
