@@ -77,10 +77,10 @@ def test_the_device_chooses_the_engine(device, engine):
 
 
 def test_a_model_in_memory_is_measured_by_either_engine_alike():
-    aligned, tokenizer, seen = load_model("lab:aligned", dtype=torch.float32), load_tokenizer("lab:aligned"), []
+    aligned, words, seen = load_model("lab:aligned", dtype=torch.float32), load_tokenizer("lab:aligned"), []
     suite = TaskSuite(tasks=["lab"], lab=Lab(num_prompts=2, measures=["utility", "harmfulness"]))
     for name in ("transformers", "continuous"):
-        found = LiveEvaluation(tokenizer, suite, engine=name).measure(aligned).values
+        found = LiveEvaluation(words, suite, engine=name).measure(aligned).values
         seen.append({metric: one.values.tolist() for metric, one in found.items()})
     assert seen[0] == seen[1]
     assert {"utility", "harmfulness"} <= set(seen[0])
