@@ -1,14 +1,29 @@
-"""Damages that hypothesis draws: to JSON, to the header of a safetensors file, to files as such."""
+"""Damages that hypothesis draws: to JSON, to the header of a safetensors file, to files as such; how inputs ended."""
 
 import copy
 import json
 import os
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from hypothesis import strategies as st
 
 Damage = tuple[Any, ...]
+TALLY: Counter[tuple[str, str]] = Counter()
+_test: list[str | None] = [None]
+
+
+def name_tally(test: str | None) -> None:
+    """Sets the test whose inputs are counted from here on; None counts nothing."""
+    _test[0] = test
+
+
+def count(how: str) -> None:
+    """Counts an input that has ended in some way."""
+    if _test[0] is not None:
+        TALLY[_test[0], how] += 1
+
 
 ODD_VALUES = st.one_of(
     st.sampled_from(

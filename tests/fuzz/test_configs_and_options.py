@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from safety_lightning.cli import Command, main
 from safety_lightning.cli.configs import find_configs
 from safety_lightning.errors import UserError
+from tests.fuzz.damage import count
 
 LONGEST_SECONDS = 10.0
 SOUND = {
@@ -170,6 +171,7 @@ def hold(words: Sequence[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert "Traceback" not in printed.err, words
     assert time.perf_counter() - began_seconds < LONGEST_SECONDS, words
     assert set(Path().rglob("*")) == before, words
+    count("taken" if code != 2 or "stopped behind the checks" in printed.err else "refused")
 
 
 def check_config(command: str, text: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -33,6 +33,7 @@ from safety_lightning.activations.storage import (
 from safety_lightning.data.reading import read_source
 from safety_lightning.data.sources import InstructionSource
 from safety_lightning.errors import UserError
+from tests.fuzz.damage import count
 
 ROWS = [{"prompt": f"What is {n}, in \u00fc words?", "response": f'It is "{n}".', "kind": "a"} for n in range(6)]
 KINDS = ("jsonl", "json", "csv", "parquet")
@@ -73,7 +74,9 @@ def read(kind: str, content: bytes) -> list[tuple[str, str]] | str:
         try:
             found = read_source(InstructionSource(path=str(file)), seed=0, kind="useful")
         except UserError as error:
+            count("refused")
             return check_line(str(error), file)
+    count("read")
     assert len(found.examples) + found.num_blank == found.num_rows
     assert (found.num_blank > 0) == (found.first_blank is not None)
     return [(one.prompt, one.response) for one in found.examples]
@@ -176,9 +179,11 @@ def check_activations(data: st.DataObject) -> None:
             found = read_activations(folder)
         except UserError as error:
             check_line(str(error), folder)
+            count("refused")
             return
         assert found[0] == index
         assert all(torch.equal(one, other) for one, other in zip(found[1], layers, strict=True))
+        count("without effect")
 
 
 CHECKS = [check_bytes, check_cells, check_csv, check_activations]

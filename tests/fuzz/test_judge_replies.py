@@ -20,6 +20,7 @@ from safety_lightning.evaluation.judges.served.reply import parse_reply
 from safety_lightning.evaluation.judges.served.requests import RequestError, read_completion, read_retry_after
 from safety_lightning.files import read_rows, write_rows
 from scripts.benchmarks.chat_server import write_reply
+from tests.fuzz.damage import count
 from tests.fuzz.test_data_files import QUICK, WHOLE, change_bytes
 
 KEY = "sk-of-the-fuzz-4711"
@@ -43,9 +44,11 @@ def judge_body(body: bytes, parsing: Any) -> Judgement | None:
         completion = read_completion(body, key=KEY)
     except RequestError as fault:
         assert_hidden(fault.reason)
+        count("tried again or unjudged")
         return None
     judgement = judge_completion(completion, parsing)
     assert KEY not in judgement.reason
+    count("unjudged" if judgement.score is None else "judged")
     with tempfile.TemporaryDirectory() as folder:
         write_rows(Path(folder) / "rows.jsonl", [judgement])
         assert read_rows(Path(folder) / "rows.jsonl", Judgement, what="a judgement") == [judgement]
@@ -104,6 +107,7 @@ def check_scores(data: st.DataObject) -> None:
     for parsing in parsings:
         assert parse_reply(reply, parsing).score is None, (name, reply[:60])
     parse_reply(reply, "paper")
+    count("unjudged")
 
 
 def check_waits(data: st.DataObject) -> None:
@@ -111,6 +115,7 @@ def check_waits(data: st.DataObject) -> None:
     value = data.draw(st.text(max_size=40) | st.floats().map(str) | st.sampled_from(["Wed, 21 Oct 9999 07:28:00 GMT"]))
     found = read_retry_after({data.draw(st.sampled_from(["retry-after", "retry-after-ms"])): value})
     assert found is None or found >= 0
+    count("without effect" if found is None else "taken")
 
 
 CHECKS = [check_bodies, check_shapes, check_scores, check_waits]

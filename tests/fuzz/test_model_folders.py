@@ -123,9 +123,11 @@ def check(act: Callable[[], Any], wanted: Any, *, is_untellable: bool = False) -
             found = None
     if found is None:
         assert "\n" not in said
+        d.count("refused")
         return
     same = torch.equal(found, wanted) if isinstance(found, Tensor) else found == wanted
     assert same or is_untellable
+    d.count("without effect" if same else "cannot be told from a sound one")
 
 
 def check_header(folder: Path, sound: Sound, drawn: tuple[str, int, int, Any]) -> None:
