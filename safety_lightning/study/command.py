@@ -7,7 +7,7 @@ import io
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import yaml
@@ -24,17 +24,23 @@ from safety_lightning.study.running import choose_stages, run_stages
 from safety_lightning.study.settings import StudyRun
 from safety_lightning.study.stages import Stage, StageStore, hash_values
 from safety_lightning.sweep.command import make_plain
+from safety_lightning.system.processes import lead_processes
 
 _IDENTITY = ("base", "reference", "reference_fit")
 """What makes a study this study and no other; all else may change, and what depends on it is made anew."""
 
 
 def study(run: StudyRun) -> None:
-    """Runs the command.
+    """Runs the command; of the processes that torchrun starts the first does, with as many workers.
 
     Raises:
         UserError: If a setting, a checkpoint, the folder or a worker is not what it must be.
     """
+    num_processes = lead_processes()
+    if num_processes == 0:
+        return
+    if num_processes > 1:
+        run = replace(run, workers=replace(run.workers, num_workers=num_processes))
     console = Console(soft_wrap=True)
     folder = RunFolder(run.out, command="study", resume=True)
     graph = StudyGraph(run, is_light=run.dry_run and folder.is_free())

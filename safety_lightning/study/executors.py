@@ -11,7 +11,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -102,8 +102,11 @@ class ProcessPool:
 
     def _start(self) -> ProcessPoolExecutor:
         context = multiprocessing.get_context("spawn")
+        shares, gpus = context.Queue(), list_gpus()
+        for worker in range(self.num_workers):
+            shares.put(share_gpus(gpus, worker, self.num_workers))
         return ProcessPoolExecutor(
-            self.num_workers, mp_context=context, initializer=limit_threads, initargs=(self._threads,)
+            self.num_workers, mp_context=context, initializer=_begin_worker, initargs=(shares, self._threads)
         )
 
 
@@ -264,6 +267,35 @@ def limit_threads(num_threads: int) -> None:
     import torch
 
     torch.set_num_threads(num_threads)
+
+
+def list_gpus() -> list[str]:
+    """Lists the GPUs of this process as ``CUDA_VISIBLE_DEVICES`` names them."""
+    import torch
+
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [one for one in named.split(",") if one]
+    return [str(number) for number in range(torch.cuda.device_count())]
+
+
+def share_gpus(gpus: Sequence[str], worker: int, num_workers: int) -> list[str]:
+    """Returns the GPUs of one of several workers: a part of its own, or one that it shares where there are too few.
+
+    Example:
+        >>> [share_gpus(["0", "1", "2"], worker, 2) for worker in range(2)], share_gpus(["0"], 1, 2)
+        ([['0', '2'], ['1']], ['0'])
+    """
+    if not gpus:
+        return []
+    return list(gpus[worker::num_workers]) or [gpus[worker % len(gpus)]]
+
+
+def _begin_worker(shares: Any, num_threads: int) -> None:
+    """Gives a process of this machine its GPUs, before anything looks for them, and its threads."""
+    if own := shares.get():
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(own)
+    limit_threads(num_threads)
 
 
 def run_stage(study: Path, stage: Stage) -> None:

@@ -13,6 +13,8 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 from safety_lightning.errors import UserError
 
 RUN_DIR_VARIABLE = "SAFETY_LIGHTNING_RUN_DIR"  # how started processes learn the run folder of the first
+_LAUNCH_VARIABLES = [f"{one}{what}" for one in ("", "LOCAL_", "GROUP_", "ROLE_") for what in ("RANK", "WORLD_SIZE")]
+_LAUNCH_VARIABLES += ["MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID"]
 _PATIENCE = timedelta(days=7)  # one process may work on long after another is done
 
 
@@ -38,6 +40,29 @@ def share_run_dir(run_dir: str | None) -> str | None:
 def count_processes() -> int:
     """Returns how many processes were started together."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def lead_processes() -> int:
+    """Makes the first of the processes that torchrun started on this machine the only one that works.
+
+    What torchrun told it is forgotten, so that what it starts is not taken for a process of that launch.
+
+    Returns:
+        How many were started, 1 without torchrun; in all but the first 0, and they have nothing to do.
+
+    Raises:
+        UserError: If they were started on several machines.
+    """
+    num_processes = count_processes()
+    if num_processes == 1:
+        return 1
+    if int(os.environ.get("LOCAL_WORLD_SIZE", num_processes)) != num_processes:
+        raise UserError(f"torchrun must start all processes on one machine, got {num_processes} on several")
+    if int(os.environ["RANK"]) > 0:
+        return 0
+    for name in _LAUNCH_VARIABLES:
+        os.environ.pop(name, None)
+    return num_processes
 
 
 @contextmanager
