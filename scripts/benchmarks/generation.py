@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from benchmarks.common import Result, take_turns, time_call
+from benchmarks.common import NotHereError, Result, Setup, take_turns, time_call
 from safety_lightning.checkpoints import load_model, load_tokenizer
 from safety_lightning.data import InstructionSource
 from safety_lightning.evaluation.cases import CasePlan, make_plan
@@ -25,19 +25,20 @@ DATA = ROOT.parent / "shared" / "data"
 NUM_PROMPTS, MAX_NEW_TOKENS, BATCH_SIZE, PLAIN_BATCH_SIZE = 32, 96, 32, 8
 
 
-def measure_generation(num_pairs: int) -> list[Result]:
+def measure_generation(setup: Setup) -> list[Result]:
     """Times answers to GSM8K problems with one worked example against a plain loop, same model, same answers.
 
     Raises:
-        RuntimeError: If model or data are absent, or the answers differ.
+        NotHereError: If model or data are absent.
+        RuntimeError: If the answers differ.
     """
     for path in (MODEL, DATA):
         if not path.exists():
-            raise RuntimeError(f"the section generation needs {path}, it does not exist")
+            raise NotHereError(f"the section generation needs {path}, it does not exist")
     model, tokenizer = load_model(MODEL, dtype=torch.float32), load_tokenizer(MODEL)
     plan = make_plan([make_task()], tokenizer, batch_size=BATCH_SIZE, max_context_tokens=None)
     ratios = []
-    for turn in range(num_pairs):
+    for turn in range(setup.num_pairs):
         sides: Mapping[str, Callable[[], Any]] = {
             "ours": partial(answer_ours, model, tokenizer, plan),
             "plain": partial(answer_plainly, model, tokenizer, plan),

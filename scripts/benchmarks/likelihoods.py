@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from benchmarks.common import Result, take_turns, time_call
+from benchmarks.common import NotHereError, Result, Setup, take_turns, time_call
 from benchmarks.generation import DATA, MODEL
 from safety_lightning.checkpoints import load_model, load_tokenizer
 from safety_lightning.data import EncodedExample, InstructionSource, collate_examples
@@ -24,20 +24,21 @@ STEP = 4  # of the 520 prompts, by length, one in four
 NUM_CHECKED, TOLERANCE = 8, 1e-5
 
 
-def measure_likelihoods(num_pairs: int) -> list[Result]:
+def measure_likelihoods(setup: Setup) -> list[Result]:
     """Times the likelihoods of AdvBench's targets and of eight refusals with the weights of SmolLM2.
 
     Raises:
-        RuntimeError: If model or data are absent, or a log-likelihood is not that of a plain loop.
+        NotHereError: If model or data are absent.
+        RuntimeError: If a log-likelihood is not that of a plain loop.
     """
     for path in (MODEL, DATA):
         if not path.exists():
-            raise RuntimeError(f"the section likelihoods needs {path}, it does not exist")
+            raise NotHereError(f"the section likelihoods needs {path}, it does not exist")
     model, plan = load_model(MODEL, dtype=torch.float32).eval(), make_prompts()
     batches = choose_batches(plan)
     largest = check_equality(model, plan, batches[-1][:NUM_CHECKED])
     ratios = []
-    for turn in range(num_pairs):
+    for turn in range(setup.num_pairs):
         sides: Mapping[str, Callable[[], Any]] = {
             "ours": partial(score_all, model, plan, batches),
             "plain": partial(score_targets, model, plan, batches),
