@@ -12,8 +12,10 @@ their range. Each section is a function of benchmarks/.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -76,6 +78,7 @@ def benchmark(
     if list:
         print(*(f"{name:16}{find_section(name).__doc__}".splitlines()[0] for name in SECTIONS | GPU_SECTIONS), sep="\n")
         return
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # of several, Hugging Face's Trainer would take all
     setup = Setup(num_pairs=num_pairs, is_toy=toy, device=device)
     names = choose_sections(setup, only)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
@@ -83,6 +86,9 @@ def benchmark(
     place, absent = describe_place(device), 0
     for name in names:
         started = time.perf_counter()
+        gc.collect()  # what the section before held
+        if device == "cuda":
+            torch.cuda.empty_cache()
         try:
             rows = [result.format(place) for result in find_section(name)(setup)]
         except NotHereError as error:

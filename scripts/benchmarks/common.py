@@ -74,8 +74,9 @@ class Result:
         middle = statistics.median(self.ratios)
         if self.kind == "counted":
             return f"**{middle:.4g}** (counted)"
-        unit = " s" if self.kind == "seconds" else ""
-        return f"**{middle:.3f}{unit}** ({min(self.ratios):.3f} to {max(self.ratios):.3f}, {len(self.ratios)} pairs)"
+        unit, number = " s" if self.kind == "seconds" else "", len(self.ratios)
+        span = f"{min(self.ratios):.3f} to {max(self.ratios):.3f}, {number} pair{'s' if number > 1 else ''}"
+        return f"**{middle:.3f}{unit}** ({span})"
 
 
 def take_turns(sides: Mapping[str, Callable[[], Any]], turn: int) -> list[tuple[str, Callable[[], Any]]]:

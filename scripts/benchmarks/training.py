@@ -206,13 +206,13 @@ def save_pair(folder: Path, shape: Shape) -> tuple[Path, Path]:
     return folder / "base", folder / "reference"
 
 
-def draw_delta(num_rows: int, num_columns: int, *, seed: int) -> Tensor:
+def draw_delta(num_rows: int, num_columns: int, *, seed: int, device: str = "cpu") -> Tensor:
     """Draws a delta whose singular values fall as those of real ones do: a bulk and a power law above it."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(device).manual_seed(seed)
     small = min(num_rows, num_columns)
-    left = torch.randn(num_rows, small, generator=generator)
-    right = torch.randn(small, num_columns, generator=generator)
-    return left * torch.arange(1, small + 1).pow(-0.7) @ right * 1e-4
+    left = torch.randn(num_rows, small, generator=generator, device=device)
+    right = torch.randn(small, num_columns, generator=generator, device=device)
+    return left * torch.arange(1, small + 1, device=device).pow(-0.7) @ right * 1e-4
 
 
 def draw_examples(num_examples: int, shape: Shape) -> list[EncodedExample]:
@@ -253,6 +253,8 @@ class _Clock(L.Callback):
         self._started = time.perf_counter()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if pl_module.device.type == "cuda":
+            torch.cuda.synchronize()
         self.seconds = time.perf_counter() - self._started
 
 
