@@ -33,8 +33,8 @@ def measure_overlap(setup: Setup) -> list[Result]:
     ratios, largest = [], 0.0
     for repeat in range(setup.num_pairs):
         seconds = {"ours": 0.0, "yardstick": 0.0}
-        for number, (name, shape) in enumerate(tensors.items()):
-            deltas = draw_updates((*shape, 1)[:2], seed=10 * number)  # vectors are M x 1
+        for number, (name, (num_rows, *rest)) in enumerate(tensors.items()):
+            deltas = draw_updates((num_rows, rest[0] if rest else 1), seed=10 * number)  # vectors are M x 1
             sides: dict[str, Callable[[], Any]] = {
                 "ours": partial(measure_matrix, name, deltas, PAIRS, settings),
                 "yardstick": partial(compare_straightforwardly, deltas["useful"], deltas["harmful"], ETA),

@@ -53,7 +53,8 @@ def test_rows_that_are_not_measured_anew_keep_their_date(tmp_path: Path) -> None
 def test_rows_of_a_page_without_dates_are_kept_as_they_are(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     old = "| old | ≥ 1 | **1.000** (1.000 to 1.000, 1 pairs) | n |"
-    page.write_text(f"# Benchmarks\n\nMade **long** ago.\n\n| what | wanted | ratio | note |\n|---|---|---|---|\n{old}\n")
+    head = "# Benchmarks\n\nMade **long** ago.\n\n| what | wanted | ratio | note |\n|---|---|---|---|\n"
+    page.write_text(f"{head}{old}\n")
     new = Result("new", "≥ 1", [1.0], "n").format("2026-03-04, def, there")
     write_page(page, [new])
     lines = page.read_text().splitlines()

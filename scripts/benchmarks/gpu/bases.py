@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 
 from benchmarks.common import Result, Setup
 from benchmarks.gpu.device import time_on
@@ -28,7 +29,7 @@ def measure_model(setup: Setup, shape: Shape, name: str, bound: str) -> Result:
         rank = rank_from_fraction(FRACTION, num_rows, num_columns)
         decompose_delta(delta, rank=rank)  # readies the library's handles
         for turn in range(setup.num_pairs):
-            seconds, _ = time_on(setup.device, lambda delta=delta, rank=rank: decompose_delta(delta, rank=rank))
+            seconds, _ = time_on(setup.device, partial(decompose_delta, delta, rank=rank))
             totals[turn] += count * seconds
     note = (
         f"fraction {FRACTION}; one matrix of each of {len(counts)} shapes is timed and multiplied by their number, "

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from benchmarks.common import Result, Setup, take_turns
 from benchmarks.gpu.device import count_work, describe_use
@@ -25,9 +26,9 @@ def measure_fit(setup: Setup) -> list[Result]:
     model = make_model(shape, device=setup.device)
     ratios, rates = [], []
     for turn in range(-1, setup.num_pairs):  # the first one warms up
-        seconds = {}
-        for name, side in take_turns(list_sides(setup, model), turn):
-            seconds[name] = side(examples)[0]
+        seconds: dict[str, float] = {}
+        for name, side in take_turns(list_sides(setup, model, examples), turn):
+            seconds[name], _ = side()
             gc.collect()  # a trainer that is done with holds its moments
         if turn >= 0:
             ratios.append(seconds["transformers"] / seconds["ours"])
@@ -43,15 +44,14 @@ def measure_fit(setup: Setup) -> list[Result]:
     return [Result("GPU, 1.5 B: tokens per second of a fit, ours ÷ Hugging Face Trainer", "≥ 1.0", ratios, note)]
 
 
-def list_sides(setup: Setup, model: Any) -> dict[str, Callable[[list[EncodedExample]], tuple[float, None]]]:
-    """Returns both trainers."""
-
-    def ours(examples: list[EncodedExample]) -> tuple[float, None]:
-        batches = [examples[at : at + BATCH_SIZE] for at in range(0, len(examples), BATCH_SIZE)]
-        return train_ours(model, batches, accumulate=ACCUMULATE, device=setup.device)
-
-    theirs = partial(train_transformers, model, batch_size=BATCH_SIZE, accumulate=ACCUMULATE, device=setup.device)
-    return {"ours": ours, "transformers": theirs}
+def list_sides(setup: Setup, model: PreTrainedModel, examples: list[EncodedExample]) -> dict[str, Callable[[], Any]]:
+    """Returns both trainers, on the same model and rows."""
+    batches = [examples[at : at + BATCH_SIZE] for at in range(0, len(examples), BATCH_SIZE)]
+    same: dict[str, Any] = {"accumulate": ACCUMULATE, "device": setup.device}
+    return {
+        "ours": partial(train_ours, model, batches, **same),
+        "transformers": partial(train_transformers, model, examples, batch_size=BATCH_SIZE, **same),
+    }
 
 
 def draw_rows(num_rows: int, num_tokens: int, *, vocab_size: int) -> list[EncodedExample]:

@@ -100,6 +100,7 @@ def write_inputs(folder: Path, setup: Setup) -> dict[str, str]:
 def make_request(inputs: dict[str, str], setup: Setup, **chosen: Any) -> Request:
     """Makes the request of a fit; what is chosen comes before the defaults."""
     plan: dict[str, Any] = {
+        **inputs,
         "fraction": FRACTION,
         "component": "orthogonal",
         "num_processes": 1 if chosen["strategy"] == "auto" else 2,
@@ -107,17 +108,16 @@ def make_request(inputs: dict[str, str], setup: Setup, **chosen: Any) -> Request
         "num_tokens": setup.choose(NUM_TOKENS, 32),
         "num_pairs": setup.num_pairs,
     }
-    return Request(**inputs, **(plan | chosen))
+    return Request(**(plan | chosen))
 
 
 def run_fit(folder: Path, request: Request, num_processes: int, **environment: str) -> list[Found]:
     """Runs a fit in processes of its own; returns what each of them found."""
     path = folder / f"{request.strategy}.json"
     path.write_text(json.dumps(asdict(request)))
-    words = ("benchmarks.processes.fit", str(path))
+    words = ["benchmarks.processes.fit", str(path)]
     if num_processes > 1:
-        launch = ("torch.distributed.run", "--standalone", "--nproc_per_node", str(num_processes), "-m")
-        words = (*launch, *words)
+        words = ["torch.distributed.run", "--standalone", "--nproc_per_node", str(num_processes), "-m", *words]
         environment["OMP_NUM_THREADS"] = "1"  # a core each
     run_module(*words, **environment)
     files = [path.with_suffix(f".{rank}.json") for rank in range(num_processes)]
