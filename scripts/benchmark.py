@@ -38,7 +38,7 @@ SECTIONS = {
     "sharded": "processes.sections:measure_sharded",
     "lora": "processes.sections:measure_lora",
     "sweep": "checkpoints.sweep:measure_sweep",
-    "start": "checkpoints.sweep:measure_start",
+    "start": "checkpoints.start:measure_start",
     "memory": "checkpoints.sweep:measure_memory",
     "overlap": "overlap:measure_overlap",
     "variants": "checkpoints.variants:measure_variants",

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks.checkpoints.folders import save_checkpoints
 from benchmarks.checkpoints.straightforward import take_straight_way
-from benchmarks.common import SCRIPTS, Result, Setup, run_module, take_turns, time_call
+from benchmarks.common import SCRIPTS, Result, Setup, time_call
 from benchmarks.shapes import SHALLOW_QWEN
 from safety_lightning.sweep import ProjectRun, project
 
@@ -24,7 +24,6 @@ MODELS = ("useful", "harmful", "contaminated")
 NUM_VARIANTS = len(MODELS) * 3 * 2 * len(FRACTIONS)
 # Of the 90 configurations the yardstick is timed on these; it does the same work in every one but for the rank.
 TIMED = (("top_k", "parallel", 0.01), ("random", "orthogonal", 0.99), ("random_k", "parallel", 0.5))
-START = "sweep of 90 configurations with start-up"
 
 
 def measure_sweep(setup: Setup) -> list[Result]:
@@ -50,48 +49,6 @@ def measure_sweep(setup: Setup) -> list[Result]:
         Result("the same without saving", "≥ 30", quick_ratios, "ours writes tables and figures alone"),
         Result("the same: total ÷ sum of decompositions, products and reads", "≤ 1.4", shares, f"shares: {shown}"),
     ]
-
-
-def measure_start(setup: Setup) -> list[Result]:
-    """Times the sweep as one command against one straightforward command a configuration, each with its start."""
-    ratios: dict[str, list[float]] = {"all": [], "none": []}
-    notes: dict[str, str] = {}
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        save_checkpoints(folder, setup.shrink(SHALLOW_QWEN), MODELS)
-        for repeat in range(setup.num_pairs):
-            sides = {"yardstick": partial(run_straight_ways, folder)}
-            sides |= {saved: partial(run_command, folder, folder / f"{saved}{repeat}", saved) for saved in ratios}
-            seconds = {side: time_call(call)[0] for side, call in take_turns(sides, repeat)}
-            each = seconds["yardstick"] / len(TIMED)
-            for saved, found in ratios.items():
-                found.append(each * NUM_VARIANTS / seconds[saved])
-                shutil.rmtree(folder / f"{saved}{repeat}")
-            notes = {
-                saved: f"each side a process with its imports: a straightforward command {each:.1f} s (timed on "
-                f"{len(TIMED)} of {NUM_VARIANTS} and multiplied), ours {seconds[saved]:.1f} s"
-                for saved in ratios
-            }
-    kinds = {"all": "all saved", "none": "tables alone"}
-    return [
-        Result(f"{START}, {kinds[saved]}: one straightforward command each ÷ ours", "≥ 60", found, notes[saved])
-        for saved, found in ratios.items()
-    ]
-
-
-def run_straight_ways(folder: Path) -> None:
-    """Runs some of the configurations, a command each."""
-    for source, component, fraction in TIMED:
-        run_module("benchmarks.checkpoints.straightforward", str(folder), source, component, str(fraction))
-
-
-def run_command(folder: Path, out: Path, save_models: str) -> None:
-    """Runs the sweep as a user does."""
-    finetuned = [str(folder / name) for name in MODELS]
-    words = ["--base", str(folder / "base"), "--reference", str(folder / "reference"), "--finetuned", *finetuned]
-    run_module(
-        "safety_lightning", "project", *words, "--out", str(out), "--save_models", save_models, "--device", "cpu"
-    )
 
 
 def measure_memory(setup: Setup) -> list[Result]:
