@@ -44,7 +44,8 @@ class Request:
         strategy: As the command line names it.
         num_processes: How many processes were started.
         num_micro_batches: Of each process in a step.
-        num_tokens: Of a micro-batch.
+        num_rows: Of a micro-batch.
+        num_tokens: Of a row.
         num_pairs: Of steps that are timed.
         lora_rank: Rank of the adapters; None trains the weights.
     """
@@ -57,6 +58,7 @@ class Request:
     strategy: str
     num_processes: int
     num_micro_batches: int
+    num_rows: int
     num_tokens: int
     num_pairs: int
     lora_rank: int | None = None
@@ -204,7 +206,7 @@ def draw_batches(request: Request, num_steps: int) -> list[dict[str, Tensor]]:
     generator = torch.Generator().manual_seed(find_rank())
     batches = []
     for _ in range(num_steps * request.num_micro_batches):
-        ids = torch.randint(vocab_size, (1, request.num_tokens), generator=generator)
+        ids = torch.randint(vocab_size, (request.num_rows, request.num_tokens), generator=generator)
         batches.append({"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids})
     return batches
 
