@@ -1,6 +1,6 @@
 """Measures speed as ratios of two things in one run, alternated and repeated, and writes docs/benchmarks.md.
 
-    python scripts/benchmark.py                          # everything, some hours on two cores
+    python scripts/benchmark.py                          # everything, about two hours on two cores
     python scripts/benchmark.py --only bases step
     python scripts/benchmark.py --device cuda            # what a GPU alone can tell; needs no network
     python scripts/benchmark.py --toy true               # tries every section in seconds, and writes nothing
@@ -107,8 +107,10 @@ def choose_sections(setup: Setup, only: list[str] | None) -> list[str]:
     """Returns the names of the sections that are measured.
 
     Raises:
-        SystemExit: If there is none of a name, or no GPU where one is asked for.
+        SystemExit: If there is none of a name, no pair, or no GPU where one is asked for.
     """
+    if setup.num_pairs < 1:
+        raise SystemExit(f"--num_pairs must be at least 1, got {setup.num_pairs}")
     if setup.device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("--device cuda must have a CUDA device, this machine has none (--toy true tries it on a CPU)")
     here: Mapping[str, str] = GPU_SECTIONS if setup.device == "cuda" else SECTIONS

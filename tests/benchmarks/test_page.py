@@ -81,6 +81,8 @@ def test_without_a_gpu_its_sections_are_refused_in_a_line(script: ModuleType) ->
 def test_sections_are_chosen_by_device(script: ModuleType) -> None:
     assert script.choose_sections(Setup(), None) == [*script.SECTIONS]
     assert script.choose_sections(Setup(is_toy=True), ["gpu_step"]) == ["gpu_step"]
+    with pytest.raises(SystemExit, match="--num_pairs must be at least 1, got 0"):
+        script.choose_sections(Setup(num_pairs=0), None)
     with pytest.raises(SystemExit, match=r"--only must be of bases, .*, got gpu_step"):
         script.choose_sections(Setup(), ["gpu_step"])
 

@@ -13,6 +13,7 @@ from benchmarks.shapes import Shape, list_shapes, make_config
 
 _DATA_SHEET = {  # dense products in bfloat16, operations per second
     "H200": 989e12,
+    "H100 NVL": 835e12,
     "H100 PCIe": 756e12,
     "H100": 989e12,
     "A100": 312e12,

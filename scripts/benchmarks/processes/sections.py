@@ -67,16 +67,16 @@ def list_traffic(setup: Setup, found: Found) -> list[Result]:
 def list_peaks(setup: Setup, peak: int, alone: dict[int, int]) -> list[Result]:
     """Makes the rows of memory: of one process alone with the rows of both, and with those of one."""
     memory, size = "fit under FSDP2: peak memory of one of two processes ÷ one alone", setup.choose(NUM_TOKENS, 32)
-    bounds = {2: ("with the rows of both", "≤ 0.65"), 1: ("with the rows of one", "told")}
+    kinds = {2: "with the rows of both", 1: "with the rows of one"}
     return [
         Result(
             f"{memory}, {words}",
-            bound,
+            "≤ 0.65",
             [peak / alone[num_rows]],
             f"SmolLM2's shape, projection after each step, a row of {size} tokens a process; {peak / 1e6:.0f} and "
             f"{alone[num_rows] / 1e6:.0f} MB above the idle process",
         )
-        for num_rows, (words, bound) in bounds.items()
+        for num_rows, words in kinds.items()
     ]
 
 
@@ -88,7 +88,7 @@ def measure_lora(setup: Setup) -> list[Result]:
         (one,) = run_fit(Path(folder), request, 1)
     assert one.wrong_energy is not None
     note = f"rank {LORA_RANK}, every linear module; {describe_step(setup, 1)}; {describe_share(one)}"
-    energy = "of PEFT's own update, float64, in one step after the projection"
+    energy = "of PEFT's own update, float64, right after a projection"
     return [
         Result(f"step of a LoRA fit: {WITH}", "≤ 1.02", list_ratios(one), note),
         Result("LoRA fit: energy of the update outside its subspace", "≤ 1e-6", [one.wrong_energy], energy, "counted"),
