@@ -32,7 +32,7 @@ def measure_strategies(setup: Setup) -> list[Result]:
     with tempfile.TemporaryDirectory() as folder:
         inputs = write_inputs(Path(folder), setup)
         for strategy in STRATEGIES:
-            one, _ = run_fit(Path(folder), make_request(inputs, setup, strategy=strategy), 2)
+            one, _ = run_fit(Path(folder), make_request(inputs, setup, strategy=strategy))
             note = f"{describe_step(setup, 2)}; {describe_share(one)}"
             results.append(Result(f"step of a fit by {strategy}: {WITH}", "≤ 1.10", list_ratios(one), note))
     return results
@@ -43,11 +43,11 @@ def measure_sharded(setup: Setup) -> list[Result]:
     with tempfile.TemporaryDirectory() as folder:
         inputs = write_inputs(Path(folder), setup)
         plan: dict[str, Any] = {"num_pairs": 0, "num_micro_batches": 1}
-        shared = run_fit(Path(folder), make_request(inputs, setup, strategy="fsdp2", **plan), 2, **FREE_SOON)
+        shared = run_fit(Path(folder), make_request(inputs, setup, strategy="fsdp2", **plan), **FREE_SOON)
         alone = {}
         for num_rows in (1, 2):
             request = make_request(inputs, setup, strategy="auto", num_rows=num_rows, **plan)
-            alone[num_rows] = run_fit(Path(folder), request, 1, **FREE_SOON)[0].peak_bytes
+            alone[num_rows] = run_fit(Path(folder), request, **FREE_SOON)[0].peak_bytes
     return [*list_traffic(setup, shared[0]), *list_peaks(setup, max(one.peak_bytes for one in shared), alone)]
 
 
@@ -85,7 +85,7 @@ def measure_lora(setup: Setup) -> list[Result]:
     with tempfile.TemporaryDirectory() as folder:
         inputs = write_inputs(Path(folder), setup)
         request = make_request(inputs, setup, strategy="auto", component="parallel", lora_rank=LORA_RANK)
-        (one,) = run_fit(Path(folder), request, 1)
+        (one,) = run_fit(Path(folder), request)
     assert one.wrong_energy is not None
     note = f"rank {LORA_RANK}, every linear module; {describe_step(setup, 1)}; {describe_share(one)}"
     energy = "of PEFT's own update, float64, right after a projection"
@@ -120,9 +120,9 @@ def make_request(inputs: dict[str, str], setup: Setup, **chosen: Any) -> Request
     return Request(**(plan | chosen))
 
 
-def run_fit(folder: Path, request: Request, num_processes: int, **environment: str) -> list[Found]:
+def run_fit(folder: Path, request: Request, **environment: str) -> list[Found]:
     """Runs a fit in processes of its own; returns what each of them found."""
-    path = folder / f"{request.strategy}.json"
+    path, num_processes = folder / f"{request.strategy}.json", request.num_processes
     path.write_text(json.dumps(asdict(request)))
     words = ["benchmarks.processes.fit", str(path)]
     if num_processes > 1:
