@@ -35,7 +35,7 @@ check: setup  ## lint, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-benchmark: setup  ## measure the ratios of docs/benchmarks.md (about an hour)
+benchmark: setup  ## measure the ratios of docs/benchmarks.md (about two hours)
 	$(BIN)/python scripts/benchmark.py --out docs/benchmarks.md
 
 clean:  ## remove .venv and caches

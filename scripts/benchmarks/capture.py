@@ -23,8 +23,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from benchmarks.common import Result, take_turns
-from benchmarks.training import make_model
+from benchmarks.common import Result, Setup, take_turns
+from benchmarks.shapes import SMOLLM2, Shape, make_model
 from safety_lightning.activations import (
     ActivationFolder,
     ActivationModule,
@@ -54,19 +54,20 @@ class Measurement:
     peak_bytes: int
 
 
-def measure_capture(num_pairs: int) -> list[Result]:
+def measure_capture(setup: Setup) -> list[Result]:
     """Measures `predict` and the straightforward way by turns, in processes of their own."""
     faster, smaller, difference = [], [], 0.0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_inputs(folder)
-        for repeat in range(num_pairs):
+        every = setup.choose(EVERY, 50)
+        write_inputs(folder, setup.shrink(SMOLLM2), every=every)
+        for repeat in range(setup.num_pairs):
             sides = {side: lambda side=side: run_side(side, folder) for side in SIDES}
             found = {side: run() for side, run in take_turns(sides, repeat)}
             faster.append(found["whole"].seconds / found["ours"].seconds)
             smaller.append(found["ours"].peak_bytes / found["whole"].peak_bytes)
             difference = compare_vectors(folder)
-    what = f"{NUM_PROMPTS // EVERY} prompts (of {NUM_PROMPTS} by rising length one in {EVERY}), "
+    what = f"{NUM_PROMPTS // every} prompts (of {NUM_PROMPTS} by rising length one in {every}), "
     what += f"the same batches of {BATCH_SIZE}, each side in processes of its own; "
     peaks = " and ".join(f"{found[side].peak_bytes / 1e6:.0f} MB" for side in ("ours", "whole"))
     what += f"vectors differ by at most {difference:.0e} of their layer's largest"
@@ -76,15 +77,15 @@ def measure_capture(num_pairs: int) -> list[Result]:
     ]
 
 
-def write_inputs(folder: Path) -> None:
+def write_inputs(folder: Path, shape: Shape, *, every: int) -> None:
     """Writes the model and the prompts."""
-    make_model(seed=0).save_pretrained(folder / "model")
+    make_model(shape).save_pretrained(folder / "model")
     build_tokenizer().save_pretrained(folder / "model")
     generator = torch.Generator().manual_seed(0)
     words = sorted(word[1:] for word in build_tokenizer().get_vocab() if word[1:].isalpha())  # behind a mark of a space
     lengths = torch.randn(NUM_PROMPTS, generator=generator).mul(0.23).exp().mul(87).round().int().sort().values
     with (folder / "prompts.jsonl").open("w") as stream:
-        for length in lengths[EVERY - 1 :: EVERY].tolist():
+        for length in lengths[every - 1 :: every].tolist():
             chosen = torch.randint(len(words), (length,), generator=generator).tolist()
             stream.write(json.dumps({"prompt": " ".join(words[at] for at in chosen)}) + "\n")
 

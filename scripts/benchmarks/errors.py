@@ -6,17 +6,18 @@ import os
 import subprocess
 import sys
 
-from benchmarks.common import Result
+from benchmarks.common import Result, Setup
 
 MISTAKES = (("--data.kind", "nothing"), ("--model.model", "nowhere/at/all"), ("--run_dir", "."))
 
 
-def measure_errors(num_pairs: int) -> list[Result]:
+def measure_errors(setup: Setup) -> list[Result]:
     """Compares processor seconds until the error with those of `import lightning.pytorch.cli`, in turns."""
     results = []
     for words in MISTAKES:
         fit = ("-m", "safety_lightning", "fit", "--config", "quickstart", *words)
-        ratios = [_count_seconds(*fit) / _count_seconds("-c", "import lightning.pytorch.cli") for _ in range(num_pairs)]
+        turns = range(setup.num_pairs)
+        ratios = [_count_seconds(*fit) / _count_seconds("-c", "import lightning.pytorch.cli") for _ in turns]
         results.append(Result(f"error of fit {words[0]}: until it is told ÷ import of Lightning", "≤ 1.35", ratios, ""))
     return results
 

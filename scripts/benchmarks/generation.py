@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from benchmarks.common import Result, take_turns, time_call
+from benchmarks.common import NotHereError, Result, Setup, take_turns, time_call
 from safety_lightning.checkpoints import load_model, load_tokenizer
 from safety_lightning.data import InstructionSource
 from safety_lightning.evaluation.cases import CasePlan, make_plan
@@ -25,19 +25,22 @@ DATA = ROOT.parent / "shared" / "data"
 NUM_PROMPTS, MAX_NEW_TOKENS, BATCH_SIZE, PLAIN_BATCH_SIZE = 32, 96, 32, 8
 
 
-def measure_generation(num_pairs: int) -> list[Result]:
+def measure_generation(setup: Setup) -> list[Result]:
     """Times answers to GSM8K problems with one worked example against a plain loop, same model, same answers.
 
     Raises:
-        RuntimeError: If model or data are absent, or the answers differ.
+        NotHereError: If model or data are absent.
+        RuntimeError: If the answers differ.
     """
     for path in (MODEL, DATA):
         if not path.exists():
-            raise RuntimeError(f"the section generation needs {path}, it does not exist")
+            raise NotHereError(f"the section generation needs {path}, it does not exist")
     model, tokenizer = load_model(MODEL, dtype=torch.float32), load_tokenizer(MODEL)
-    plan = make_plan([make_task()], tokenizer, batch_size=BATCH_SIZE, max_context_tokens=None)
+    num_prompts, max_new_tokens = setup.choose(NUM_PROMPTS, 2), setup.choose(MAX_NEW_TOKENS, 8)
+    task = make_task(num_prompts, max_new_tokens)
+    plan = make_plan([task], tokenizer, batch_size=BATCH_SIZE, max_context_tokens=None)
     ratios = []
-    for turn in range(num_pairs):
+    for turn in range(setup.num_pairs):
         sides: Mapping[str, Callable[[], Any]] = {
             "ours": partial(answer_ours, model, tokenizer, plan),
             "plain": partial(answer_plainly, model, tokenizer, plan),
@@ -45,19 +48,19 @@ def measure_generation(num_pairs: int) -> list[Result]:
         timed = {name: time_call(side) for name, side in take_turns(sides, turn)}
         differing = sum(a != b for a, b in zip(timed["ours"][1], timed["plain"][1], strict=True))
         if differing:
-            raise RuntimeError(f"both sides must give the same answers, {differing} of {NUM_PROMPTS} differ")
+            raise RuntimeError(f"both sides must give the same answers, {differing} of {num_prompts} differ")
         ratios.append(timed["plain"][0] / timed["ours"][0])
-    note = f"SmolLM2-135M, {NUM_PROMPTS} GSM8K problems, up to {MAX_NEW_TOKENS} tokens, float32; same answers"
+    note = f"SmolLM2-135M, {num_prompts} GSM8K problems, up to {max_new_tokens} tokens, float32; same answers"
     return [Result("answers per second: ours ÷ plain loop of batches of 8", "≥ 1.5", ratios, note)]
 
 
-def make_task() -> GSM8K:
+def make_task(num_prompts: int, max_new_tokens: int) -> GSM8K:
     """Makes the task: the first problems of the test file."""
     columns: dict[str, Any] = {"prompt": "question", "response": "answer"}
     return GSM8K(
-        source=InstructionSource(path=str(DATA / "gsm8k_test.jsonl"), size=NUM_PROMPTS, pick="first", **columns),
+        source=InstructionSource(path=str(DATA / "gsm8k_test.jsonl"), size=num_prompts, pick="first", **columns),
         examples=InstructionSource(path=str(DATA / "gsm8k_train.jsonl"), **columns),
-        max_new_tokens=MAX_NEW_TOKENS,
+        max_new_tokens=max_new_tokens,
     )
 
 
@@ -84,7 +87,7 @@ def answer_plainly(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, p
         encoded = tokenizer(texts, return_tensors="pt", padding=True)
         output = model.generate(  # type: ignore[operator]  # a mixin that torch.nn.Module hides
             **encoded,
-            max_new_tokens=MAX_NEW_TOKENS,
+            max_new_tokens=limits.max_new_tokens,
             do_sample=False,
             eos_token_id=sorted(end_ids),
             stop_strings=list(limits.stop_strings),

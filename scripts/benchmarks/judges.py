@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.chat_server import ChatServer, Question, ServerReply, write_error, write_reply
-from benchmarks.common import Result, time_call
+from benchmarks.common import Result, Setup, time_call
 from safety_lightning.evaluation.judges import (
     Delivery,
     Judgement,
@@ -38,37 +38,38 @@ FAULTS: Mapping[str, tuple[int, ServerReply]] = {
 UNJUDGED = {"no score": "unparsable", "score 7": "out_of_range", "refusal": "refused"}
 
 
-def measure_judges(num_pairs: int) -> list[Result]:
+def measure_judges(setup: Setup) -> list[Result]:
     """Has 520 answers judged by a server that takes 300 ms and fails three times in ten, and counts them.
 
     Raises:
         RuntimeError: If an answer is lost, doubled, or has another score than the server gave it.
     """
     importlib.import_module("openai")  # takes longer than judging starts to
+    num_answers = setup.choose(NUM_ANSWERS, 40)
     ratios, notes = [], ""
-    for turn in range(num_pairs):
+    for turn in range(setup.num_pairs):
         with ChatServer(make_server(turn)) as server, tempfile.TemporaryDirectory() as folder:
-            seconds, judgements = time_call(lambda: judge_all(server.url, Path(folder) / "cache.sqlite"))
-            num_late = check_accounts(judgements, server.asked)
+            seconds, judgements = time_call(lambda: judge_all(server.url, Path(folder) / "cache.sqlite", num_answers))
+            num_late = check_accounts(judgements, server.asked, num_answers)
             num_requests = len(server.asked)
         ideal_seconds = LATENCY_SECONDS * num_requests / CONCURRENCY
         ratios.append(seconds / ideal_seconds)
         unjudged = Counter(judgement.unjudged for judgement in judgements if judgement.unjudged)
         notes = (
             f"the last of them: {num_requests} requests, {seconds:.1f} s against "
-            f"{ideal_seconds:.1f} s; {NUM_ANSWERS} of {NUM_ANSWERS} accounted for, {sum(unjudged.values())} unjudged "
+            f"{ideal_seconds:.1f} s; {num_answers} of {num_answers} accounted for, {sum(unjudged.values())} unjudged "
             f"({', '.join(f'{number} {reason}' for reason, number in unjudged.items())}), {num_late} asked again after "
             "a reply that came too late"
         )
-    name = f"judging {NUM_ANSWERS} answers, 30 % faults, 300 ms, {CONCURRENCY} at a time / requests × latency ÷ places"
+    name = f"judging {num_answers} answers, 30 % faults, 300 ms, {CONCURRENCY} at a time / requests × latency ÷ places"
     return [Result(name=name, bound="at most 1.5", ratios=ratios, note=notes)]
 
 
-def judge_all(url: str, cache_file: Path) -> list[Judgement]:
+def judge_all(url: str, cache_file: Path, num_answers: int) -> list[Judgement]:
     """Judges as a user does, with the default waits and a cache."""
     os.environ.setdefault("OPENAI_API_KEY", "none-needed")
     judge = OpenAIJudge(base_url=url, delivery=Delivery(concurrency=CONCURRENCY, timeout_seconds=1.0))
-    requests = [JudgeRequest(prompt=f"<{index}>", answer="An answer. " * 60) for index in range(NUM_ANSWERS)]
+    requests = [JudgeRequest(prompt=f"<{index}>", answer="An answer. " * 60) for index in range(num_answers)]
     with JudgementCache(cache_file) as cache:
         return judge_answers(judge, requests, cache=cache, progress=False)
 
@@ -96,7 +97,7 @@ def find_number(text: str) -> int:
     return int(match[1])
 
 
-def check_accounts(judgements: Sequence[Judgement], asked: Sequence[tuple[str, str]]) -> int:
+def check_accounts(judgements: Sequence[Judgement], asked: Sequence[tuple[str, str]], num_answers: int) -> int:
     """Checks that each answer has the last word that the server had on it.
 
     Returns:
@@ -105,8 +106,8 @@ def check_accounts(judgements: Sequence[Judgement], asked: Sequence[tuple[str, s
     told: dict[int, list[str]] = {}
     for text, kind in asked:
         told.setdefault(find_number(text), []).append(kind)
-    if len(judgements) != NUM_ANSWERS or sorted(told) != list(range(NUM_ANSWERS)):
-        raise RuntimeError(f"{NUM_ANSWERS} answers must be judged, {len(judgements)} were, {len(told)} were asked")
+    if len(judgements) != num_answers or sorted(told) != list(range(num_answers)):
+        raise RuntimeError(f"{num_answers} answers must be judged, {len(judgements)} were, {len(told)} were asked")
     for number, kinds in told.items():
         judgement, last = judgements[number], kinds[-1]
         expected = (number % 5 + 1, None) if last == "score" else (None, UNJUDGED.get(last, judgement.unjudged))

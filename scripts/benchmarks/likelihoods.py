@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from benchmarks.common import Result, take_turns, time_call
+from benchmarks.common import NotHereError, Result, Setup, take_turns, time_call
 from benchmarks.generation import DATA, MODEL
 from safety_lightning.checkpoints import load_model, load_tokenizer
 from safety_lightning.data import EncodedExample, InstructionSource, collate_examples
@@ -24,20 +24,22 @@ STEP = 4  # of the 520 prompts, by length, one in four
 NUM_CHECKED, TOLERANCE = 8, 1e-5
 
 
-def measure_likelihoods(num_pairs: int) -> list[Result]:
+def measure_likelihoods(setup: Setup) -> list[Result]:
     """Times the likelihoods of AdvBench's targets and of eight refusals with the weights of SmolLM2.
 
     Raises:
-        RuntimeError: If model or data are absent, or a log-likelihood is not that of a plain loop.
+        NotHereError: If model or data are absent.
+        RuntimeError: If a log-likelihood is not that of a plain loop.
     """
     for path in (MODEL, DATA):
         if not path.exists():
-            raise RuntimeError(f"the section likelihoods needs {path}, it does not exist")
+            raise NotHereError(f"the section likelihoods needs {path}, it does not exist")
     model, plan = load_model(MODEL, dtype=torch.float32).eval(), make_prompts()
-    batches = choose_batches(plan)
-    largest = check_equality(model, plan, batches[-1][:NUM_CHECKED])
+    step = setup.choose(STEP, 130)
+    batches = choose_batches(plan, step)
+    largest = check_equality(model, plan, batches[-1][: setup.choose(NUM_CHECKED, 1)])
     ratios = []
-    for turn in range(num_pairs):
+    for turn in range(setup.num_pairs):
         sides: Mapping[str, Callable[[], Any]] = {
             "ours": partial(score_all, model, plan, batches),
             "plain": partial(score_targets, model, plan, batches),
@@ -46,7 +48,7 @@ def measure_likelihoods(num_pairs: int) -> list[Result]:
         ratios.append(timed["ours"] / timed["plain"])
     num_prompts = sum(len(batch) for batch in batches)
     note = (
-        f"SmolLM2-135M, {num_prompts} AdvBench prompts (of 520 by length one in {STEP}), the same batches of "
+        f"SmolLM2-135M, {num_prompts} AdvBench prompts (of 520 by length one in {step}), the same batches of "
         f"{BATCH_SIZE // ROW_SHARE}, float32; in float64 log-likelihoods differ from a "
         f"plain loop's by at most {largest:.0e}"
     )
@@ -63,9 +65,9 @@ def make_prompts() -> CasePlan:
     return make_plan([task], load_tokenizer(MODEL), batch_size=BATCH_SIZE, max_context_tokens=None)
 
 
-def choose_batches(plan: CasePlan) -> list[list[int]]:
+def choose_batches(plan: CasePlan, step: int) -> list[list[int]]:
     """Chooses prompts by length, and puts them into batches of similar length."""
-    ordered = [index for batch in plan.batches for index in batch][::STEP]
+    ordered = [index for batch in plan.batches for index in batch][::step]
     size = BATCH_SIZE // ROW_SHARE
     return [ordered[start : start + size] for start in range(0, len(ordered), size)]
 

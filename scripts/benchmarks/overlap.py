@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from benchmarks.common import Result, take_turns, time_call
+from benchmarks.common import Result, Setup, take_turns, time_call
+from benchmarks.shapes import SHALLOW_QWEN, list_shapes
 from benchmarks.training import draw_delta
 from safety_lightning.overlap import WeightSettings
 from safety_lightning.overlap.weights.compare import MatrixMeasure, measure_matrix
@@ -19,18 +19,9 @@ from safety_lightning.overlap.weights.compare import MatrixMeasure, measure_matr
 UPDATES = ("useful", "harmful", "delta")
 PAIRS = list(itertools.combinations(UPDATES, 2))
 ETA = 0.9  # at which the yardstick is timed: its decompositions cost the same at every share
-QWEN: dict[str, Any] = {
-    "vocab_size": 8000,
-    "hidden_size": 896,
-    "intermediate_size": 4864,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 14,
-    "num_key_value_heads": 2,
-    "tie_word_embeddings": True,
-}
 
 
-def measure_overlap(num_pairs: int) -> list[Result]:
+def measure_overlap(setup: Setup) -> list[Result]:
     """Times all overlaps of a two-layer model of Qwen2.5-0.5B's shape, matrix by matrix.
 
     The yardstick decomposes both updates wholly for every pair and share. It is timed once a matrix, for one pair at
@@ -38,11 +29,12 @@ def measure_overlap(num_pairs: int) -> list[Result]:
     """
     settings = WeightSettings().resolve("sound")
     num_repeats = len(PAIRS) * len(settings.etas)
+    tensors = list_shapes(setup.shrink(SHALLOW_QWEN))
     ratios, largest = [], 0.0
-    for repeat in range(num_pairs):
+    for repeat in range(setup.num_pairs):
         seconds = {"ours": 0.0, "yardstick": 0.0}
-        for number, (name, shape) in enumerate(list_shapes().items()):
-            deltas = draw_updates(shape, seed=10 * number)
+        for number, (name, (num_rows, *rest)) in enumerate(tensors.items()):
+            deltas = draw_updates((num_rows, rest[0] if rest else 1), seed=10 * number)  # vectors are M x 1
             sides: dict[str, Callable[[], Any]] = {
                 "ours": partial(measure_matrix, name, deltas, PAIRS, settings),
                 "yardstick": partial(compare_straightforwardly, deltas["useful"], deltas["harmful"], ETA),
@@ -53,17 +45,10 @@ def measure_overlap(num_pairs: int) -> list[Result]:
             largest = max(largest, abs(find_overlap(timed["ours"][1]) - timed["yardstick"][1]))
         ratios.append(seconds["yardstick"] / seconds["ours"])
     note = (
-        f"{len(list_shapes())} tensors, {len(PAIRS)} pairs, {len(settings.etas)} shares; the yardstick is timed for "
+        f"{len(tensors)} tensors, {len(PAIRS)} pairs, {len(settings.etas)} shares; the yardstick is timed for "
         f"one pair and share and multiplied by {num_repeats}; largest difference {largest:.0e}"
     )
     return [Result("weight overlap: a full SVD per tensor, side and share ÷ ours", "≥ 40", ratios, note)]
-
-
-def list_shapes() -> dict[str, tuple[int, int]]:
-    """Lists the model's tensors by name; vectors are M x 1."""
-    with torch.device("meta"):
-        model = Qwen2ForCausalLM(Qwen2Config(**QWEN))
-    return {name: (one.shape[0], one.shape[1] if one.ndim > 1 else 1) for name, one in model.named_parameters()}
 
 
 def draw_updates(shape: tuple[int, int], *, seed: int) -> dict[str, Tensor]:

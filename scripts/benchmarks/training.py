@@ -18,31 +18,23 @@ import lightning as L
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Trainer, TrainingArguments
+from transformers import LlamaForCausalLM, PreTrainedModel, Trainer, TrainingArguments
 
-from benchmarks.common import Result, take_turns, time_call
+from benchmarks.common import Result, Setup, take_turns, time_call
+from benchmarks.shapes import SMOLLM2, Shape, list_shapes, make_model
 from safety_lightning.data import EncodedExample, LengthGroupedBatchSampler, collate_examples
 from safety_lightning.projection import SubspaceSpec, UpdateProjector, prepare_subspace
 from safety_lightning.subspaces import decompose_delta, rank_from_fraction
 from safety_lightning.training import CausalLMModule, ProjectionHook, sum_token_losses
 
 FRACTION = 0.25
-SMOLLM2 = {
-    "vocab_size": 49152,
-    "hidden_size": 576,
-    "intermediate_size": 1536,
-    "num_hidden_layers": 30,
-    "num_attention_heads": 9,
-    "num_key_value_heads": 3,
-    "tie_word_embeddings": True,
-}
 
 
-def measure_bases(num_pairs: int) -> list[Result]:
+def measure_bases(setup: Setup) -> list[Result]:
     """Times all bases of the model's shape against float32 singular value decompositions, matrix by matrix."""
-    shapes = [tuple(parameter.shape) for parameter in make_model(seed=0).parameters() if parameter.ndim == 2]
+    shapes = [shape for shape in list_shapes(setup.shrink(SMOLLM2)).values() if len(shape) == 2]
     ratios, errors = [], {"ours": 0.0, "svd": 0.0}
-    for repeat in range(num_pairs):
+    for repeat in range(setup.num_pairs):
         ours_seconds = svd_seconds = 0.0
         for number, (num_rows, num_columns) in enumerate(shapes):
             delta = draw_delta(num_rows, num_columns, seed=number)
@@ -62,21 +54,22 @@ def measure_bases(num_pairs: int) -> list[Result]:
     return [Result("all bases: `torch.linalg.svd` ÷ ours", "≥ 2", ratios, note)]
 
 
-def measure_step(num_pairs: int) -> list[Result]:
+def measure_step(setup: Setup) -> list[Result]:
     """Times an optimizer step of 32 micro-batches of 512 tokens with projection after it against one without."""
     with tempfile.TemporaryDirectory() as folder:
-        base, reference = save_pair(Path(folder))
+        base, reference = save_pair(Path(folder), setup.shrink(SMOLLM2))
         model = LlamaForCausalLM.from_pretrained(reference, dtype=torch.float32).train()
         spec = SubspaceSpec(base=str(base), reference=str(reference), fraction=FRACTION)
         projector = UpdateProjector(prepare_subspace(spec), component="orthogonal")
         projector.bind(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
     take_step(model, optimizer, num_micro_batches=1)  # makes the optimizer's state
+    num_micro_batches = setup.choose(32, 2)
     ratios, shares = [], []
-    for repeat in range(num_pairs):
+    for repeat in range(setup.num_pairs):
         sides: dict[str, Callable[[], Any]] = {
-            "without": partial(take_step, model, optimizer),
-            "with": partial(take_projected_step, model, optimizer, projector),
+            "without": partial(take_step, model, optimizer, num_micro_batches=num_micro_batches),
+            "with": partial(take_projected_step, model, optimizer, projector, num_micro_batches=num_micro_batches),
         }
         timed = {name: time_call(side)[0] for name, side in take_turns(sides, repeat)}
         ratios.append(timed["with"] / timed["without"])
@@ -85,13 +78,13 @@ def measure_step(num_pairs: int) -> list[Result]:
     return [Result("optimizer step of 32 × 512 tokens: with projection ÷ without", "≤ 1.05", ratios, note)]
 
 
-def measure_trainer(num_pairs: int) -> list[Result]:
+def measure_trainer(setup: Setup) -> list[Result]:
     """Compares real tokens per second with the Hugging Face Trainer: same model, data, order, precision, optimizer."""
-    examples = draw_examples(64)
-    model = make_model(seed=0)
+    examples = draw_examples(setup.choose(64, 16), setup.shrink(SMOLLM2))
+    model = make_model(setup.shrink(SMOLLM2))
     batches = [examples[at : at + 4] for at in range(0, len(examples), 4)]
     ratios = []
-    for repeat in range(num_pairs):
+    for repeat in range(setup.num_pairs):
         sides: dict[str, Callable[[], Any]] = {
             "ours": partial(train_ours, model, batches, accumulate=4),
             "transformers": partial(train_transformers, model, examples, batch_size=4, accumulate=4),
@@ -102,15 +95,15 @@ def measure_trainer(num_pairs: int) -> list[Result]:
     return [Result("tokens per second: ours ÷ Hugging Face Trainer", "≥ 1.0", ratios, note)]
 
 
-def measure_grouping(num_pairs: int) -> list[Result]:
+def measure_grouping(setup: Setup) -> list[Result]:
     """Compares batches of similar length with the paper's batch of one, on the same examples per step."""
-    examples = draw_examples(96)
-    model = make_model(seed=0)
+    examples = draw_examples(setup.choose(96, 32), setup.shrink(SMOLLM2))
+    model = make_model(setup.shrink(SMOLLM2))
     sampler = LengthGroupedBatchSampler([len(e.input_ids) for e in examples], 16, seed=0, grouped=True)
     grouped = [[examples[index] for index in batch] for batch in sampler]
     single = [[example] for example in examples]
     ratios = []
-    for repeat in range(num_pairs):
+    for repeat in range(setup.num_pairs):
         sides: dict[str, Callable[[], Any]] = {
             "grouped": partial(train_ours, model, grouped, accumulate=2),
             "single": partial(train_ours, model, single, accumulate=32),
@@ -122,14 +115,14 @@ def measure_grouping(num_pairs: int) -> list[Result]:
 
 
 def train_ours(
-    model: PreTrainedModel, batches: Sequence[Sequence[EncodedExample]], *, accumulate: int
+    model: PreTrainedModel, batches: Sequence[Sequence[EncodedExample]], *, accumulate: int, device: str = "cpu"
 ) -> tuple[float, None]:
     """Fine-tunes with CausalLMModule under Lightning; returns the seconds between its first and last batch."""
     module = CausalLMModule("-", optimizer=make_optimizer, schedule="constant", warmup_share=0.0)
     module.model = model
     clock = _Clock()
     trainer = L.Trainer(
-        accelerator="cpu",
+        accelerator="cpu" if device == "cpu" else "gpu",
         devices=1,
         precision="bf16-mixed",
         max_epochs=1,
@@ -146,7 +139,12 @@ def train_ours(
 
 
 def train_transformers(
-    model: PreTrainedModel, examples: Sequence[EncodedExample], *, batch_size: int, accumulate: int
+    model: PreTrainedModel,
+    examples: Sequence[EncodedExample],
+    *,
+    batch_size: int,
+    accumulate: int,
+    device: str = "cpu",
 ) -> tuple[float, None]:
     """Fine-tunes with the Hugging Face Trainer at the same settings; returns the seconds of its loop."""
     with tempfile.TemporaryDirectory() as folder:
@@ -157,52 +155,49 @@ def train_transformers(
             num_train_epochs=1,
             learning_rate=1e-5,
             lr_scheduler_type="constant",
-            optim="adamw_torch",
+            optim="adamw_torch" if device == "cpu" else "adamw_torch_fused",  # as ours
             max_grad_norm=0.0,
             bf16=True,
-            use_cpu=True,
+            use_cpu=device == "cpu",
             train_sampling_strategy="sequential",
             remove_unused_columns=False,
             save_strategy="no",
             report_to=[],
             disable_tqdm=True,
-            dataloader_pin_memory=False,
+            dataloader_pin_memory=device != "cpu",
         )
         trainer = Trainer(model=model, args=args, train_dataset=list(examples), data_collator=_collate)
         return float(trainer.train().metrics["train_runtime"]), None
 
 
-def take_step(model: PreTrainedModel, optimizer: torch.optim.Optimizer, num_micro_batches: int = 32) -> None:
-    """Takes one optimizer step over micro-batches of 512 tokens."""
+def take_step(
+    model: PreTrainedModel, optimizer: torch.optim.Optimizer, *, num_micro_batches: int, batch_size: int = 1
+) -> None:
+    """Takes one optimizer step over micro-batches of rows of 512 tokens."""
     generator = torch.Generator().manual_seed(0)
     for _ in range(num_micro_batches):
-        ids = torch.randint(0, SMOLLM2["vocab_size"], (1, 512), generator=generator)
+        ids = torch.randint(0, model.config.vocab_size, (batch_size, 512), generator=generator).to(model.device)
         batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast(model.device.type, dtype=torch.bfloat16):
             loss_sum, _ = sum_token_losses(model, batch)
         loss_sum.backward()
     optimizer.step()
     optimizer.zero_grad()
 
 
-def take_projected_step(model: PreTrainedModel, optimizer: torch.optim.Optimizer, projector: UpdateProjector) -> None:
+def take_projected_step(
+    model: PreTrainedModel, optimizer: torch.optim.Optimizer, projector: UpdateProjector, *, num_micro_batches: int
+) -> None:
     """Takes the same step with the projection hooked to the optimizer."""
     hook = ProjectionHook(projector)
     hook.attach(optimizer)
-    take_step(model, optimizer)
+    take_step(model, optimizer, num_micro_batches=num_micro_batches)
     hook.remove()
 
 
-def make_model(*, seed: int) -> PreTrainedModel:
-    """Makes a model of SmolLM2's shape with random weights, float32."""
-    torch.manual_seed(seed)
-    model: PreTrainedModel = LlamaForCausalLM(LlamaConfig(**SMOLLM2))  # type: ignore[arg-type]
-    return model.train()
-
-
-def save_pair(folder: Path) -> tuple[Path, Path]:
+def save_pair(folder: Path, shape: Shape) -> tuple[Path, Path]:
     """Saves a model and a copy with a dense small delta as base and reference."""
-    model = make_model(seed=0)
+    model = make_model(shape)
     model.save_pretrained(folder / "base")
     with torch.no_grad():
         for parameter in model.parameters():
@@ -211,16 +206,16 @@ def save_pair(folder: Path) -> tuple[Path, Path]:
     return folder / "base", folder / "reference"
 
 
-def draw_delta(num_rows: int, num_columns: int, *, seed: int) -> Tensor:
+def draw_delta(num_rows: int, num_columns: int, *, seed: int, device: str = "cpu") -> Tensor:
     """Draws a delta whose singular values fall as those of real ones do: a bulk and a power law above it."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(device).manual_seed(seed)
     small = min(num_rows, num_columns)
-    left = torch.randn(num_rows, small, generator=generator)
-    right = torch.randn(small, num_columns, generator=generator)
-    return left * torch.arange(1, small + 1).pow(-0.7) @ right * 1e-4
+    left = torch.randn(num_rows, small, generator=generator, device=device)
+    right = torch.randn(small, num_columns, generator=generator, device=device)
+    return left * torch.arange(1, small + 1, device=device).pow(-0.7) @ right * 1e-4
 
 
-def draw_examples(num_examples: int) -> list[EncodedExample]:
+def draw_examples(num_examples: int, shape: Shape) -> list[EncodedExample]:
     """Draws token ids with the lengths of GSM8K's training problems in SmolLM2's tokens.
 
     Prompt and response lengths have medians of 87 and 112 tokens and log-normal spreads of 0.23 and 0.42, fitted to
@@ -232,7 +227,7 @@ def draw_examples(num_examples: int) -> list[EncodedExample]:
         normal = torch.randn(2, generator=generator).tolist()
         num_prompt = round(87 * math.exp(0.23 * normal[0]))
         length = min(512, num_prompt + round(112 * math.exp(0.42 * normal[1])))
-        ids = torch.randint(0, SMOLLM2["vocab_size"], (length,), generator=generator).tolist()
+        ids = torch.randint(0, shape["vocab_size"], (length,), generator=generator).tolist()
         examples.append(EncodedExample(ids, num_prompt))
     return examples
 
@@ -258,6 +253,8 @@ class _Clock(L.Callback):
         self._started = time.perf_counter()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if pl_module.device.type == "cuda":
+            torch.cuda.synchronize()
         self.seconds = time.perf_counter() - self._started
 
 

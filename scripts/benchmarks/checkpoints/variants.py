@@ -8,23 +8,14 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaForCausalLM
 
-from benchmarks.common import Result, time_call
+from benchmarks.checkpoints.folders import save_checkpoints
+from benchmarks.common import Result, Setup, time_call
+from benchmarks.shapes import SMOLLM2
 from safety_lightning.methods import Method, Scale, SubspaceComponent, Variant, list_components, list_variants
 from safety_lightning.sweep import PlainLoader, SweepSettings, VariantLoader, open_inputs, sort_variants
 
-SMOLLM2 = {
-    "hidden_size": 576,
-    "intermediate_size": 1536,
-    "num_hidden_layers": 30,
-    "num_attention_heads": 9,
-    "num_key_value_heads": 3,
-    "vocab_size": 49152,
-    "tie_word_embeddings": True,
-}
 FRACTIONS = (0.01, 0.25, 0.5, 0.75, 0.99)
 METHODS: list[Method] = [
     *list_components(["random"], ["parallel", "orthogonal"], FRACTIONS),
@@ -34,10 +25,10 @@ ALIKE = "time of loading a variant ÷ time of copying its weights"
 OTHER = "the other component"
 
 
-def measure_variants(num_pairs: int) -> list[Result]:
+def measure_variants(setup: Setup) -> list[Result]:
     """Times variants against a copy of the weights, and against reading and making everything anew."""
     with tempfile.TemporaryDirectory() as name:
-        model = make_checkpoints(Path(name))
+        model = save_checkpoints(Path(name), setup.shrink(SMOLLM2), ["tuned"])
         settings = SweepSettings()
         paths = [str(Path(name) / one) for one in ("base", "reference", "tuned")]
         inputs = open_inputs(paths[0], paths[1], paths[2:], methods=METHODS, settings=settings)
@@ -50,7 +41,7 @@ def measure_variants(num_pairs: int) -> list[Result]:
         slow, _ = time_call(partial(plain.load, model, make_variant("orthogonal", 0.5)))
         notes = {OTHER: f"; anew: {slow:.1f} s"}  # which that variant is
         return [
-            time_against(copy, partial(loader.load, model), kind, found, num_pairs, notes.get(kind, ""))
+            time_against(copy, partial(loader.load, model), kind, found, setup.num_pairs, notes.get(kind, ""))
             for kind, found in list_kinds().items()
         ]
 
@@ -103,19 +94,3 @@ def copy_weights(model: nn.Module, copies: dict[str, Tensor]) -> None:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(copies[name])
-
-
-def make_checkpoints(folder: Path) -> nn.Module:
-    """Saves base, reference and finetuned model with dense random differences, float32; returns the base, live."""
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(LlamaConfig(**SMOLLM2))  # type: ignore[arg-type]
-    model.save_pretrained(folder / "base")
-    for name, start, size in (("reference", "base", 2e-3), ("tuned", "reference", 1e-3)):
-        (folder / name).mkdir()
-        changed = {
-            key: weights + size * torch.randn_like(weights)
-            for key, weights in load_file(folder / start / "model.safetensors").items()
-        }
-        save_file(changed, folder / name / "model.safetensors", metadata={"format": "pt"})
-        (folder / name / "config.json").write_text((folder / "base" / "config.json").read_text())
-    return model

@@ -1,0 +1,1 @@
+"""Fits by several processes, and of adapters: what a projection after each step costs, sends and holds."""
