@@ -242,7 +242,7 @@ def read_suite(options: Mapping[str, Any]) -> TaskSuite:
     """Makes the tasks of a study from plain options, as `test` takes them under ``data``.
 
     Raises:
-        UserError: If they are not what `test` would take.
+        UserError: If they are not what `test` would take, or a judge lacks its key or its authors' wording.
     """
     from safety_lightning.evaluation.tasks import TaskSuite
 
@@ -252,6 +252,10 @@ def read_suite(options: Mapping[str, Any]) -> TaskSuite:
         suite: TaskSuite = parser.instantiate_classes(parser.parse_object({"data": dict(options)})).data
     except ArgumentError as error:
         raise UserError(f"measures.data must be as `test` takes data: {shorten(str(error))}") from error
+    except ValueError as error:  # of a judge that cannot be made, which the parser wraps
+        from safety_lightning.cli.verbs.faults import find_user_error
+
+        raise find_user_error(error) from None
     return suite
 
 

@@ -88,8 +88,8 @@ def fetch_text(published: Published) -> str:
             _keep(file, text)
     except FetchError as error:
         raise UserError(
-            f"{published.judge} must have its authors' wording, {published.place} did not give it: {error}; or "
-            f"save it as a text file and name that ({published.option}: FILE)"
+            f"{published.judge} must have its authors' wording, {published.place} did not give it: {error}; a "
+            f"text file with it does as well ({published.option}: FILE)"
         ) from None
     return text
 

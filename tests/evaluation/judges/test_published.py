@@ -99,7 +99,7 @@ def test_another_text_than_it_was_is_refused_and_not_kept(asked, tmp_path):
         fetch_text(other)
     assert str(caught.value) == (
         "HarmBenchJudge must have its authors' wording, ASKED.prompt of https://example.org/file.py (MIT) did not give "
-        f"it: its hash must be {'0' * 16}, got {HERE.hash}; or save it as a text file and name that (template: FILE)"
+        f"it: its hash must be {'0' * 16}, got {HERE.hash}; a text file with it does as well (template: FILE)"
     )
     assert not list(tmp_path.rglob("*"))
 
