@@ -249,7 +249,7 @@ def read_suite(options: Mapping[str, Any]) -> TaskSuite:
     parser = CommandParser(exit_on_error=False)
     parser.add_class_arguments(TaskSuite, "data")
     try:
-        suite: TaskSuite = parser.instantiate_classes(parser.parse_object({"data": dict(options)})).data
+        suite: TaskSuite = parser.instantiate(parser.parse_object({"data": dict(options)})).data
     except ArgumentError as error:
         raise UserError(f"measures.data must be as `test` takes data: {shorten(str(error))}") from error
     except ValueError as error:  # of a judge that cannot be made, which the parser wraps

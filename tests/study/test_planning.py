@@ -137,15 +137,13 @@ def test_paid_judges_and_their_price(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("judge", "message"),
     [
-        ("OpenAIJudge", "^the judge's key must be in"),
-        ("HarmBenchJudge", "^HarmBenchJudge must have its authors' wording"),
+        ("OpenAIJudge", "the judge's key must be in"),
+        ("HarmBenchJudge", "HarmBenchJudge must have its authors' wording"),
     ],
 )
-def test_a_judge_that_cannot_be_made_is_said_in_one_line(
-    judge: str, message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_judge_that_cannot_be_made_is_one_line(judge: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    with pytest.raises(UserError, match=message) as caught:
+    with pytest.raises(UserError, match=f"^{message}") as caught:
         read_suite({"tasks": ["lab"], "judge": {"class_path": f"safety_lightning.evaluation.judges.{judge}"}})
     assert "\n" not in str(caught.value)
 
