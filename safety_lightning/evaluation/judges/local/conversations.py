@@ -15,7 +15,7 @@ _PROBE = JudgeRequest(prompt="words-of-a-prompt-4711", answer="words-of-an-answe
 
 
 def takes_parts(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Says whether a chat template writes nothing but a content that is a list of parts, such as Llama Guard 3 Vision's.
+    """Says whether a chat template writes nothing but a content that is a list of parts, as Llama Guard 3 Vision's.
 
     A list ``[{"type": "text", "text": ...}]`` is what templates of models take that read images too. Most take plain
     texts, or both; then a text is what they are given.
