@@ -20,6 +20,7 @@ SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keeps the user's caches out of the tests."""
     monkeypatch.setenv("SAFETY_LIGHTNING_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_ASSETS_CACHE", str(tmp_path_factory.getbasetemp() / "assets"))
 
 
 def make_pico_llama(folder: Path, *, seed: int = 0, **overrides: object) -> Path:

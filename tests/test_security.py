@@ -89,7 +89,7 @@ def test_a_reply_is_text(reply: str, parsing: str) -> None:
 
 def test_every_line_names_a_test_that_exists() -> None:
     lines = re.findall(r"^- .*?(?=^- |^#|\Z)", PAGE, re.M | re.S)
-    assert len(lines) == 16
+    assert len(lines) == 18
     for line in lines:
         [named] = re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", line)
         assert f"def {named[1]}(" in (ROOT / named[0]).read_text()

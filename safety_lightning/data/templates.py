@@ -28,7 +28,7 @@ _STATM = Path("/proc/self/statm")
 
 def render_messages(
     tokenizer: PreTrainedTokenizerBase,
-    messages: list[dict[str, str]],
+    messages: list[dict[str, Any]],
     *,
     template: str,
     add_generation_prompt: bool,
@@ -37,7 +37,7 @@ def render_messages(
 
     Args:
         tokenizer: The model's tokenizer, whose special tokens the template may write.
-        messages: Each with its role and content.
+        messages: Each with its role and content, a text or a list of parts with a text each.
         template: The chat template.
         add_generation_prompt: Whether the text ends where the model has to answer.
 
@@ -52,7 +52,7 @@ def render_messages(
         text = tokenizer.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=add_generation_prompt, chat_template=template
         )
-    limit = _MAX_REPEATS * sum(len(message["content"]) for message in messages) + MAX_GROWTH
+    limit = _MAX_REPEATS * sum(len(str(message["content"])) for message in messages) + MAX_GROWTH
     if not isinstance(text, str) or len(text) > limit:
         raise UserError(f"{name} must write at most {limit} characters of these messages, it wrote {len(text)}")
     return text

@@ -243,16 +243,20 @@ def read_suite(options: Mapping[str, Any]) -> TaskSuite:
     """Makes the tasks of a study from plain options, as `test` takes them under ``data``.
 
     Raises:
-        UserError: If they are not what `test` would take.
+        UserError: If they are not what `test` would take, or a judge lacks its key or its authors' wording.
     """
     from safety_lightning.evaluation.tasks import TaskSuite
 
     parser = CommandParser(exit_on_error=False)
     parser.add_class_arguments(TaskSuite, "data")
     try:
-        suite: TaskSuite = parser.instantiate_classes(parser.parse_object({"data": dict(options)})).data
+        suite: TaskSuite = parser.instantiate(parser.parse_object({"data": dict(options)})).data
     except ArgumentError as error:
         raise UserError(f"measures.data must be as `test` takes data: {shorten(str(error))}") from error
+    except ValueError as error:  # of a judge that cannot be made, which the parser wraps
+        from safety_lightning.cli.verbs.faults import find_user_error
+
+        raise find_user_error(error) from None
     return suite
 
 

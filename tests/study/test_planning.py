@@ -13,6 +13,7 @@ from safety_lightning.data import InstructionSource, resolve_source
 from safety_lightning.errors import UserError
 from safety_lightning.evaluation.tasks import TaskSuite
 from safety_lightning.study.executors import RayPool, check_executor
+from safety_lightning.study.measuring import read_suite
 from safety_lightning.study.plan import StudyGraph
 from safety_lightning.study.planning import Estimator, sum_disk
 from safety_lightning.study.planning.estimates import Estimate
@@ -131,6 +132,20 @@ def test_paid_judges_and_their_price(monkeypatch: pytest.MonkeyPatch) -> None:
     assert judge.price(100) is None
     assert list_paid_judges({"tasks": ["gsm8k"], "judge": JUDGE}) == []
     assert list_paid_judges({"tasks": ["harmful"], "judge": JUDGE, "harmful": {"measures": ["refusal_log_odds"]}}) == []
+
+
+@pytest.mark.parametrize(
+    ("judge", "message"),
+    [
+        ("OpenAIJudge", "the judge's key must be in"),
+        ("HarmBenchJudge", "HarmBenchJudge must have its authors' wording"),
+    ],
+)
+def test_a_judge_that_cannot_be_made_is_one_line(judge: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with pytest.raises(UserError, match=f"^{message}") as caught:
+        read_suite({"tasks": ["lab"], "judge": {"class_path": f"safety_lightning.evaluation.judges.{judge}"}})
+    assert "\n" not in str(caught.value)
 
 
 def test_short_measurements_ask_no_judge_unless_the_verdict_needs_one() -> None:

@@ -5,7 +5,9 @@ run            judge_answers: each answer once, from the scores kept in SQLite o
 served         judges behind a server that speaks chat-completions
 local          judges that are models on this machine
 rule_judge, lab_judge   refusal phrases, the lab's rule
-rubric, templates   what a judge is told: ours, and the wording of a judge's authors from a file
+rubric, templates   what a judge is told: ours, and the wording of a judge's authors or of a file
+published      their authors' wordings, fetched once
+client         HTTP for both: no redirect, bounded replies
 answers        stored answers
 self_test      what a judge takes for harmful of answers that are known
 disagreement   where two judges part

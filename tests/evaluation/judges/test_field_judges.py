@@ -78,7 +78,7 @@ def test_wildguard_reads_three_answers(tmp_path, caplog):
         assert [one.score for one in found] == [score] * 3
         assert found[0].reason == "request: yes, refusal: no, response: yes"
     assert judge.encode(REQUEST) == make_tokenizer(LINES)("Where is {it}? | In the {response}. =")["input_ids"]
-    assert "is not the wording that WildGuardJudge was trained on" in caplog.text
+    assert "is not the wording that WildGuardJudge's authors publish" in caplog.text
     for reply in ("", "Harmful request: yes", "Harmful request: yes\nb: maybe\nc: no", "a: yes\nb: no\nc: n/a"):
         assert WildGuardJudge(template, folder, **ON_CPU).read_reply(reply).unjudged == "unparsable"
 
@@ -113,6 +113,28 @@ def test_llama_guard_reads_its_first_word(tmp_path, reply, score):
     assert [one.score for one in found] == [score] * 3
 
 
+PARTS = (
+    "{% for m in messages %}[{{ m['role'] }}] {% for part in m['content'] | selectattr('type', 'equalto', 'text') %}"
+    "{{ part['text'] | trim }}{% endfor %}{{ '\\n' }}{% endfor %}[guard]"
+)
+FIRST_PART = "{% for m in messages %}[{{ m['role'] }}] {{ m['content'][0]['text'] }}\n{% endfor %}[guard]"
+EITHER = (
+    "{% for m in messages %}[{{ m['role'] }}] {% if m['content'] is string %}{{ m['content'] }}"
+    "{% else %}{{ raise_exception('parts') }}{% endif %}{{ '\\n' }}{% endfor %}[guard]"
+)
+
+
+@pytest.mark.parametrize("template", [CHAT, PARTS, FIRST_PART, EITHER])
+def test_a_chat_template_is_given_texts_or_parts_as_it_takes_them(tmp_path, template):
+    judge = LlamaGuardJudge(make_guard(tmp_path / "guard", {}, chat_template=template), **ON_CPU)
+    judge.check()
+    for prompt, answer in (("Where is {it}?", "In the {response}."), ("u", ""), ("", "")):  # "u" is in "user" as well
+        text = f"[user] {prompt}\n[assistant] {answer}\n[guard]"
+        expected = make_tokenizer()(text, add_special_tokens=False)["input_ids"]
+        assert judge.encode(JudgeRequest(prompt=prompt, answer=answer)) == expected
+    assert judge.rubric_hash == hash_text(template)
+
+
 def test_the_wordings_settings_and_weights_are_part_of_the_key(tmp_path, grader):
     files = [tmp_path / f"{word}.txt" for word in ("A", "B")]
     for file in files:
@@ -135,7 +157,7 @@ def test_the_wordings_settings_and_weights_are_part_of_the_key(tmp_path, grader)
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, "StrongREJECTJudge must be given its template, .* its authors publish it in .* .MIT."),
+        (None, "StrongREJECTJudge must have its authors' wording, .* .MIT. did not give it: HF_HUB_OFFLINE is set"),
         ("{response}", r"must hold \{forbidden_prompt\} and \{response\} once each"),
         ("{forbidden_prompt} {response} {response}", "once each"),
     ],

@@ -8,7 +8,7 @@ import pytest
 
 from safety_lightning.errors import UserError
 from safety_lightning.evaluation.judges import Judgement
-from safety_lightning.evaluation.judges.served.client import LONGEST_REPLY
+from safety_lightning.evaluation.judges.client import LONGEST_REPLY
 from safety_lightning.evaluation.judges.served.requests import read_completion
 from safety_lightning.files import read_rows, write_rows
 from scripts.benchmarks.chat_server import ChatServer, ServerReply, write_reply

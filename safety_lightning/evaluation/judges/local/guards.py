@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, Literal
 
-from safety_lightning.evaluation.judges.local.conversations import encode_conversation
+from safety_lightning.evaluation.judges.local.conversations import encode_conversation, takes_parts
 from safety_lightning.evaluation.judges.local.model_judge import DType, ReplyJudge
 from safety_lightning.evaluation.judges.protocol import Judgement, JudgeRequest
 from safety_lightning.evaluation.judges.rubric import hash_text
@@ -41,7 +41,12 @@ class ConversationJudge(ReplyJudge):
 
     def encode(self, request: JudgeRequest) -> list[int]:
         """Writes prompt and answer in the model's chat template."""
-        return encode_conversation(self.tokenizer, request, judge=type(self).__name__)
+        judge = type(self).__name__
+        return encode_conversation(self.tokenizer, request, has_parts=self._has_parts, judge=judge)
+
+    @cached_property
+    def _has_parts(self) -> bool:
+        return bool(self.tokenizer.chat_template) and takes_parts(self.tokenizer)
 
 
 class Qwen3GuardJudge(ConversationJudge):

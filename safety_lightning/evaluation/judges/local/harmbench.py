@@ -9,17 +9,21 @@ from safety_lightning.errors import UserError
 from safety_lightning.evaluation.judges.local.conversations import clip_answer
 from safety_lightning.evaluation.judges.local.model_judge import DType, NextTokenJudge
 from safety_lightning.evaluation.judges.protocol import Judgement, JudgeRequest
-from safety_lightning.evaluation.judges.templates import Published, read_template
+from safety_lightning.evaluation.judges.published import Published
+from safety_lightning.evaluation.judges.templates import read_template
 
 if TYPE_CHECKING:
     import torch
 
 PUBLISHED = Published(
     judge="HarmBenchJudge",
-    place="the model card of cais/HarmBench-Llama-2-13b-cls on the hub",
+    url="https://raw.githubusercontent.com/centerforaisafety/HarmBench/8e1604d1171fe8a48d8febecd22f600e462bdcdd/"
+    "eval_utils.py",
+    keys=("LLAMA2_CLS_PROMPT", "prompt"),
     licence="MIT",
-    prompt="behavior",
-    answer="generation",
+    hash="788f4f6aa1491c43",
+    other_hashes=("4016eb2e1758f37c",),  # that of the classifier's card, which HarmBench's own pipeline does not use
+    places=("behavior", "generation"),
 )
 
 
@@ -30,7 +34,8 @@ class HarmBenchJudge(NextTokenJudge):
     (``unparsable``).
 
     Args:
-        template: The text file with the authors' template, with {behavior} and {generation}.
+        template: The authors' wording (``published``), fetched once and kept, or a text file of your own with
+            {behavior} and {generation}.
         model: The classifier.
         max_answer_tokens: Tokens that are left of an answer, at least 1.
         batch_size: Answers at a time, at least 1; it changes no score.
@@ -38,7 +43,7 @@ class HarmBenchJudge(NextTokenJudge):
         device: Where to compute; None takes a GPU where there is one.
 
     Raises:
-        UserError: If there is no template, or an argument is out of its range.
+        UserError: If the template cannot be had, or an argument is out of its range.
     """
 
     name = "harmbench"
@@ -46,7 +51,7 @@ class HarmBenchJudge(NextTokenJudge):
 
     def __init__(
         self,
-        template: str | None = None,
+        template: str | None = "published",
         model: str = "cais/HarmBench-Llama-2-13b-cls",
         max_answer_tokens: int = 512,
         batch_size: int = 16,

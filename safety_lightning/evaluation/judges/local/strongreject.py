@@ -9,17 +9,19 @@ from typing import TYPE_CHECKING, Any
 from safety_lightning.errors import UserError
 from safety_lightning.evaluation.judges.local.model_judge import DType, NextTokenJudge
 from safety_lightning.evaluation.judges.protocol import Judgement, JudgeRequest
-from safety_lightning.evaluation.judges.templates import Published, read_template
+from safety_lightning.evaluation.judges.published import STRONGREJECT_FILE, Published
+from safety_lightning.evaluation.judges.templates import read_template
 
 if TYPE_CHECKING:
     import torch
 
 PUBLISHED = Published(
     judge="StrongREJECTJudge",
-    place="strong_reject/eval_files/judge_templates.json of github.com/dsbowen/strong_reject, strongreject_finetuned",
+    url=STRONGREJECT_FILE,
+    keys=("strongreject_finetuned",),
     licence="MIT",
-    prompt="forbidden_prompt",
-    answer="response",
+    hash="d90102b02d66b34a",
+    places=("forbidden_prompt", "response"),
 )
 _SCORES = ("1", "2", "3", "4", "5")
 
@@ -32,7 +34,8 @@ class StrongREJECTJudge(NextTokenJudge):
     with the tokenizer's beginning token, as the authors' code does.
 
     Args:
-        template: The text file with the authors' template, with {forbidden_prompt} and {response}.
+        template: The authors' wording (``published``), fetched once and kept, or a text file of your own with
+            {forbidden_prompt} and {response}.
         model: The grader, as a whole model: an adapter is merged with its model first.
         max_answer_tokens: Tokens that are left of an answer, at least 1.
         batch_size: Answers at a time, at least 1; it changes no score.
@@ -40,7 +43,7 @@ class StrongREJECTJudge(NextTokenJudge):
         device: Where to compute; None takes a GPU where there is one.
 
     Raises:
-        UserError: If there is no template, or an argument is out of its range.
+        UserError: If the template cannot be had, or an argument is out of its range.
     """
 
     name = "strongreject"
@@ -49,7 +52,7 @@ class StrongREJECTJudge(NextTokenJudge):
 
     def __init__(
         self,
-        template: str | None = None,
+        template: str | None = "published",
         model: str = "qylu4156/strongreject-15k-v1",
         max_answer_tokens: int = 512,
         batch_size: int = 16,

@@ -7,15 +7,16 @@ from typing import Any, Literal
 
 from safety_lightning.evaluation.judges.local.model_judge import DType, ReplyJudge
 from safety_lightning.evaluation.judges.protocol import Judgement, JudgeRequest
-from safety_lightning.evaluation.judges.templates import Published, read_template
+from safety_lightning.evaluation.judges.published import Published
+from safety_lightning.evaluation.judges.templates import read_template
 
 PUBLISHED = Published(
     judge="WildGuardJudge",
-    place="wildguard/utils.py of github.com/allenai/wildguard at 1b0fb04, WILDGUARD_INPUT_FORMAT",
+    url="https://raw.githubusercontent.com/allenai/wildguard/1b0fb04606bbf4adf41eddea35cfb81d11778f96/wildguard/utils.py",
+    keys=("WILDGUARD_INPUT_FORMAT",),
     licence="Apache-2.0",
-    prompt="prompt",
-    answer="response",
     hash="fa7f1c313ef1463a",
+    places=("prompt", "response"),
 )
 _QUESTIONS = ("request", "refusal", "response")  # in the order in which the model answers them
 
@@ -27,7 +28,8 @@ class WildGuardJudge(ReplyJudge):
     without any list of phrases (`data.ordinary.judge`). All three answers are in the reason.
 
     Args:
-        template: The text file with the authors' template, with {prompt} and {response}.
+        template: The authors' wording (``published``), fetched once and kept, or a text file of your own with
+            {prompt} and {response}.
         model: The classifier.
         reads: Which answer is the score: is the ``response`` harmful, is it a ``refusal``, is the ``request`` harmful.
         batch_size: Answers at a time, at least 1; it changes no score.
@@ -35,7 +37,7 @@ class WildGuardJudge(ReplyJudge):
         device: Where to compute; None takes a GPU where there is one.
 
     Raises:
-        UserError: If there is no template, or an argument is out of its range.
+        UserError: If the template cannot be had, or an argument is out of its range.
     """
 
     name = "wildguard"
@@ -43,7 +45,7 @@ class WildGuardJudge(ReplyJudge):
 
     def __init__(
         self,
-        template: str | None = None,
+        template: str | None = "published",
         model: str = "allenai/wildguard",
         reads: Literal["response", "refusal", "request"] = "response",
         batch_size: int = 16,

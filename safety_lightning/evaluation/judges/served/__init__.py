@@ -1,6 +1,5 @@
 """Judges behind a server that speaks chat-completions, from one request to many:
 
-client         the HTTP client: no redirect, bounded replies
 requests       one request, its reply, and what can go wrong
 scheduling     many requests: concurrency, tries, budget
 reply          the score in what comes back

@@ -113,7 +113,7 @@ class ChatServer:
         self.timeout_seconds = timeout_seconds
         self.takes_schema = True
         self._key = key
-        from safety_lightning.evaluation.judges.served.client import BoundedClient
+        from safety_lightning.evaluation.judges.client import BoundedClient
 
         # the client's own retries would multiply ours, and its time-out begins anew with every piece of a reply
         self._client = openai.AsyncOpenAI(
@@ -187,7 +187,7 @@ class ChatServer:
     def _read_connection(self, error: openai.APIConnectionError, path: str) -> RequestError:
         import httpx2
 
-        from safety_lightning.evaluation.judges.served.client import UnreadableReplyError
+        from safety_lightning.evaluation.judges.client import UnreadableReplyError
 
         if isinstance(error.__cause__, UnreadableReplyError):
             reason = f"{error.__cause__} (from {self.url}{path})"

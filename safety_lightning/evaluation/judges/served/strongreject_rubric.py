@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 from safety_lightning.evaluation.judges.protocol import Judgement, JudgeRequest
-from safety_lightning.evaluation.judges.rubric import hash_text, read_text
+from safety_lightning.evaluation.judges.published import STRONGREJECT_FILE, Published
+from safety_lightning.evaluation.judges.rubric import hash_text
 from safety_lightning.evaluation.judges.served.openai_judge import OpenAIJudge
 from safety_lightning.evaluation.judges.served.reply import shorten
 from safety_lightning.evaluation.judges.served.requests import Completion
 from safety_lightning.evaluation.judges.served.scheduling import Budget, Delivery
-from safety_lightning.evaluation.judges.templates import Published, read_template
+from safety_lightning.evaluation.judges.templates import read_template
 
 PUBLISHED = Published(
     judge="StrongREJECTRubric",
-    place="strong_reject/eval_files/judge_templates.json of github.com/dsbowen/strong_reject, strongreject_rubric",
+    url=STRONGREJECT_FILE,
+    keys=("strongreject_rubric",),
     licence="MIT",
-    prompt="forbidden_prompt",
-    answer="response",
+    hash="0a282b857e1e53ff",
+    places=("forbidden_prompt", "response"),
+)
+PUBLISHED_SYSTEM = replace(
+    PUBLISHED, keys=("strongreject_rubric_system",), hash="7919b6d41af2dc9f", places=(), option="system"
 )
 _ITEMS = {"refusal": (1, 0, 1), "convincing": (2, 1, 5), "specific": (3, 1, 5)}  # number in the reply, lowest, highest
 
@@ -32,8 +37,10 @@ class StrongREJECTRubric(OpenAIJudge):
     (:math:`c`) and specific (:math:`s`) it is, each from 1 to 5.
 
     Args:
-        template: The text file with the authors' template, with {forbidden_prompt} and {response}.
-        system: A text file with the authors' system message; none is sent without it.
+        template: The authors' wording (``published``), fetched once and kept, or a text file of your own with
+            {forbidden_prompt} and {response}.
+        system: The system message: the authors' (``published``) or a text file of your own. By default the authors'
+            goes with their template, and none with a template of your own.
         model: The judge's model, as the server calls it.
         base_url: Where the server listens, up to ``/v1``. None takes ``OPENAI_BASE_URL``, and without it OpenAI's own.
         api_key_variable: The environment variable that holds the key. A server that asks for none takes any value.
@@ -44,7 +51,7 @@ class StrongREJECTRubric(OpenAIJudge):
         budget: What is not exceeded; the rest is then over budget.
 
     Raises:
-        UserError: If there is no template or no key, or as `OpenAIJudge`.
+        UserError: If the template cannot be had or there is no key, or as `OpenAIJudge`.
     """
 
     name = "strongreject_rubric"
@@ -52,7 +59,7 @@ class StrongREJECTRubric(OpenAIJudge):
 
     def __init__(
         self,
-        template: str | None = None,
+        template: str | None = "published",
         system: str | None = None,
         model: str = "gpt-4o-mini",
         base_url: str | None = None,
@@ -64,7 +71,9 @@ class StrongREJECTRubric(OpenAIJudge):
         budget: Budget = Budget(),  # noqa: B008 (frozen)
     ) -> None:
         self.template = read_template(template, PUBLISHED)
-        self.system = None if system is None else read_text(Path(system).expanduser(), what="system", known=["no file"])
+        if system is None and (template is None or template == "published"):
+            system = "published"
+        self.system = None if system is None else read_template(system, PUBLISHED_SYSTEM).text
         super().__init__(
             model,
             base_url=base_url,

@@ -1,4 +1,4 @@
-"""The HTTP client of a judge's server: it goes nowhere else, and reads no more than a reply can be."""
+"""The HTTP client of judges: it goes where it is told and nowhere else, and reads no more than a reply can be."""
 
 from __future__ import annotations
 
