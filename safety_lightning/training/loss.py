@@ -1,4 +1,4 @@
-"""The loss over response tokens.
+"""The loss over response tokens, and what is kept of it from step to step without waiting for the device.
 
 Shapes in this file: B = batch, T = tokens, S = scored positions, V = vocabulary.
 """
@@ -6,11 +6,17 @@ Shapes in this file: B = batch, T = tokens, S = scored positions, V = vocabulary
 from __future__ import annotations
 
 import inspect
+import time
 
+import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from safety_lightning.data import IGNORED_LABEL, find_positions
+from safety_lightning.errors import UserError
+
+ADVICE = "a lower learning rate, gradient_clip_val or a wider precision may help"
 
 
 def sum_token_losses(model: PreTrainedModel, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -55,3 +61,73 @@ def compute_token_losses(model: PreTrainedModel, batch: dict[str, Tensor]) -> tu
 
 def _keeps_logits(model: PreTrainedModel) -> bool:
     return "logits_to_keep" in inspect.signature(model.forward).parameters
+
+
+def scale_gradient(gradient: Tensor, factor: Tensor) -> None:
+    """Multiplies a gradient by a number on its device, in place, computing in float32 where it is narrower.
+
+    Args:
+        gradient: The gradient; of one that is sharded, this process's part is multiplied.
+        factor: A float32 scalar.
+    """
+    own = gradient.to_local() if isinstance(gradient, DTensor) else gradient
+    row = own.unsqueeze(0)
+    torch.mul(row, factor.view(1), out=row)  # by a scalar tensor, it would be computed in the gradient's own dtype
+
+
+class Window:
+    """What the micro-batches of one optimizer step add up to.
+
+    Attributes:
+        loss_sum: Summed losses in nats, a float32 scalar.
+        num_tokens: Scored tokens, a float32 scalar.
+    """
+
+    def __init__(self) -> None:
+        self.loss_sum = torch.zeros(())
+        self.num_tokens = torch.zeros(())
+
+    def add(self, loss_sum: Tensor, num_tokens: Tensor) -> None:
+        """Adds a micro-batch."""
+        self.loss_sum = self.loss_sum.to(loss_sum.device) + loss_sum
+        self.num_tokens = self.num_tokens.to(num_tokens.device) + num_tokens
+
+
+class Pace:
+    """Counts what a process trains on from now on."""
+
+    def __init__(self) -> None:
+        self._num_tokens = torch.zeros((), dtype=torch.int64)
+        self._num_samples = 0
+        self._started_seconds = time.perf_counter()
+
+    def add(self, batch: dict[str, Tensor]) -> None:
+        """Adds a micro-batch."""
+        seen = batch["attention_mask"].sum()  # on its device: a number on the host would have to be waited for
+        self._num_tokens = self._num_tokens.to(seen.device) + seen
+        self._num_samples += len(batch["input_ids"])
+
+    def measure(self) -> dict[str, float]:
+        """Returns tokens and examples a second; waits for the device, whose work is behind the host's."""
+        num_tokens = int(self._num_tokens)
+        seconds = max(time.perf_counter() - self._started_seconds, 1e-9)
+        return {"tokens_per_second": num_tokens / seconds, "samples_per_second": self._num_samples / seconds}
+
+
+class FiniteLosses:
+    """Watches on the device whether losses are finite; to ask for it waits, to watch does not."""
+
+    def __init__(self) -> None:
+        self._first = torch.zeros(())  # the first step whose loss was not finite; 0 for none
+
+    def see(self, loss: Tensor, step: int) -> None:
+        """Takes the loss of an optimizer step."""
+        first = self._first.to(loss.device)
+        self._first = first.where(loss.isfinite() | (first > 0), step)
+
+    def check(self, step: int) -> None:
+        """Raises UserError if a loss was not finite; the step is the next one that will be taken."""
+        first = int(self._first)
+        if first > 0:
+            taken = ", which was not taken" if first == step else ""
+            raise UserError(f"the loss must be finite, got NaN or infinity in optimizer step {first}{taken}: {ADVICE}")
