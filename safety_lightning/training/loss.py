@@ -14,8 +14,11 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from safety_lightning.data import IGNORED_LABEL, find_positions
+from safety_lightning.data.batching import flatten_examples
+from safety_lightning.data.chat import EncodedExample
 from safety_lightning.errors import UserError
 
+_ENDS = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k")  # as `flatten_examples` tells them
 ADVICE = "a lower learning rate, gradient_clip_val or a wider precision may help"
 
 
@@ -24,7 +27,8 @@ def sum_token_losses(model: PreTrainedModel, batch: dict[str, Tensor]) -> tuple[
 
     Args:
         model: A causal language model.
-        batch: ``input_ids``, ``attention_mask`` and ``labels`` (−100 where nothing is scored), int64, ``(B, T)``.
+        batch: ``input_ids``, ``attention_mask`` and ``labels`` (−100 where nothing is scored), int64, ``(B, T)``; or
+            what `flatten_examples` returns.
 
     Returns:
         The sum in nats, a float32 scalar, and the number of scored tokens, an int64 scalar.
@@ -48,7 +52,7 @@ def compute_token_losses(model: PreTrainedModel, batch: dict[str, Tensor]) -> tu
     targets_BT = batch["labels"][:, 1:]
     positions_S = batch["positions"] if "positions" in batch else find_positions(batch["labels"])
     targets_BS = targets_BT[:, positions_S]
-    inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "use_cache": False}
+    inputs = {name: batch[name] for name in _list_inputs(model, batch)} | {"use_cache": False}
     if _keeps_logits(model):
         logits_BSV = model(**inputs, logits_to_keep=positions_S).logits
     else:
@@ -57,6 +61,43 @@ def compute_token_losses(model: PreTrainedModel, batch: dict[str, Tensor]) -> tu
         logits_BSV.float().flatten(0, 1), targets_BS.flatten(), ignore_index=IGNORED_LABEL, reduction="none"
     )
     return losses.view_as(targets_BS), targets_BS != IGNORED_LABEL
+
+
+def _list_inputs(model: PreTrainedModel, batch: dict[str, Tensor]) -> list[str]:
+    """Lists what of a batch a model takes; of examples that lie end to end, their ends for flash attention alone."""
+    if "position_ids" not in batch:
+        return ["input_ids", "attention_mask"]
+    takes_ends = str(model.config._attn_implementation).startswith("flash")
+    return ["input_ids", "position_ids", *(_ENDS if takes_ends else ())]
+
+
+@torch.no_grad()
+def check_apart(model: PreTrainedModel) -> None:
+    """Checks on two short sequences that a model keeps apart what lies in one row, as if each were alone.
+
+    Raises:
+        UserError: If the model takes no positions, or one sequence sees the other.
+    """
+    is_training, attention = model.training, model.config._attn_implementation
+    told = (
+        "data.padding_free must have a model that keeps the examples of a row apart by their positions, "
+        f"{model.config.model_type} with attention {attention} does not"
+    )
+    if "position_ids" not in inspect.signature(model.forward).parameters:
+        raise UserError(told)
+    rows = [[5, 6, 7, 8, 9], [9, 7, 5, 8]]
+    device, vocabulary = model.get_input_embeddings().weight.device, model.config.get_text_config().vocab_size
+    examples = [EncodedExample(input_ids=[one % vocabulary for one in row], num_prompt_tokens=1) for row in rows]
+    model.eval()
+    found = []
+    for group in (examples, examples[:1], examples[1:]):
+        batch = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in flatten_examples(group).items()}
+        found.append(model(**{name: batch[name] for name in _list_inputs(model, batch)}, use_cache=False).logits)
+    model.train(is_training)
+    together, alone = found[0].double(), torch.cat(found[1:], dim=1).double()
+    bound = 1e-3 if found[0].dtype == torch.float32 else 5e-2
+    if float((together - alone).norm() / alone.norm()) > bound:
+        raise UserError(told)
 
 
 def _keeps_logits(model: PreTrainedModel) -> bool:
@@ -103,6 +144,10 @@ class Pace:
 
     def add(self, batch: dict[str, Tensor]) -> None:
         """Adds a micro-batch."""
+        if "position_ids" in batch:
+            self._num_tokens = self._num_tokens + batch["input_ids"].numel()
+            self._num_samples += len(batch["cu_seq_lens_q"]) - 1
+            return
         seen = batch["attention_mask"].sum()  # on its device: a number on the host would have to be waited for
         self._num_tokens = self._num_tokens.to(seen.device) + seen
         self._num_samples += len(batch["input_ids"])

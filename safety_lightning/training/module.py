@@ -28,6 +28,7 @@ from safety_lightning.training.loss import (
     FiniteLosses,
     Pace,
     Window,
+    check_apart,
     compute_token_losses,
     scale_gradient,
     sum_token_losses,
@@ -105,6 +106,7 @@ class CausalLMModule(L.LightningModule):
         self.gradient_hooks: list[Callable[[], object]] = []  # called on the gradients of the mean loss, before a step
         self._window, self._pace = Window(), Pace()
         self._losses = FiniteLosses()
+        self._is_apart = False  # whether the model was seen to keep examples apart that lie in one row
         self._norm: Tensor | None = None  # of the gradients of the step that is taken, where it is logged
         self._masters: ZeroMasters | None = None
         self._factor: Tensor
@@ -161,6 +163,9 @@ class CausalLMModule(L.LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Returns the summed token loss; `on_before_optimizer_step` divides by the tokens of all micro-batches."""
+        if "position_ids" in batch and not self._is_apart:
+            check_apart(self.model)
+            self._is_apart = True
         announce_step(self.trainer, batch_idx)
         loss_sum, num_tokens = sum_token_losses(self.model, batch)
         self._window.add(loss_sum.detach(), num_tokens)
