@@ -86,7 +86,7 @@ def check_apart(model: PreTrainedModel) -> None:
     if "position_ids" not in inspect.signature(model.forward).parameters:
         raise UserError(told)
     rows = [[5, 6, 7, 8, 9], [9, 7, 5, 8]]
-    device, vocabulary = model.get_input_embeddings().weight.device, model.config.get_text_config().vocab_size
+    device, vocabulary = model.device, model.config.get_text_config().vocab_size
     examples = [EncodedExample(input_ids=[one % vocabulary for one in row], num_prompt_tokens=1) for row in rows]
     model.eval()
     found = []
