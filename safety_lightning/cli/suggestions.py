@@ -19,11 +19,17 @@ _UNKNOWN = re.compile(
     r"|dot import path string: (?P<class>[\w.]+)"
     r"|invalid choice: '(?P<choice>[\w.-]+)'"
 )
+_ABSENT = re.compile(r"No module named '(?P<package>\w+)|import of (?P<blocked>\w+) halted")
+_EXTRAS = {"torchao": "torchao", "bitsandbytes": "qlora", "deepspeed": "deepspeed"}  # whose classes a config may name
 _MISSING = re.compile(r"module '(?P<module>[\w.]+)' has no attribute '(?P<name>\w+)'")
 
 
 def suggest_nearest(message: str, parser: ArgumentParser) -> str:
-    """Returns a sentence that names the nearest key to the unknown one of a message, empty if there is none."""
+    """Returns what is added to a message: the nearest key to an unknown one, or the extra that a class needs."""
+    absent = _ABSENT.search(message)
+    extra = _EXTRAS.get(absent["package"] or absent["blocked"]) if absent is not None else None
+    if extra is not None:
+        return f" (here: pip install 'safety_lightning[{extra}]')"
     if "Did you mean" in message:
         return ""
     close = _find_in_module(message)

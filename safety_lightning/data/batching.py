@@ -1,15 +1,16 @@
-"""Pads sequences to a batch, and puts examples of similar length together.
+"""Pads sequences to a batch or lays them end to end, and puts examples of similar length together.
 
-Shapes in this file: B = batch, T = tokens of the longest sequence.
+Shapes in this file: B = batch, T = tokens of the longest sequence, or of all of them where they lie end to end.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Sampler
+from transformers import DataCollatorWithFlattening
 
 from safety_lightning.data.chat import IGNORED_LABEL, EncodedExample
 from safety_lightning.errors import UserError
@@ -76,6 +77,26 @@ def collate_examples(examples: Sequence[EncodedExample], *, pad_token_id: int) -
     )
     labels = pad_rows([example.labels for example in examples], fill=IGNORED_LABEL, padding="right")
     return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+
+
+def flatten_examples(examples: Sequence[EncodedExample]) -> dict[str, Any]:
+    """Lays examples end to end in one row without padding; positions begin anew with each, and keep them apart.
+
+    Args:
+        examples: The examples of one batch, T tokens together.
+
+    Returns:
+        ``input_ids``, ``labels`` (-100 on prompts) and ``position_ids``, int64, shape ``(1, T)``; and where examples
+        end, as flash attention wants it: ``cu_seq_lens_q``, ``cu_seq_lens_k``, ``max_length_q``, ``max_length_k``.
+
+    Raises:
+        UserError: If there are no examples.
+    """
+    if not examples:
+        raise UserError("examples must hold at least one example, got none")
+    collate = DataCollatorWithFlattening(return_flash_attn_kwargs=True)
+    batch = collate([{"input_ids": list(one.input_ids), "labels": list(one.labels)} for one in examples])
+    return dict(batch)
 
 
 def find_positions(labels_BT: Tensor) -> Tensor:

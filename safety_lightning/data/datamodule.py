@@ -11,7 +11,12 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch.utils.data import DataLoader, Subset
 from transformers import PreTrainedTokenizerBase
 
-from safety_lightning.data.batching import LengthGroupedBatchSampler, collate_examples, find_positions
+from safety_lightning.data.batching import (
+    LengthGroupedBatchSampler,
+    collate_examples,
+    find_positions,
+    flatten_examples,
+)
 from safety_lightning.data.chat import EncodedExample, Template, check_template
 from safety_lightning.data.dataset import EncodedDataset, find_cache_folder
 from safety_lightning.data.encoding import Encoding, EncodingOptions, TooLong, encode_dataset
@@ -48,6 +53,9 @@ class InstructionData(LightningDataModule):
         too_long: Whether longer examples lose their end or are left out; both are counted.
         batch_size: Examples in a batch of one process, at least 1.
         group_by_length: Whether examples of similar length share a batch, which saves padding.
+        padding_free: Whether the examples of a training batch lie end to end in one row, without padding; batches and
+            gradients stay what they are. ``flash_attention_2`` computes no more than is needed then, ``sdpa`` and
+            ``eager`` make a mask of all tokens by all tokens.
         num_workers: Worker processes of the training data; encoded data is in memory, so that they rarely help.
         seed: Seed of draws, mix, held-out examples and order; null takes ``seed_everything`` of `fit`, else 0.
         cache_dir: Folder of encoded data; by default ``encoded`` in ``$SAFETY_LIGHTNING_CACHE``, or else in
@@ -75,6 +83,7 @@ class InstructionData(LightningDataModule):
         too_long: TooLong = "truncate",
         batch_size: int = 1,
         group_by_length: bool = True,
+        padding_free: bool = False,
         num_workers: int = 0,
         seed: int | None = None,
         cache_dir: str | None = None,
@@ -93,6 +102,7 @@ class InstructionData(LightningDataModule):
         )
         self.batch_size = batch_size
         self.group_by_length = group_by_length
+        self.padding_free = padding_free
         self.num_workers = num_workers
         self.seed = seed or 0
         self.cache_dir = cache_dir
@@ -201,7 +211,7 @@ class InstructionData(LightningDataModule):
         return ResumableDataLoader(
             encoding.dataset,
             batch_sampler=sampler,
-            collate_fn=self._make_collate(),
+            collate_fn=flatten_examples if self.padding_free else self._make_collate(),
             num_workers=self.num_workers,
             pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
             content=encoding.key,

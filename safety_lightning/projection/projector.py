@@ -206,37 +206,38 @@ class UpdateProjector:
 
     @torch.no_grad()
     @in_full_precision()
-    def penalize(self, weight: float) -> float:
+    def penalize(self, weight: float) -> Tensor:
         """Adds the gradient of a penalty on what would be removed to the live gradients, in place.
 
         The penalty is weight · Σ ‖update − kept component‖², over all matrices whose parameter has a gradient; its
         gradient is 2 · weight · (update − kept component).
 
         Returns:
-            The penalty.
+            The penalty, a float64 scalar on the device of the weights: to read it waits for the device.
         """
-        total = 0.0
+        total = torch.zeros(())
         for part in self._list_penalized():
             gradient = part.view_gradient()
             if gradient is not None:
                 removed = part.find_removed(self.component)
-                total += float(add_up(sum_squares(removed), part.home))
+                total = total.to(removed.device) + add_up(sum_squares(removed), part.home)
                 gradient.add_(removed.to(gradient.dtype), alpha=2 * weight)
         return weight * total
 
     @torch.no_grad()
     @in_full_precision()
-    def shrink(self, share: float) -> float:
+    def shrink(self, share: float) -> Tensor:
         """Takes a share of what would be removed from the live weights, in place: 0 does nothing, 1 projects.
 
         Returns:
-            The squared norm of what is left of it, Σ ‖update − kept component‖² over all matrices.
+            The squared norm of what is left of it, Σ ‖update − kept component‖² over all matrices, a scalar on the
+            device of the weights.
         """
-        total = 0.0
+        total = torch.zeros(())
         for part in self._list_penalized():
             numbers, removed = part.view_numbers(), part.find_removed(self.component)
             numbers.copy_(numbers.float() - share * removed)
-            total += float(add_up(sum_squares(removed), part.home))
+            total = total.to(removed.device) + add_up(sum_squares(removed), part.home)
         return (1 - share) ** 2 * total
 
     def _list_penalized(self) -> Iterator[MatrixPart]:

@@ -37,3 +37,8 @@ def spread_data(strategy: Any) -> None:
     Its "auto" is the number of nodes. To be called in `setup_environment`, before the mesh is made.
     """
     strategy._data_parallel_size = strategy.num_nodes * strategy.num_processes
+
+
+def logs_now(trainer: Any) -> bool:
+    """Whether a Trainer logs the training step that is under way."""
+    return bool(trainer.fast_dev_run or trainer._logger_connector.should_update_logs)

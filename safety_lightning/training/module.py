@@ -5,7 +5,6 @@ Shapes in this file: B = batch, T = tokens, S = scored positions, V = vocabulary
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
@@ -13,6 +12,7 @@ import lightning as L
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import FSDPStrategy
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from torch import Tensor
 from torchmetrics import MeanMetric
@@ -21,8 +21,18 @@ from transformers import PreTrainedModel
 from safety_lightning.checkpoints import CheckpointReader, load_model
 from safety_lightning.errors import UserError
 from safety_lightning.projection import gather
+from safety_lightning.system.lightning_internals import logs_now
 from safety_lightning.training.lora import LoraSettings, add_lora
-from safety_lightning.training.loss import compute_token_losses, sum_token_losses
+from safety_lightning.training.loss import (
+    ADVICE,
+    FiniteLosses,
+    Pace,
+    Window,
+    check_apart,
+    compute_token_losses,
+    scale_gradient,
+    sum_token_losses,
+)
 from safety_lightning.training.optimization import Schedule, check_accumulation, choose_fused, make_schedule
 from safety_lightning.training.strategies import (
     announce_step,
@@ -94,9 +104,12 @@ class CausalLMModule(L.LightningModule):
         self._float32_buffers: dict[str, Tensor] = {}
         self._val_examples: list[tuple[Tensor, Tensor]] = []
         self.gradient_hooks: list[Callable[[], object]] = []  # called on the gradients of the mean loss, before a step
-        self._window = _Window()
+        self._window, self._pace = Window(), Pace()
+        self._losses = FiniteLosses()
+        self._is_apart = False  # whether the model was seen to keep examples apart that lie in one row
+        self._norm: Tensor | None = None  # of the gradients of the step that is taken, where it is logged
         self._masters: ZeroMasters | None = None
-        self._factor = 1.0
+        self._factor: Tensor
 
     def configure_model(self) -> None:
         """Loads the model, once; Lightning calls this before it restores a checkpoint."""
@@ -138,7 +151,7 @@ class CausalLMModule(L.LightningModule):
         """Readies the model for training; Lightning leaves it in the mode it was loaded in."""
         self.restore_float32_buffers()
         self.model.train()
-        self._window = _Window()
+        self._window, self._pace, self._losses = Window(), Pace(), FiniteLosses()
         self._masters = find_masters(self.trainer)
         if self._masters is not None:
             self._masters.inner.register_step_pre_hook(self._scale_masters)
@@ -150,32 +163,63 @@ class CausalLMModule(L.LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Returns the summed token loss; `on_before_optimizer_step` divides by the tokens of all micro-batches."""
+        if "position_ids" in batch and not self._is_apart:
+            check_apart(self.model)
+            self._is_apart = True
         announce_step(self.trainer, batch_idx)
         loss_sum, num_tokens = sum_token_losses(self.model, batch)
-        self._window.add(loss_sum.detach(), num_tokens, batch)
+        self._window.add(loss_sum.detach(), num_tokens)
+        self._pace.add(batch)
         return loss_sum
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Turns summed gradients into those of the mean token loss, and logs the step."""
+        """Turns summed gradients into those of the mean token loss, and logs the step.
+
+        No number is read off the device but in steps that are logged: reading one waits for all that is under way.
+        """
         if not steps_now(self.trainer):
             return
-        window, self._window = self._window, _Window()
+        window, self._window = self._window, Window()
         totals = self._reduce(torch.stack([window.loss_sum, window.num_tokens]))
+        num_tokens = totals[1].clamp_min(1)
         # Micro-batches and processes were averaged over: both are undone here.
-        self._factor = float(self.trainer.accumulate_grad_batches * self.trainer.world_size / totals[1].clamp_min(1))
+        self._factor = self.trainer.accumulate_grad_batches * self.trainer.world_size / num_tokens
         if self._masters is None:
             for gradient in self._gradients():
-                gradient.mul_(self._factor)
+                scale_gradient(gradient, self._factor)
         for hook in self.gradient_hooks:
             hook()
-        self._log_step(window, totals)
+        self._log_step(totals[0] / num_tokens)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clips gradients; by the norm that was logged, in a step that is."""
+        norm, self._norm = self._norm, None
+        if norm is None or not gradient_clip_val or gradient_clip_algorithm == "value":
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        else:
+            torch.nn.utils.clip_grads_with_norm_(self.parameters(), gradient_clip_val, norm)
+
+    def on_train_epoch_end(self) -> None:
+        """Checks what is about to be projected and saved."""
+        self._check_past()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Checks what is about to be saved."""
+        self._check_past()
 
     def _scale_masters(self, *_: Any) -> None:
         """Does to ZeRO's gradients what `on_before_optimizer_step` does to others, and clips them."""
         assert self._masters is not None
-        factor = self._factor * self.trainer.accumulate_grad_batches  # by which DeepSpeed divides as Lightning does
+        factor = (
+            float(self._factor) * self.trainer.accumulate_grad_batches
+        )  # by which DeepSpeed divides as Lightning does
         norm, bound = self._masters.gradient_norm * factor, self.trainer.gradient_clip_val
-        self._check_finite("gradient", torch.tensor(norm))
+        self._check_gradient(torch.tensor(norm))
         self._masters.scale_gradients(factor * (min(1.0, bound / (norm + 1e-6)) if bound else 1.0))
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
@@ -191,6 +235,10 @@ class CausalLMModule(L.LightningModule):
         loss = self.val_loss.compute()
         self.log_dict({"val/loss": loss, "val/perplexity": loss.exp()}, prog_bar=True)
         self.val_loss.reset()
+
+    def on_validation_end(self) -> None:
+        """Leaves the time of a validation out of the pace of training."""
+        self._pace = Pace()
 
     @property
     def val_examples(self) -> tuple[Tensor, Tensor]:
@@ -222,31 +270,42 @@ class CausalLMModule(L.LightningModule):
         gathered: Tensor = self.trainer.strategy.reduce(totals.to(self.device), reduce_op="sum")
         return gathered
 
-    def _log_step(self, window: _Window, totals: Tensor) -> None:
-        loss = totals[0] / totals[1].clamp_min(1)
-        self._check_finite("loss", loss)
-        seconds = max(time.perf_counter() - window.started_seconds, 1e-9)
+    def _log_step(self, loss: Tensor) -> None:
+        step = self.trainer.global_step + 1  # taken for the step that is logged; Lightning's is one less
+        self._losses.see(loss, step)
+        self.log("train/loss", loss, prog_bar=True)
+        if not logs_now(self.trainer):
+            return
+        self._losses.check(step)
         values = {
-            "step": self.trainer.global_step + 1,  # taken for the step that is logged; Lightning's is one less
+            "step": step,
             "epoch": self.trainer.current_epoch,
             "train/perplexity": loss.exp(),
             "train/lr": self.trainer.optimizers[0].param_groups[0]["lr"],
-            "train/tokens_per_second": int(window.num_seen_tokens) * self.trainer.world_size / seconds,
-            "train/samples_per_second": window.num_samples * self.trainer.world_size / seconds,
+            **{f"train/{name}": one * self.trainer.world_size for name, one in self._pace.measure().items()},
         }
+        self._pace = Pace()
         if self._masters is None:
-            values["train/gradient_norm"] = gather(torch.nn.utils.get_total_norm(list(self._gradients())))
+            norm = torch.nn.utils.get_total_norm(list(self._gradients()))
+            values["train/gradient_norm"] = gather(norm)
             if getattr(self.trainer.precision_plugin, "scaler", None) is None:  # which skips such a step by itself
-                self._check_finite("gradient", values["train/gradient_norm"])
-        self.log("train/loss", loss, prog_bar=True)
+                self._check_gradient(values["train/gradient_norm"])
+            if not isinstance(self.trainer.strategy, FSDPStrategy):  # under which it is the norm of a part
+                self._norm = norm
         self.log_dict({name: torch.as_tensor(value, dtype=torch.float32) for name, value in values.items()})
 
-    def _check_finite(self, name: str, value: Tensor) -> None:
-        if not value.isfinite():
-            step = self.trainer.global_step + 1
+    def _check_gradient(self, norm: Tensor) -> None:
+        if not norm.isfinite():
+            place = f"in optimizer step {self.trainer.global_step + 1}, which was not taken"
+            raise UserError(f"the gradient must be finite, got {float(norm)} {place}: {ADVICE}")
+
+    def _check_past(self) -> None:
+        """Raises UserError if a loss or a trained weight is not finite: before anything is saved of them."""
+        self._losses.check(self.trainer.global_step + 1)
+        trained = [one.detach() for one in self.parameters() if one.requires_grad]
+        if trained and not gather(torch.nn.utils.get_total_norm(trained)).isfinite():
             raise UserError(
-                f"the {name} must be finite, got {float(value)} in optimizer step {step}, which was not taken: a "
-                "lower learning rate, gradient_clip_val or a wider precision may help"
+                f"the weights must be finite, they are not after optimizer step {self.trainer.global_step}: {ADVICE}"
             )
 
 
@@ -254,22 +313,3 @@ def begin_events_after(logger: TensorBoardLogger, step: int) -> None:
     """Has TensorBoard drop what a killed run logged after a step: the steps from there on are taken again."""
     start = Event(step=step + 1, session_log=SessionLog(status=SessionLog.START))
     logger.experiment.file_writer.add_event(start)
-
-
-class _Window:
-    """What the micro-batches of one optimizer step add up to."""
-
-    def __init__(self) -> None:
-        self.loss_sum = torch.zeros(())
-        self.num_tokens = torch.zeros(())
-        self.num_seen_tokens = torch.zeros((), dtype=torch.int64)
-        self.num_samples = 0
-        self.started_seconds = time.perf_counter()
-
-    def add(self, loss_sum: Tensor, num_tokens: Tensor, batch: dict[str, Tensor]) -> None:
-        """Adds a micro-batch."""
-        self.loss_sum = self.loss_sum.to(loss_sum.device) + loss_sum
-        self.num_tokens = self.num_tokens.to(num_tokens.device) + num_tokens
-        seen = batch["attention_mask"].sum()  # on its device: a number on the host would have to be waited for
-        self.num_seen_tokens = self.num_seen_tokens.to(seen.device) + seen
-        self.num_samples += len(batch["input_ids"])

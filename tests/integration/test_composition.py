@@ -2,6 +2,7 @@
 
 import csv
 import shlex
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,6 +42,34 @@ def test_fit_with_everything_beside_it(run_cli: Run, words: list[str], tmp_path:
     assert [row["step"] for row in logged if row["train/loss"]] == [str(step) for step in range(1, 7)]
     assert sum(bool(row["update/leak"]) for row in logged) == 3
     assert (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--trainer.callbacks.monitor", "val/loss", "--data.num_validation", "0"], "EarlyStopping monitors val/loss"),
+        (["--trainer.callbacks.monitor", "val_loss", "--trainer.val_check_interval", "2"], "`val_loss` which is not"),
+    ],
+)
+def test_a_metric_that_nothing_logs_is_named_in_one_line(
+    run_cli: Run, words: list[str], tmp_path: Path, options: list[str], told: str
+) -> None:
+    stop = ["--trainer.callbacks", "EarlyStopping", *options, "--compare.tasks", "[]"]
+    code, printed = run_cli("fit", *words, *stop, "--run_dir", str(tmp_path / "run"))
+    assert code == 2, printed
+    assert told in printed.splitlines()[-1], printed
+    assert "Traceback" not in printed
+    assert (tmp_path / "run").exists() == ("num_validation" not in " ".join(options))
+
+
+def test_an_absent_package_names_its_extra(
+    run_cli: Run, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torchao", None)
+    words = [word for word in words if word not in ("--model.optimizer", "AdamW", "--model.optimizer.lr", "0.01")]
+    code, printed = run_cli("fit", *words, "--model.optimizer", "torchao.optim.AdamW8bit", "--run_dir", str(tmp_path))
+    assert code == 2, printed
+    assert "pip install 'safety_lightning[torchao]'" in printed
 
 
 def test_fit_logs_to_weights_and_biases_offline(

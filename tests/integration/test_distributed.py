@@ -126,6 +126,18 @@ def test_every_strategy_gives_the_weights_of_one_process(words: list[str], tmp_p
         assert leaks[strategy] == pytest.approx(leaks["auto"], abs=1e-5, rel=0.1)
 
 
+def test_batches_without_padding_give_the_weights_of_padded_ones(words: list[str], tmp_path: Path) -> None:
+    """Processes and micro-batches hold different numbers of tokens; the mean is over all of them."""
+    weights = {}
+    for strategy in ("auto", "ddp", "fsdp2"):
+        options = ["--data.padding_free", str(strategy != "auto").lower(), "--model.optimizer.lr", "0.001"]
+        run(*fit_words(words, strategy, tmp_path / strategy, *options))
+        weights[strategy] = load_file(tmp_path / strategy / "model" / "model.safetensors")
+    for strategy in ("ddp", "fsdp2"):
+        for name, expected in weights["auto"].items():
+            torch.testing.assert_close(weights[strategy][name], expected, atol=1e-5, rtol=0, msg=f"{strategy} {name}")
+
+
 @pytest.mark.parametrize("how", ["gradient", "decoupled"])
 def test_penalty_gives_the_weights_of_one_process(
     words: list[str], pair: dict[str, Path], tmp_path: Path, how: str

@@ -51,6 +51,25 @@ def test_a_hollow_folder_is_planned_by_its_configuration(run_cli: Run, words: li
     assert AutoConfig.from_pretrained(hollow).num_hidden_layers == 2
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "flash_attention_2"])
+def test_a_batch_without_padding_is_one_row(run_cli: Run, words: list[str], attention: str) -> None:
+    """Flash attention sees no more of it than of a padded batch, which bounds it; the others make a mask of the row."""
+    found = []
+    for is_flat in ("false", "true"):
+        options = ["--data.padding_free", is_flat, "--model.attention", attention]
+        code, printed = run_cli("fit", *words, *options, "--dry_run", "true")
+        assert code == 0, printed
+        found.append(printed)
+    assert re.search(r"Batch +4 x \d+ tokens at most, \d+ of each scored", found[0])
+    assert (found[0] == found[1]) == (attention == "flash_attention_2")
+    if attention == "sdpa":
+        longest = int(re.search(r"Batch +4 x (\d+)", found[0])[1])
+        together = int(re.search(r"Batch +4 in a row of (\d+) tokens at most, \d+ of it scored", found[1])[1])
+        assert longest < together <= 4 * longest
+    for name in ("Steps", "Tokens"):
+        assert read_number(name, found[0]) == read_number(name, found[1])
+
+
 def test_lora_trains_its_factors_alone(run_cli: Run, words: list[str]) -> None:
     code, printed = run_cli("fit", *words, "--model.lora.r", "2", "--dry_run", "true")
     assert code == 0, printed

@@ -48,10 +48,14 @@ def fit_and_validate(module: CausalLMModule, folder: Path, *callbacks: L.Callbac
     return fit(module, draw_batches(6), folder, callbacks=callbacks, **settings)
 
 
-def test_gradients_are_clipped_as_in_a_plain_loop(spec: SubspaceSpec, pico_aligned: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("log_every_n_steps", [1, 50])  # by the norm that is logged, or by one of their own
+def test_gradients_are_clipped_as_in_a_plain_loop(
+    spec: SubspaceSpec, pico_aligned: Path, tmp_path: Path, log_every_n_steps: int
+) -> None:
     module = make_module(pico_aligned)
     module.make_optimizer = lambda params: torch.optim.SGD(params, lr=0.1)
-    fit(module, draw_batches(4), tmp_path, callbacks=[ProjectUpdate(spec)], gradient_clip_val=0.05)
+    settings = {"gradient_clip_val": 0.05, "log_every_n_steps": log_every_n_steps}
+    fit(module, draw_batches(4), tmp_path, callbacks=[ProjectUpdate(spec)], **settings)
     plain = AutoModelForCausalLM.from_pretrained(pico_aligned).train()
     optimizer = torch.optim.SGD(plain.parameters(), lr=0.1)
     attach_projection(optimizer, plain, spec)

@@ -8,10 +8,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from transformers import AutoModelForCausalLM
 
-from safety_lightning.training.loss import compute_token_losses, sum_token_losses
+from safety_lightning.errors import UserError
+from safety_lightning.training.loss import compute_token_losses, scale_gradient, sum_token_losses
+from safety_lightning.training.module import CausalLMModule
 from safety_lightning.training.optimization import make_schedule
 from tests.training.conftest import draw_batches, fit, make_module, read_weights
 
@@ -35,6 +38,16 @@ def test_model_that_cannot_drop_logits_gives_the_same_loss(pico_base: Path, monk
     expected = sum_token_losses(model, batch)
     monkeypatch.setattr("safety_lightning.training.loss._keeps_logits", lambda model: False)
     torch.testing.assert_close(sum_token_losses(model, batch), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(), (3, 4)])
+def test_gradients_are_scaled_in_place_as_by_a_number(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    gradient = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+    factor = torch.tensor(1.0) / 7  # no number of bfloat16
+    expected = gradient * float(factor)
+    scale_gradient(gradient, factor)
+    assert torch.equal(gradient, expected)
 
 
 @pytest.mark.parametrize("num_accumulated", [2, 4])
@@ -108,15 +121,50 @@ def test_every_step_of_a_schedule_does_something(schedule: str, num_steps: int, 
     assert rates[num_warmup:] == sorted(rates[num_warmup:], reverse=True)
 
 
-def test_loss_that_is_not_finite_stops_before_the_weights_change(pico_base: Path, tmp_path: Path) -> None:
-    module = make_module(pico_base)
+def spoil(module: CausalLMModule, batch: int, *, what: str) -> None:
+    """Has the gradient of a batch be NaN, and with what "loss" its loss too."""
     original = module.training_step
-    module.training_step = lambda batch, batch_idx: original(batch, batch_idx) * (math.nan if batch_idx == 2 else 1)
+
+    def training_step(data: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
+        loss = original(data, batch_idx)
+        if batch_idx == batch:
+            loss = loss * math.nan
+            module._window.loss_sum *= math.nan if what == "loss" else 1
+        return loss
+
+    module.training_step = training_step
+
+
+def test_logged_gradient_that_is_not_finite_stops_before_the_weights_change(pico_base: Path, tmp_path: Path) -> None:
+    module = make_module(pico_base)
+    spoil(module, 2, what="gradient")
     before = []
     module.on_train_batch_end = lambda *_: before.append(read_weights(module.model))
-    with pytest.raises(ValueError, match="the gradient must be finite, got nan in optimizer step 3"):
-        fit(module, draw_batches(4), tmp_path)
+    with pytest.raises(
+        ValueError, match="the gradient must be finite, got nan in optimizer step 3, which was not taken"
+    ):
+        fit(module, draw_batches(4), tmp_path, log_every_n_steps=1)
     assert all(torch.equal(weights, before[-1][name]) for name, weights in read_weights(module.model).items())
+
+
+@pytest.mark.parametrize(
+    ("what", "batch", "told"),
+    [
+        ("loss", 0, "the loss must be finite, got NaN or infinity in optimizer step 1: "),
+        ("gradient", 0, "the loss must be finite, got NaN or infinity in optimizer step 2: "),
+        ("gradient", 3, "the weights must be finite, they are not after optimizer step 4: "),
+    ],
+)
+def test_what_is_not_finite_between_logged_steps_is_saved_nowhere(
+    pico_base: Path, tmp_path: Path, what: str, batch: int, told: str
+) -> None:
+    checkpoints = tmp_path / "checkpoints"
+    for callbacks in ([], [ModelCheckpoint(checkpoints, every_n_train_steps=4)]):
+        module = make_module(pico_base)
+        spoil(module, batch, what=what)
+        with pytest.raises(UserError, match=told):
+            fit(module, draw_batches(4), tmp_path, callbacks=callbacks, enable_checkpointing=bool(callbacks))
+    assert not list(checkpoints.glob("*"))
 
 
 def test_log_holds_the_loss_of_the_whole_window(pico_base: Path, tmp_path: Path) -> None:

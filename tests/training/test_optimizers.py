@@ -1,11 +1,17 @@
-"""Small updates of bfloat16 weights: lost by rounding to the nearest, kept in the mean by rounding at random."""
+"""Small updates of bfloat16 weights: lost by rounding to the nearest, kept by rounding at random; moments in 8 bits."""
+
+from pathlib import Path
 
 import pytest
 import torch
 
 from safety_lightning.errors import UserError
+from safety_lightning.projection import SubspaceSpec, sum_leak
+from safety_lightning.training import ProjectUpdate
 from safety_lightning.training.optimizers import StochasticAdamW
 from safety_lightning.training.optimizers.stochastic_adamw import round_at_random
+from tests.conftest import copy_checkpoint, make_pico_llama
+from tests.training.conftest import draw_batches, fit, make_module
 
 
 def train(kind: type[torch.optim.Optimizer], dtype: torch.dtype, num_steps: int = 40) -> tuple[torch.Tensor, float]:
@@ -89,3 +95,27 @@ def test_steps_in_parts_and_of_transposed_weights_are_the_same(monkeypatch: pyte
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[0], found[2])
     assert not torch.equal(found[0], start)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("package", ["torchao", "bitsandbytes"])
+def test_steps_of_eight_bits_are_projected_as_others(
+    package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The moments are in 8 bits, the weights are not: what is projected is exact."""
+    optim = pytest.importorskip(f"{package}.optim")
+    monkeypatch.setattr("torch.compile", lambda function, *_, **__: function)  # or torchao's step wants a C++ compiler
+    base = make_pico_llama(tmp_path / "base", hidden_size=128, intermediate_size=128)
+    generator = torch.Generator().manual_seed(1)
+    aligned = copy_checkpoint(
+        base, tmp_path / "aligned", lambda _, one: one + 0.01 * torch.randn(one.shape, generator=generator)
+    )
+    module = make_module(aligned)
+    module.make_optimizer = lambda params: optim.AdamW8bit(params, lr=1e-3)
+    callback = ProjectUpdate(SubspaceSpec(base=str(base), reference=str(aligned)), component="orthogonal")
+    trainer = fit(module, draw_batches(3), tmp_path, callbacks=[callback])
+    state = trainer.optimizers[0].state[module.model.get_submodule("model.layers.0.mlp.down_proj").weight]
+    assert any("8bit" in type(one).__name__ or getattr(one, "dtype", None) == torch.uint8 for one in state.values())
+    measures = callback.projector.measure()
+    assert sum(one.total for one in measures) > 1e-6
+    assert sum_leak(measures, "orthogonal") < 1e-5

@@ -60,7 +60,12 @@ def describe(error: BaseException) -> str:
 
 
 def _is_refusal(error: BaseException) -> bool:
-    """Says whether Lightning itself refused a value, such as a `val_check_interval` beyond the batches of an epoch."""
+    """Says whether Lightning itself refused a value, such as a `val_check_interval` beyond the batches of an epoch.
+
+    `EarlyStopping` says so of a metric that nothing has logged when it looks for it.
+    """
+    if isinstance(error, RuntimeError):
+        return _find_module(error) == "lightning.pytorch.callbacks.early_stopping"
     return isinstance(error, ValueError) and _find_module(error).startswith(_OPTION_READERS)
 
 

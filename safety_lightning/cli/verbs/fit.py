@@ -68,7 +68,7 @@ class FitCLI(TrainingCLI):
         config = load_config(folder)
         made.data.model = str(folder)
         settings = read_options(self.config[self.verb], made.model, made.projection)
-        print_plan(plan_fit(config, count_data(made.data), settings))
+        print_plan(plan_fit(config, count_data(made.data, attention=made.model.attention), settings))
 
     @property
     def checkpoint_folder(self) -> str:

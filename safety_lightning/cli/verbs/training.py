@@ -99,6 +99,8 @@ class TrainingCLI(VerbCLI):
         """Checks the Trainer's options that depend on how many batches there are; see `check_limits`."""
         num_validation = len(self.datamodule.val_dataloader())
         num_train = -(-len(self.datamodule.train_dataloader()) // self.trainer.world_size)
+        if self.verb == "fit" and num_validation == 0:
+            check_monitored(self.trainer)
         check_limits(self.trainer, {"val": num_validation} | ({"train": num_train} if self.verb == "fit" else {}))
 
     def find_projections(self) -> list[ProjectUpdate]:
@@ -114,6 +116,17 @@ class TrainingCLI(VerbCLI):
         """Returns the size of the model in float32; checks that its weights can be read."""
         self.model.checkpoint = check_model(self.model.reference)
         return sum(info.num_numbers * 4 for info in self.model.checkpoint.infos.values())
+
+
+def check_monitored(trainer: L.Trainer) -> None:
+    """Raises UserError if a callback waits for a metric of a validation, in a fit without validation data."""
+    for one in trainer.callbacks:  # type: ignore[attr-defined]
+        metric = str(getattr(one, "monitor", None))
+        if metric.startswith("val/"):
+            raise UserError(
+                f"{type(one).__name__} monitors {metric}, which must come with validation data (data.validation or "
+                "data.num_validation), got none"
+            )
 
 
 def check_limits(trainer: L.Trainer, num_batches: Mapping[str, int]) -> None:

@@ -25,6 +25,7 @@ from typing import Literal
 import lightning as L
 import torch
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
+from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from safety_lightning.errors import UserError
@@ -72,7 +73,7 @@ class PenalizeUpdate(L.Callback):
         self.how = how
         self.projector: UpdateProjector | None = None
         self._handle: RemovableHandle | None = None
-        self._penalty: float | None = None
+        self._penalty: Tensor | None = None
 
     def check_module(self, module: L.LightningModule) -> None:
         """Raises UserError if something is penalized, and the module trains an adapter in place of the weights."""

@@ -161,11 +161,12 @@ def _materialize(model: PreTrainedModel, dtype: torch.dtype) -> None:
 
 def _compute_loss(model: PreTrainedModel, batch: LargestBatch, autocast: torch.dtype | None) -> Tensor:
     """Computes the loss as `sum_token_losses` does, which looks at numbers to find the scored positions."""
-    ids_BT = torch.ones(batch.num_examples, batch.num_tokens, dtype=torch.int64)
-    targets_BS = torch.ones(batch.num_examples, batch.num_scored, dtype=torch.int64)
+    ids_BT = torch.ones(batch.num_rows, batch.num_tokens, dtype=torch.int64)
+    targets_BS = torch.ones(batch.num_rows, batch.num_scored, dtype=torch.int64)
     with torch.autocast("cpu", dtype=autocast, enabled=autocast is not None):
         positions_S = torch.arange(batch.num_scored)
-        inputs = {"input_ids": ids_BT, "attention_mask": torch.ones_like(ids_BT), "use_cache": False}
+        kept_apart = "position_ids" if batch.is_flat else "attention_mask"
+        inputs = {"input_ids": ids_BT, kept_apart: torch.ones_like(ids_BT), "use_cache": False}
         try:
             logits_BSV = model(**inputs, logits_to_keep=positions_S).logits
         except TypeError:  # an architecture that makes logits of all positions

@@ -72,7 +72,7 @@ def plan_fit(config: PreTrainedConfig, data: DataCounts, settings: FitSettings) 
     ]
     num_steps = count_steps(data, settings)
     num_tokens = None if num_steps is None else _count_tokens(data, settings, num_steps)
-    per_token = cost.work / (data.largest.num_examples * data.largest.num_tokens)
+    per_token = cost.work / (data.largest.num_rows * data.largest.num_tokens)
     num_projections = 0 if not slots else (1 if settings.when == "end" else num_steps or 0)
     num_weights = sum(math.prod(shape) for shape in cost.shapes.values())
     num_trained = sum(math.prod(shape) for shape in cost.trained.values())
@@ -132,9 +132,10 @@ def count_steps(data: DataCounts, settings: FitSettings) -> int | None:
 
 
 def _count_tokens(data: DataCounts, settings: FitSettings, num_steps: int) -> int:
-    per_step = data.largest.num_examples * settings.num_devices * settings.accumulate
+    num_batches = settings.num_devices * settings.accumulate
     if data.num_examples is None:
-        return num_steps * per_step * data.largest.num_tokens
+        return num_steps * num_batches * data.largest.num_rows * data.largest.num_tokens
+    per_step = num_batches * data.largest.num_examples
     epochs = min(settings.num_epochs, num_steps * per_step / data.num_examples)
     return round(epochs * data.num_tokens)
 

@@ -22,7 +22,8 @@ def print_plan(plan: FitPlan, console: Console | None = None) -> None:
     _show(
         console,
         "Batch",
-        f"{largest.num_examples} x {largest.num_tokens} tokens at most, {largest.num_scored} of each scored; "
+        f"{largest.num_examples} {'in a row of' if largest.is_flat else 'x'} {largest.num_tokens} tokens at most, "
+        f"{largest.num_scored} of {'it' if largest.is_flat else 'each'} scored; "
         f"{plan.settings.accumulate} a step on each device",
     )
     if plan.data.bound is not None:

@@ -25,13 +25,20 @@ class LargestBatch:
 
     Attributes:
         num_examples: Examples in it.
-        num_tokens: Tokens of its longest example.
-        num_scored: Positions of it at which some example is scored.
+        num_tokens: Tokens of a row of it: of its longest example, or of all where they lie end to end.
+        num_scored: Positions of a row at which some example is scored.
+        is_flat: Whether the examples lie end to end in one row.
     """
 
     num_examples: int
     num_tokens: int
     num_scored: int
+    is_flat: bool = False
+
+    @property
+    def num_rows(self) -> int:
+        """How many rows it has."""
+        return 1 if self.is_flat else self.num_examples
 
 
 @dataclass(frozen=True, kw_only=True)
