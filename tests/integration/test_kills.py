@@ -95,6 +95,11 @@ def check_end(words: list[str], folder: Path, wanted: dict[str, object]) -> None
     """Lets a command end, which the kills before must not hinder; the files are those of a straight run."""
     code, printed = finish(start(words))
     assert code == 0, printed
+    compare(folder, wanted)
+
+
+def compare(folder: Path, wanted: dict[str, object]) -> None:
+    """Compares a folder's files with those of a straight run; names those that differ."""
     found = read_results(folder)
     assert set(found) == set(wanted)
     assert [name for name in wanted if found[name] != wanted[name]] == []
@@ -118,13 +123,13 @@ def test_killed_at_any_write_or_moment(make_words: Make, command: str, tmp_path:
                 process.kill()
         status, printed = finish(process)
         if status == 0 or "must not exist yet" in printed:  # it had ended before: judge refuses what is finished
-            assert read_results(folder) == wanted
+            compare(folder, wanted)
             subprocess.run(["rm", "-r", str(folder)], check=True)
             continue
         assert status == -signal.SIGKILL, printed
         num_kills += 1
     if command == "judge" and folder.exists() and '"is_finished": true' in (folder / "manifest.json").read_text():
-        assert read_results(folder) == wanted
+        compare(folder, wanted)
     else:
         check_end(words, folder, wanted)
         assert not (folder / ".lock").exists()
@@ -172,7 +177,7 @@ def test_two_starts_together_do_not_mix(make_words: Make, command: str, tmp_path
         assert all("one command's at a time" in printed or "must not exist yet" in printed for printed in refused), (
             ended
         )
-        assert read_results(folder) == wanted
+        compare(folder, wanted)
         subprocess.run(["rm", "-r", str(folder)], check=True)
 
 
