@@ -56,6 +56,29 @@ def test_other_settings_are_refused_by_name(
     assert {file: file.stat().st_mtime_ns for file in (tmp_path / "run").rglob("*")} == before
 
 
+@pytest.mark.parametrize("keeps", ["1", "2", "-1"])
+def test_what_a_kill_left_behind_is_removed(run_cli: Run, words: list[str], tmp_path: Path, keeps: str) -> None:
+    folder = tmp_path / "run" / "checkpoints"
+    monitored = ["--checkpoint.monitor", "train/loss"] if keeps == "2" else []
+    words = [*words, *monitored, "--checkpoint.save_top_k", keeps]
+    words = [*words, "--run_dir", str(tmp_path / "run"), "--ckpt_path", "last"]
+    assert run_cli("fit", *words, "--trainer.max_steps", "4")[0] == 0
+    left = folder / "step=1.ckpt"  # a straight run has none: as if a kill had come before it was removed
+    content = torch.load(folder / "step=4.ckpt", weights_only=True)
+    torch.save(content | {"global_step": 1}, left)
+    assert run_cli("fit", *words)[0] == 0
+    assert left.exists() == (keeps == "-1")
+    assert len(set(folder.iterdir()) - {left}) == {"1": 1, "2": 2, "-1": 3}[keeps]
+
+
+def test_checkpoints_that_were_to_be_kept_stay(run_cli: Run, words: list[str], tmp_path: Path) -> None:
+    folder = tmp_path / "run" / "checkpoints"
+    words = [*words, "--run_dir", str(tmp_path / "run"), "--ckpt_path", "last", "--checkpoint.save_top_k"]
+    assert run_cli("fit", *words, "-1", "--trainer.max_steps", "4")[0] == 0
+    assert run_cli("fit", *words, "1")[0] == 0
+    assert {"step=2.ckpt", "step=6.ckpt"} <= {file.name for file in folder.iterdir()}
+
+
 def test_torn_checkpoint_falls_back_to_the_one_before(run_cli: Run, words: list[str], tmp_path: Path) -> None:
     run, straight = tmp_path / "run", tmp_path / "straight"
     words = [*words, "--checkpoint.save_top_k", "-1", "--checkpoint.filename", "at-{epoch}-{step:03d}", "--ckpt_path"]

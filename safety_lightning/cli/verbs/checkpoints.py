@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from safety_lightning.files import atomic_path
@@ -80,14 +81,37 @@ def remove_stopped(folder: Path, *, strategy: Any) -> None:
         strategy.remove_checkpoint(path)
 
 
+def remove_replaced(resumed: Path, *, strategy: Any) -> None:
+    """Removes the checkpoints that the one resumed from has replaced, where a kill came before they were removed.
+
+    They are older than it, and its own record of the checkpoints that are kept does not name them. Where several
+    callbacks write checkpoints, nothing is removed.
+    """
+    states = [one for name, one in _load(resumed).get("callbacks", {}).items() if name.startswith("ModelCheckpoint")]
+    if len(states) != 1:
+        return
+    named = [states[0]["best_model_path"], states[0]["last_model_path"], *states[0]["best_k_models"]]
+    kept = {Path(name).name for name in named} | {resumed.name}  # the folder may lie elsewhere now
+    step = _read(resumed).step
+    for path in resumed.parent.glob("*.ckpt"):
+        is_last = path.name.startswith(ModelCheckpoint.CHECKPOINT_NAME_LAST)
+        if path.name not in kept and not is_last and -1 < _read(path).step < step:
+            strategy.remove_checkpoint(path)
+
+
 def _read(path: Path) -> FoundCheckpoint:
     """Reads the step alone: weights stay on disk."""
     try:
-        content = torch.load(_find_file(path), map_location="cpu", weights_only=True, mmap=True)
+        content = _load(path)
         step, is_resumable = int(content["global_step"]), "optimizer_states" in content or path.is_dir()
     except Exception as error:  # noqa: BLE001 (a damaged file can make any error, and none of them is ours)
         return FoundCheckpoint(path, -1, f"it cannot be read: {str(error).splitlines()[0] if str(error) else error!r}")
     return FoundCheckpoint(path, step, None if is_resumable else "it holds weights alone, without the optimizer")
+
+
+def _load(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = torch.load(_find_file(path), map_location="cpu", weights_only=True, mmap=True)
+    return content
 
 
 def _verify(path: Path) -> str | None:

@@ -7,6 +7,7 @@ from argparse import SUPPRESS
 from pathlib import Path
 from typing import Any, ClassVar
 
+import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
@@ -14,7 +15,12 @@ from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelP
 
 from safety_lightning.checkpoints import check_model, load_config, locate_model
 from safety_lightning.cli.verbs.base import VerbCLI, place_judges
-from safety_lightning.cli.verbs.checkpoints import AtomicCheckpointIO, find_newest, remove_stopped
+from safety_lightning.cli.verbs.checkpoints import (
+    AtomicCheckpointIO,
+    find_newest,
+    remove_replaced,
+    remove_stopped,
+)
 from safety_lightning.cli.verbs.dashboard import log_outcome
 from safety_lightning.cli.verbs.training import TrainingCLI
 from safety_lightning.evaluation.callbacks.compare_models import CompareModels
@@ -118,10 +124,20 @@ class FitCLI(TrainingCLI):
                 callback.prepare(self.trainer.strategy.root_device)
 
     def begin(self) -> None:
-        """Saves bases at once, so that processes that are started now need not find them again."""
+        """Saves bases at once, so that processes that are started now need not find them again; tidies up."""
+        if process_rank() != 0:
+            return
         for one in self.find_constraints():
-            if process_rank() == 0:
-                one.save()
+            one.save()
+        resumed = self.config[self.verb].ckpt_path
+        if resumed and self._keeps_as_before() and Path(resumed).parent == Path(self.checkpoint_folder):
+            remove_replaced(Path(resumed), strategy=self.trainer.strategy)
+
+    def _keeps_as_before(self) -> bool:
+        """Whether as many checkpoints are to be kept as ever before in this run, and not all of them."""
+        files = self.run.path.glob("config*.yaml")
+        kept = {yaml.safe_load(file.read_text(encoding="utf-8"))["checkpoint"]["save_top_k"] for file in files}
+        return kept == {self.config[self.verb].checkpoint.save_top_k} != {-1}
 
     def finish(self) -> None:
         """Shows in TensorBoard what came of it, and prints the table of the models."""
