@@ -18,7 +18,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -90,14 +90,16 @@ def benchmark(
         if device == "cuda":
             torch.cuda.empty_cache()
         try:
-            rows = [result.format(place) for result in find_section(name)(setup)]
+            for result in find_section(name)(setup):
+                row = result.format(place)
+                if page is not None:
+                    write_page(page, [row])
+                print(row, flush=True)
         except NotHereError as error:
             print(f"{name}: {error}", file=sys.stderr)
             absent += 1
             continue
-        if page is not None:
-            write_page(page, rows)
-        print(*rows, f"[{name}: {time.perf_counter() - started:.0f} s]", sep="\n", flush=True)
+        print(f"[{name}: {time.perf_counter() - started:.0f} s]", flush=True)
     print(f"Written: {page}" if page else "Nothing is written of toys, unless --out says where.")
     if absent:
         raise SystemExit(f"{absent} of {len(names)} sections could not be measured here")
@@ -122,10 +124,10 @@ def choose_sections(setup: Setup, only: list[str] | None) -> list[str]:
     return only or [*here]
 
 
-def find_section(name: str) -> Callable[[Setup], list[Result]]:
-    """Returns the function that measures a section."""
+def find_section(name: str) -> Callable[[Setup], Iterable[Result]]:
+    """Returns the function that measures a section; each row is kept as soon as it is there."""
     module, _, function = (SECTIONS | GPU_SECTIONS)[name].partition(":")
-    section: Callable[[Setup], list[Result]] = getattr(importlib.import_module(f"benchmarks.{module}"), function)
+    section: Callable[[Setup], Iterable[Result]] = getattr(importlib.import_module(f"benchmarks.{module}"), function)
     return section
 
 

@@ -88,7 +88,7 @@ def test_an_adapters_update_stays_in_its_subspace() -> None:
 @pytest.mark.timeout(900)
 def test_steps_are_timed_under_every_strategy() -> None:
     pytest.importorskip("deepspeed")
-    results = measure_strategies(Setup(num_pairs=1, is_toy=True))
+    results = list(measure_strategies(Setup(num_pairs=1, is_toy=True)))
     assert [one.name.split()[5] for one in results] == [f"{strategy}:" for strategy in STRATEGIES]
     assert all(len(one.ratios) == 1 and one.ratios[0] > 0 for one in results)
     assert not any("takes 0.000" in one.note for one in results)

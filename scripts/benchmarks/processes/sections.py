@@ -6,6 +6,7 @@ import importlib.util
 import json
 import statistics
 import tempfile
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,18 +25,16 @@ NUM_TOKENS, NUM_MICRO_BATCHES, LORA_RANK = 512, 4, 16
 FREE_SOON = {"MALLOC_MMAP_THRESHOLD_": "65536"}  # freed memory goes back at once: what is held is measured, not kept
 
 
-def measure_strategies(setup: Setup) -> list[Result]:
+def measure_strategies(setup: Setup) -> Iterator[Result]:
     """Times steps with projection against steps without, in turns within a fit of two processes, by strategy."""
     if importlib.util.find_spec("deepspeed") is None:
         raise NotHereError("the section strategies needs the package deepspeed (extra deepspeed), it is not installed")
-    results = []
     with tempfile.TemporaryDirectory() as folder:
         inputs = write_inputs(Path(folder), setup)
         for strategy in STRATEGIES:
             one, _ = run_fit(Path(folder), make_request(inputs, setup, strategy=strategy))
             note = f"{describe_step(setup, 2)}; {describe_share(one)}"
-            results.append(Result(f"step of a fit by {strategy}: {WITH}", "≤ 1.10", list_ratios(one), note))
-    return results
+            yield Result(f"step of a fit by {strategy}: {WITH}", "≤ 1.10", list_ratios(one), note)
 
 
 def measure_sharded(setup: Setup) -> list[Result]:
