@@ -31,6 +31,28 @@ def settle_finished_epoch(trainer: Any) -> None:
         loop.epoch_loop.restarting = False
 
 
+def rewind(fit_loop: dict[str, Any], num_batches: int) -> None:
+    """Takes back the last batches of an epoch from what a checkpoint says of a fit.
+
+    Args:
+        fit_loop: What a checkpoint holds under ``loops`` and ``fit_loop``; changed in place.
+        num_batches: How many batches, of an optimizer step that has not been taken.
+    """
+    if num_batches == 0:
+        return
+    progress = fit_loop["epoch_loop.batch_progress"]
+    for counts in (progress["total"], progress["current"]):
+        for name in counts:
+            counts[name] -= num_batches
+    progress["is_last_batch"] = False
+    current = progress["current"]
+    if current["completed"] == current["processed"] - 1:  # Lightning will count the step before once more
+        fit_loop["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1
+    for loader in fit_loop["state_dict"].get("combined_loader", []):
+        if "num_yielded" in loader:
+            loader["num_yielded"] -= num_batches
+
+
 def spread_data(strategy: Any) -> None:
     """Has a `ModelParallelStrategy` take all processes for parallel data, however many there are.
 

@@ -122,16 +122,19 @@ class Window:
     Attributes:
         loss_sum: Summed losses in nats, a float32 scalar.
         num_tokens: Scored tokens, a float32 scalar.
+        num_micro_batches: How many there were.
     """
 
     def __init__(self) -> None:
         self.loss_sum = torch.zeros(())
         self.num_tokens = torch.zeros(())
+        self.num_micro_batches = 0
 
     def add(self, loss_sum: Tensor, num_tokens: Tensor) -> None:
         """Adds a micro-batch."""
         self.loss_sum = self.loss_sum.to(loss_sum.device) + loss_sum
         self.num_tokens = self.num_tokens.to(num_tokens.device) + num_tokens
+        self.num_micro_batches += 1
 
 
 class Pace:

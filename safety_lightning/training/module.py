@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from safety_lightning.checkpoints import CheckpointReader, load_model
 from safety_lightning.errors import UserError
 from safety_lightning.projection import gather
-from safety_lightning.system.lightning_internals import logs_now
+from safety_lightning.system.lightning_internals import logs_now, rewind
 from safety_lightning.training.lora import LoraSettings, add_lora
 from safety_lightning.training.loss import (
     ADVICE,
@@ -209,8 +209,14 @@ class CausalLMModule(L.LightningModule):
         self._check_past()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Checks what is about to be saved."""
+        """Checks what is about to be saved, and has a run that resumes take its unfinished step from the beginning.
+
+        Lightning saves between the micro-batches of a step too (at a validation, by time, and in a resumed run after
+        its first micro-batch), and would go on behind those whose gradients are lost.
+        """
         self._check_past()
+        if "loops" in checkpoint:
+            rewind(checkpoint["loops"]["fit_loop"], self._window.num_micro_batches)
 
     def _scale_masters(self, *_: Any) -> None:
         """Does to ZeRO's gradients what `on_before_optimizer_step` does to others, and clips them."""

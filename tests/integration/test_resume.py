@@ -1,8 +1,9 @@
 """What a resumed fit starts from, what it refuses, and that no old number stands beside a new model."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from safety_lightning.cli.verbs.checkpoints import AtomicCheckpointIO, find_newest
+from safety_lightning.training import CausalLMModule
 
 Run = Callable[..., tuple[int, str]]
 
@@ -54,6 +56,40 @@ def test_other_settings_are_refused_by_name(
     assert code == 2, printed
     assert told in printed
     assert {file: file.stat().st_mtime_ns for file in (tmp_path / "run").rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    "more",
+    [[], ["--trainer.val_check_interval", "3", "--checkpoint.monitor", "val/loss"]],
+    ids=["after the first micro-batch of a resumed run", "at a validation"],
+)
+def test_what_was_saved_within_a_step_takes_it_from_its_beginning(
+    run_cli: Run, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: list[str]
+) -> None:
+    """A step is two micro-batches; Lightning saves after one of them, whose gradients no checkpoint holds."""
+    words = [*words, *more, "--ckpt_path", "last", "--run_dir"]
+    assert run_cli("fit", *words, str(tmp_path / "straight"))[0] == 0
+    take_step, progress = CausalLMModule.training_step, []
+    for num_batches in (7, 1, 2):
+        count = iter(range(num_batches))
+
+        def take_some(module: CausalLMModule, batch: Any, batch_idx: int, count: Iterator[int] = count) -> Any:
+            if next(count, None) is None:
+                raise KeyboardInterrupt
+            return take_step(module, batch, batch_idx)
+
+        monkeypatch.setattr(CausalLMModule, "training_step", take_some)
+        assert run_cli("fit", *words, str(tmp_path / "run"))[0] == 130
+        found, _ = find_newest([tmp_path / "run" / "checkpoints"])
+        assert found is not None
+        loops = torch.load(found, weights_only=True)["loops"]["fit_loop"]
+        progress.append(loops["epoch_loop.batch_progress"]["current"]["processed"])
+        assert progress[-1] == loops["state_dict"]["combined_loader"][0]["num_yielded"]
+    assert all(processed % 2 == 0 for processed in progress)
+    monkeypatch.setattr(CausalLMModule, "training_step", take_step)
+    assert run_cli("fit", *words, str(tmp_path / "run"))[0] == 0
+    for name in ("model/model.safetensors", "results.jsonl"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "straight" / name).read_bytes(), name
 
 
 @pytest.mark.parametrize("keeps", ["1", "2", "-1"])
