@@ -267,3 +267,11 @@ def test_a_cluster_that_goes_ends_the_study_in_one_line() -> None:
     pool._pending = {object(): "finetune/useful-0"}
     with pytest.raises(UserError, match=r"it is gone while finetune/useful-0 ran .*the same command resumes"):
         pool.collect()
+
+
+@pytest.mark.parametrize(("judge", "reply_tokens"), [("OpenAIJudge", 512), ("StrongREJECTRubric", 1024)])
+def test_a_reply_is_as_long_as_its_judge_lets_it_be(judge: str, reply_tokens: int) -> None:
+    [found] = list_paid_judges({"tasks": ["harmful"], "judge": judge})
+    assert found.reply_tokens == reply_tokens
+    [given] = list_paid_judges({"tasks": ["harmful"], "judge": {"class_path": judge, "init_args": {"max_tokens": 7}}})
+    assert given.reply_tokens == 7

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 from safety_lightning.errors import UserError
@@ -95,6 +96,6 @@ def _read(place: str, options: Any) -> PaidJudge | None:
         model=model,
         key_variable=str(own.get("api_key_variable", "OPENAI_API_KEY")),
         rubric=str(own.get("rubric", "harmfulness")),
-        reply_tokens=int(own.get("max_tokens", 512)),
+        reply_tokens=int(own.get("max_tokens", signature(kind).parameters["max_tokens"].default)),
         prices=(float(prices[0]), float(prices[1])) if prices else listed,
     )
