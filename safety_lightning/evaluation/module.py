@@ -20,14 +20,7 @@ from safety_lightning.errors import UserError
 from safety_lightning.evaluation.callbacks.progress import AnswerProgressBar, BatchProgress
 from safety_lightning.evaluation.cases import CasePlan
 from safety_lightning.evaluation.datamodule import EvaluationData
-from safety_lightning.evaluation.engines import (
-    Engine,
-    TransformersEngine,
-    VLLMEngine,
-    check_vllm,
-    choose_engine,
-    make_engine,
-)
+from safety_lightning.evaluation.engines import Engine, VLLMEngine, check_vllm, choose_engine, make_engine
 from safety_lightning.evaluation.grading import answer_cases, grade_cases, list_metrics
 from safety_lightning.evaluation.judges import open_cache
 from safety_lightning.evaluation.judges.local import ModelJudge, make_room
@@ -273,7 +266,7 @@ class EvaluationModule(L.LightningModule):
         dtype = getattr(torch, self.weights_dtype)
         model = load_model(self.reference_name, dtype=dtype, attention=self.attention).eval()
         model.to(self.device)
-        engine = TransformersEngine(model, self._data.tokenizer, batch_size=self._data.batch_size)
+        engine = make_engine("transformers", model, self._data.tokenizer, batch_size=self._data.batch_size)
         return read_reference(engine, self._plan, weights_hash=self.hash_reference(self._plan))
 
     def _grade_own(self) -> list[ScoreRow]:

@@ -221,9 +221,7 @@ class CausalLMModule(L.LightningModule):
     def _scale_masters(self, *_: Any) -> None:
         """Does to ZeRO's gradients what `on_before_optimizer_step` does to others, and clips them."""
         assert self._masters is not None
-        factor = (
-            float(self._factor) * self.trainer.accumulate_grad_batches
-        )  # by which DeepSpeed divides as Lightning does
+        factor = float(self._factor) * self.trainer.accumulate_grad_batches  # DeepSpeed divides as Lightning does
         norm, bound = self._masters.gradient_norm * factor, self.trainer.gradient_clip_val
         self._check_gradient(torch.tensor(norm))
         self._masters.scale_gradients(factor * (min(1.0, bound / (norm + 1e-6)) if bound else 1.0))

@@ -15,12 +15,7 @@ from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelP
 
 from safety_lightning.checkpoints import check_model, load_config, locate_model
 from safety_lightning.cli.verbs.base import VerbCLI, place_judges
-from safety_lightning.cli.verbs.checkpoints import (
-    AtomicCheckpointIO,
-    find_newest,
-    remove_replaced,
-    remove_stopped,
-)
+from safety_lightning.cli.verbs.checkpoints import AtomicCheckpointIO, find_newest, remove_replaced, remove_stopped
 from safety_lightning.cli.verbs.dashboard import log_outcome
 from safety_lightning.cli.verbs.training import TrainingCLI
 from safety_lightning.evaluation.callbacks.compare_models import CompareModels
@@ -130,7 +125,12 @@ class FitCLI(TrainingCLI):
         for one in self.find_constraints():
             one.save()
         resumed = self.config[self.verb].ckpt_path
-        if resumed and self._keeps_as_before() and Path(resumed).parent == Path(self.checkpoint_folder):
+        if (
+            self.run.resume
+            and resumed
+            and self._keeps_as_before()
+            and Path(resumed).parent == Path(self.checkpoint_folder)
+        ):
             remove_replaced(Path(resumed), strategy=self.trainer.strategy)
 
     def _keeps_as_before(self) -> bool:
