@@ -4,7 +4,7 @@ import lightning as L
 import pytest
 from lightning.pytorch.strategies import ModelParallelStrategy
 
-from safety_lightning.system.lightning_internals import check_sampler, settle_finished_epoch
+from safety_lightning.system.lightning_internals import check_sampler, rewind, settle_finished_epoch
 
 MOVED = "Lightning {} has changed {}: find what took its place, and mend safety_lightning/system/lightning_internals.py"
 
@@ -17,8 +17,30 @@ def make_trainer(**settings: object) -> L.Trainer:
 
 def test_names_are_still_there() -> None:
     trainer = make_trainer()
-    for holder, name in (("_accelerator_connector", "use_distributed_sampler"), ("fit_loop", "_restarting")):
+    for holder, name in (
+        ("_accelerator_connector", "use_distributed_sampler"),
+        ("fit_loop", "_restarting"),
+        ("_logger_connector", "should_update_logs"),
+    ):
         assert hasattr(getattr(trainer, holder, None), name), MOVED.format(L.__version__, f"{holder}.{name}")
+
+
+def test_a_checkpoint_counts_batches_where_they_are_taken_back() -> None:
+    trainer = make_trainer(max_steps=4)
+    for name in ("ready", "started", "processed"):
+        setattr(trainer.fit_loop.epoch_loop.batch_progress.current, name, 5)
+        setattr(trainer.fit_loop.epoch_loop.batch_progress.total, name, 9)
+    trainer.fit_loop.epoch_loop.batch_progress.current.completed = 4
+    trainer.fit_loop.epoch_loop.batch_progress.total.completed = 8
+    trainer.fit_loop.epoch_loop._batches_that_stepped = 3
+    state = {"state_dict": {}, **{k: v for k, v in trainer.fit_loop.state_dict().items() if k != "state_dict"}}
+    told = MOVED.format(L.__version__, "what a checkpoint says of a fit")
+    assert {"epoch_loop.batch_progress", "epoch_loop.state_dict"} <= set(state), told
+    rewind(state, 2)
+    found = state["epoch_loop.batch_progress"]
+    assert found["current"] == {"ready": 3, "started": 3, "processed": 3, "completed": 2}, told
+    assert found["total"] == {"ready": 7, "started": 7, "processed": 7, "completed": 6}, told
+    assert state["epoch_loop.state_dict"]["_batches_that_stepped"] == 2, told
 
 
 def test_strategy_has_a_size_of_parallel_data() -> None:
